@@ -1,0 +1,5 @@
+"""`python -m otbsr`."""
+
+from otbsr.cli import main
+
+main()

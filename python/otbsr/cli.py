@@ -1,0 +1,126 @@
+"""The `otbsr` commands: thin shells over the library. Same options, same names, in every command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from otbsr import __version__
+from otbsr.errors import OtbsrError
+from otbsr.progress import bars
+
+app = typer.Typer(
+    name="otbsr",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Does super-resolving Sentinel-2 help land-cover mapping, here, with my data?",
+)
+
+# An option is spelled once: same flag, same help, in every command.
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace products that exist.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random number.")]
+ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder: saved_model.pb and model.json.")]
+Output = Annotated[Path, typer.Option("--out", "-o", help="Where the product is written.")]
+
+
+def finish(result: dict[str, Any], as_json: bool) -> None:
+    """Print a command's result: `key: value` lines, or one JSON object."""
+    if as_json:
+        print(json.dumps(result, default=str))
+    else:
+        for key, value in result.items():
+            print(f"{key}: {value}")
+
+
+def main(run: Callable[[], Any] = app) -> None:
+    """Entry point: errors of `otbsr.errors` become one line on stderr and their exit status."""
+    try:
+        run()
+    except OtbsrError as error:
+        print(f"otbsr: error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("otbsr: interrupted; finished products are kept, the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        print(f"otbsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def pairs(
+    lr: Annotated[Path, typer.Argument(metavar="INPUT", help="Image of the input sensor (Sentinel-2, 10 m).")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Aligned image on a nested finer grid (2.5 m).")],
+    out: Output,
+    patch: Annotated[int, typer.Option(help="Side of a patch in input pixels; even.")] = 32,
+    step: Annotated[int, typer.Option(help="Distance between patches in input pixels.")] = 16,
+    block: Annotated[int, typer.Option(help="Side of the blocks that go whole to training or validation, input pixels.")] = 64,
+    buffer: Annotated[int, typer.Option(help="Least distance between training and validation patches, input pixels.")] = 2,
+    valid: Annotated[float, typer.Option(help="Share of the blocks kept for validation.")] = 0.15,
+    data: Annotated[str, typer.Option(help="One sentence on where the images come from, for the model card.")] = "",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Cut two aligned images into pairs of patches for training, split by ground.
+
+    Example: otbsr pairs world/sentinel2_10m.tif world/reference_2m5.tif -o pairs/world
+    """
+    from otbsr.pairs.patches import PatchSettings, extract_pairs
+
+    settings = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
+    with bars(quiet, as_json) as report:
+        manifest = extract_pairs(lr, target, out, settings, data=data, overwrite=overwrite, report=report)
+    splits = manifest["splits"]
+    finish({"out": out, **{f"{name}_{key}": splits[name][key] for name in splits for key in ("accepted", "rejected")}}, as_json)
+
+
+@app.command()
+def train(
+    folders: Annotated[list[Path], typer.Argument(metavar="PAIRS...", help="Folders that `otbsr pairs` wrote.")],
+    out: Output,
+    minutes: Annotated[float | None, typer.Option(help="Time budget; training ends at whichever of --minutes and --steps comes first.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates of the weights.")] = None,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML or JSON file with more settings (network, loss, ...).")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint to write, and to go on from where it exists [OUT.checkpoint.npz].")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Checkpoint whose weights are the starting point.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the model [name of OUT].")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train the fidelity network on pairs of patches and write a model folder; the same command goes on after an interruption.
+
+    Example: otbsr train pairs/a pairs/b -o models/mine --minutes 40
+    """
+    from otbsr.methods.training import read_pairs, read_settings, train
+
+    chosen = read_settings(settings_file, minutes=minutes, steps=steps, seed=seed)
+    with bars(quiet, as_json) as report:
+        training, validation, common_ = read_pairs(folders)
+        model = train(training, validation, chosen, out, name, checkpoint=checkpoint, start_from=start_from, overwrite=overwrite, report=report, **common_)
+    finish({"out": model.path, **{key: model.sidecar.metrics[key] for key in ("psnr", "psnr_bicubic", "gain_over_bicubic_db")}}, as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""One hierarchy of errors; the class fixes the exit status (sysexits.h), the message gives value, expectation, remedy."""
+
+from __future__ import annotations
+
+
+class OtbsrError(Exception):
+    """Base of every error that a user can cause or mend; printed as one line, never as a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(OtbsrError):
+    """Raised when options contradict each other or have an impossible value."""
+
+    exit_code = 2
+
+
+class InputError(OtbsrError):
+    """Raised when an input file is missing, unreadable, or not what it should be."""
+
+    exit_code = 65
+
+
+class GridError(InputError):
+    """Raised when two pixel grids that must agree or nest do not, or when a grid is rotated or sheared."""
+
+
+class ModelError(InputError):
+    """Raised when a model folder is incomplete, its sidecar is invalid, or it does not fit the image."""
+
+
+class MissingToolError(OtbsrError):
+    """Raised when OTB, TensorFlow or another program that the command needs is not there."""
+
+    exit_code = 69
+
+
+class ProcessingError(OtbsrError):
+    """Raised when an OTB application or a computation failed."""
+
+    exit_code = 70
+
+
+class OutputError(OtbsrError):
+    """Raised when a product cannot be written, is incomplete, or would overwrite a user's file."""
+
+    exit_code = 73

@@ -1,0 +1,134 @@
+"""Pixel geometry: the only place in Python that knows where a pixel's edge is.
+
+A `Grid` is a north-up raster of square or rectangular pixels given by its upper-left *corner* (edge, not centre),
+its spacing and its size. Coordinates are CRS units (metres for UTM); rows grow southward.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import rasterio
+from affine import Affine
+from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
+
+from otbsr.errors import GridError, InputError
+
+TOLERANCE = 1e-6
+"""Share of a pixel below which two grids are the same; float64 keeps 1e-9 m at UTM coordinates."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A pixel grid: corner (left, top), spacing (dx > 0 eastward, dy > 0 southward), size, CRS as WKT or ''.
+
+    All lengths are in units of the CRS.
+    """
+
+    left: float
+    top: float
+    dx: float
+    dy: float
+    width: int
+    height: int
+    crs: str = ""
+
+    @classmethod
+    def of(cls, dataset: rasterio.DatasetReader) -> Grid:
+        """The grid of an open rasterio dataset; raises `GridError` when it is rotated, sheared or south-up."""
+        t = dataset.transform
+        if t.b != 0 or t.d != 0:
+            raise GridError(f"{dataset.name}: geotransform is rotated or sheared ({t.b:g}, {t.d:g}); warp it to a north-up grid (gdalwarp) first")
+        if t.a <= 0 or t.e >= 0:
+            raise GridError(f"{dataset.name}: spacing ({t.a:g}, {t.e:g}) is not north-up; warp it (gdalwarp) first")
+        crs = dataset.crs.to_wkt() if dataset.crs else ""
+        return cls(t.c, t.f, t.a, -t.e, dataset.width, dataset.height, crs)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Grid:
+        """The grid of the raster file `path`; raises `InputError` when it cannot be opened."""
+        try:
+            with rasterio.open(path) as dataset:
+                return cls.of(dataset)
+        except RasterioIOError as error:
+            raise InputError(f"{path}: cannot be read as an image ({error}); check the path and the file") from error
+
+    @property
+    def transform(self) -> Affine:
+        """Affine transform from (column, row) of pixel corners to coordinates."""
+        return Affine(self.dx, 0.0, self.left, 0.0, -self.dy, self.top)
+
+    @property
+    def right(self) -> float:
+        """Coordinate of the right edge."""
+        return self.left + self.dx * self.width
+
+    @property
+    def bottom(self) -> float:
+        """Coordinate of the lower edge."""
+        return self.top - self.dy * self.height
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) edges."""
+        return self.left, self.bottom, self.right, self.top
+
+    def refined(self, factor: int) -> Grid:
+        """The nested grid with `factor` times smaller spacing: same corner, same footprint."""
+        if factor < 1:
+            raise GridError(f"factor {factor} must be at least 1")
+        return replace(self, dx=self.dx / factor, dy=self.dy / factor, width=self.width * factor, height=self.height * factor)
+
+    def coarsened(self, factor: int) -> Grid:
+        """The grid with `factor` times larger spacing; raises `GridError` when the size is not a multiple."""
+        if factor < 1 or self.width % factor or self.height % factor:
+            raise GridError(f"size {self.width} x {self.height} is not a multiple of factor {factor}; crop the image first")
+        return replace(self, dx=self.dx * factor, dy=self.dy * factor, width=self.width // factor, height=self.height // factor)
+
+    def cropped(self, window: Window) -> Grid:
+        """The sub-grid under an integer pixel window (column offset, row offset, width, height)."""
+        left, top = self.left + window.col_off * self.dx, self.top - window.row_off * self.dy
+        return replace(self, left=left, top=top, width=int(window.width), height=int(window.height))
+
+    def centre(self, column: float, row: float) -> tuple[float, float]:
+        """Coordinates of the centre of pixel (column, row)."""
+        return self.left + (column + 0.5) * self.dx, self.top - (row + 0.5) * self.dy
+
+    def corner(self, column: float, row: float) -> tuple[float, float]:
+        """Coordinates of the upper-left corner of pixel (column, row)."""
+        return self.left + column * self.dx, self.top - row * self.dy
+
+    def position(self, x: float, y: float) -> tuple[float, float]:
+        """Fractional (column, row) of a coordinate, counted from the corner: floor() gives the pixel."""
+        return (x - self.left) / self.dx, (self.top - y) / self.dy
+
+    def factor_to(self, fine: Grid) -> int:
+        """The integer factor by which `fine` is nested in this grid with the same footprint; else `GridError`."""
+        factor = round(self.dx / fine.dx)
+        if factor < 1 or not self.refined(factor).same(fine):
+            raise GridError(f"grids do not nest: {self.describe()} and {fine.describe()}; resample one onto the other's refined grid")
+        return factor
+
+    def same(self, other: Grid) -> bool:
+        """Whether both grids have the same pixels (CRS included, when both know it)."""
+        tol_x, tol_y = TOLERANCE * self.dx, TOLERANCE * self.dy
+        return (
+            (self.width, self.height) == (other.width, other.height)
+            and math.isclose(self.left, other.left, rel_tol=0, abs_tol=tol_x)
+            and math.isclose(self.top, other.top, rel_tol=0, abs_tol=tol_y)
+            and math.isclose(self.right, other.right, rel_tol=0, abs_tol=tol_x)
+            and math.isclose(self.bottom, other.bottom, rel_tol=0, abs_tol=tol_y)
+            and (not self.crs or not other.crs or rasterio.CRS.from_string(self.crs) == rasterio.CRS.from_string(other.crs))
+        )
+
+    def require_same(self, other: Grid, what: str) -> None:
+        """Raise `GridError` naming both grids unless they are the same."""
+        if not self.same(other):
+            raise GridError(f"{what}: grids differ: {self.describe()} and {other.describe()}")
+
+    def describe(self) -> str:
+        """One line: corner, spacing, size."""
+        return f"corner ({self.left:.3f}, {self.top:.3f}) spacing {self.dx:g} x {self.dy:g} size {self.width} x {self.height}"
