@@ -122,5 +122,36 @@ def train(
     finish({"out": model.path, **{key: model.sidecar.metrics[key] for key in ("psnr", "psnr_bicubic", "gain_over_bicubic_db")}}, as_json)
 
 
+@app.command()
+def env() -> None:
+    """Print the environment in which otbcli_*, QGIS and Python find the applications.
+
+    Example: eval "$(otbsr env)" && otbcli_SuperResolution -help
+    """
+    import shlex
+
+    from otbsr.serving.otb import otb_environment
+
+    for key, value in otb_environment().items():
+        if key in ("OTB_APPLICATION_PATH", "OTB_TF_LIBRARY"):
+            print(f"export {key}={shlex.quote(value)}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check that OTB, the applications and TensorFlow work together here.
+
+    Example: otbsr doctor
+    """
+    from otbsr.serving.doctor import checks
+
+    failed = 0
+    for check in checks():
+        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}")
+        failed += not check.passed
+    raise typer.Exit(1 if failed else 0)
+
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,68 @@
+# make demo | make test | make help. Each target installs what it needs, once; a second run is fast.
+PYTHON ?= python3
+MODEL ?= models/f-light-x4
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find app include src cmake test python -type f ! -name '*.pyc' 2>/dev/null) CMakeLists.txt otb-module.cmake pyproject.toml
+export OTBSR_BUILD_TESTING := ON
+export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
+export TF_CPP_MIN_LOG_LEVEL := 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format benchmark clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.system: tools/system-packages.sh
+	@sh tools/system-packages.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot create a virtual environment: install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.requirements: $(VENV)/.system pyproject.toml constraints.txt
+	@echo "installing Python packages into $(VENV) (TensorFlow is about 270 MB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core ninja
+	@$(BIN)/python tools/requirements.py cpu test > $(VENV)/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
+	@echo "compiling the OTB applications and installing otbsr into $(VENV) (some minutes the first time)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall . ./python/otbtf
+	@touch $@
+
+install: $(VENV)/.installed ## compile and install into .venv
+
+demo: install ## simulate a landscape, super-resolve it, classify it, write the report
+	@$(BIN)/otbsr simulate demo/world --seed 7
+	@$(BIN)/otbsr study demo/world --model $(MODEL) --out demo/study
+
+test: install ## the tests that CI runs (ctest: C++ and Python)
+	@cd build && ctest --output-on-failure
+
+test-all: install ## also the tests that take longer
+	@cd build && ctest --output-on-failure -E '^pytest$$'
+	@OTBSR_APPLICATIONS=$(CURDIR)/build/applications $(BIN)/python -m pytest -q -m 'slow or not slow'
+
+$(VENV)/.lint: $(VENV)/.requirements
+	@$(BIN)/python tools/requirements.py lint > $(VENV)/lint.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/lint.txt
+	@touch $@
+
+CXX_FILES = $(wildcard include/*.h include/*.hxx src/*.cxx app/*.cxx test/*.cxx)
+PY_DIRS = python test/python benchmark tools $(wildcard data)
+
+lint: $(VENV)/.lint ## clang-format, ruff, mypy: fails on any finding
+	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	@$(BIN)/ruff format --check --quiet $(PY_DIRS) && $(BIN)/ruff check --quiet $(PY_DIRS)
+	@$(BIN)/mypy
+
+format: $(VENV)/.lint ## rewrite the sources as `make lint` wants them
+	@$(BIN)/clang-format -i $(CXX_FILES)
+	@$(BIN)/ruff format --quiet $(PY_DIRS) && $(BIN)/ruff check --quiet --fix $(PY_DIRS)
+
+benchmark: install ## SuperResolution against TensorFlow alone
+	@$(BIN)/python benchmark/serving.py
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) build demo
