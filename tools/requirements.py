@@ -1,8 +1,9 @@
 """Print the requirements of pyproject.toml (with the extras named), so that they can be installed before otbsr is compiled."""
 
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 names = sys.argv[1:]

@@ -37,12 +37,15 @@ class Grid:
     crs: str = ""
 
     @classmethod
-    def of(cls, dataset: rasterio.DatasetReader) -> Grid:
-        """The grid of an open rasterio dataset; raises `GridError` when it is rotated, sheared or south-up."""
+    def of(cls, dataset: rasterio.DatasetReader, south_up: bool = False) -> Grid:
+        """The grid of an open rasterio dataset; raises `GridError` when it is rotated, sheared or south-up.
+
+        With `south_up`, rows that grow northward (and images without georeferencing) are taken as they are: dy < 0.
+        """
         t = dataset.transform
         if t.b != 0 or t.d != 0:
             raise GridError(f"{dataset.name}: geotransform is rotated or sheared ({t.b:g}, {t.d:g}); warp it to a north-up grid (gdalwarp) first")
-        if t.a <= 0 or t.e >= 0:
+        if t.a <= 0 or (t.e >= 0 and not south_up):
             raise GridError(f"{dataset.name}: spacing ({t.a:g}, {t.e:g}) is not north-up; warp it (gdalwarp) first")
         crs = dataset.crs.to_wkt() if dataset.crs else ""
         return cls(t.c, t.f, t.a, -t.e, dataset.width, dataset.height, crs)
@@ -114,7 +117,7 @@ class Grid:
 
     def same(self, other: Grid) -> bool:
         """Whether both grids have the same pixels (CRS included, when both know it)."""
-        tol_x, tol_y = TOLERANCE * self.dx, TOLERANCE * self.dy
+        tol_x, tol_y = TOLERANCE * abs(self.dx), TOLERANCE * abs(self.dy)
         return (
             (self.width, self.height) == (other.width, other.height)
             and math.isclose(self.left, other.left, rel_tol=0, abs_tol=tol_x)
