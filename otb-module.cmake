@@ -1,0 +1,22 @@
+set(DOCUMENTATION "Super-resolution of satellite images with TensorFlow models, and the patches to train them.
+TensorFlow is loaded at run time: the module does not depend on it when it is built.")
+
+otb_module(OTBSuperResolutionTools
+  DEPENDS
+    OTBCommon
+    OTBImageBase
+    OTBImageIO
+    OTBIOGDAL
+    OTBGdalAdapters
+    OTBStreaming
+    OTBObjectList
+    OTBImageManipulation
+    OTBApplicationEngine
+    OTBBoost
+    OTBGDAL
+    OTBITK
+  TEST_DEPENDS
+    OTBApplicationEngine
+  DESCRIPTION
+    ${DOCUMENTATION}
+)

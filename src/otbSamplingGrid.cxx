@@ -1,0 +1,252 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "otbSamplingGrid.h"
+
+#include <cmath>
+#include <iomanip>
+#include <sstream>
+
+namespace otb
+{
+
+SamplingGrid::SamplingGrid(const PointType& corner, const SpacingType& spacing, const RegionType& region)
+  : m_Corner(corner), m_Spacing(spacing), m_Region(region)
+{
+  if (spacing[0] == 0 || spacing[1] == 0 || !std::isfinite(spacing[0]) || !std::isfinite(spacing[1]))
+  {
+    throw SamplingGridError("spacing " + std::to_string(spacing[0]) + " x " + std::to_string(spacing[1]) +
+                            " is not that of an image; both must be finite and not zero");
+  }
+  if (region.GetNumberOfPixels() == 0)
+  {
+    throw SamplingGridError("the grid has no pixel (" + this->Describe() + ")");
+  }
+}
+
+SamplingGrid SamplingGrid::FromImage(const ImageType* image)
+{
+  // OTB keeps a positive spacing and puts its sign into the direction matrix.
+  const auto&       direction = image->GetDirection();
+  const RegionType& region    = image->GetLargestPossibleRegion();
+  if (direction[0][1] != 0 || direction[1][0] != 0)
+  {
+    std::ostringstream message;
+    message << "the image's direction (" << direction[0][0] << ", " << direction[0][1] << "; " << direction[1][0] << ", " << direction[1][1]
+            << ") is rotated or sheared; warp it to an axis-aligned grid (gdalwarp) first";
+    throw SamplingGridError(message.str());
+  }
+  SpacingType spacing;
+  PointType   corner;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    spacing[k] = image->GetSpacing()[k] * direction[k][k];
+    corner[k]  = image->GetOrigin()[k] + (static_cast<double>(region.GetIndex(k)) - 0.5) * spacing[k];
+  }
+  return SamplingGrid(corner, spacing, region);
+}
+
+void SamplingGrid::RequireAxisAligned(const double* geoTransform, const std::string& name)
+{
+  if (geoTransform[2] != 0 || geoTransform[4] != 0)
+  {
+    std::ostringstream message;
+    message << name << ": its geotransform is rotated or sheared (terms " << geoTransform[2] << " and " << geoTransform[4]
+            << " must be 0); warp it to an axis-aligned grid (gdalwarp) first";
+    throw SamplingGridError(message.str());
+  }
+}
+
+void SamplingGrid::ApplyTo(ImageType* image) const
+{
+  ImageType::DirectionType direction;
+  ImageType::SpacingType   spacing;
+  direction.SetIdentity();
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    direction[k][k] = m_Spacing[k] < 0 ? -1.0 : 1.0;
+    spacing[k]      = std::abs(m_Spacing[k]);
+  }
+  image->SetLargestPossibleRegion(m_Region);
+  image->SetDirection(direction);
+  image->SetSpacing(spacing);
+  image->SetOrigin(this->GetOrigin());
+}
+
+SamplingGrid::PointType SamplingGrid::GetOrigin() const
+{
+  PointType origin;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    origin[k] = m_Corner[k] + (0.5 - static_cast<double>(m_Region.GetIndex(k))) * m_Spacing[k];
+  }
+  return origin;
+}
+
+SamplingGrid SamplingGrid::Refined(unsigned int factor) const
+{
+  if (factor == 0)
+  {
+    throw SamplingGridError("factor 0 must be at least 1");
+  }
+  RegionType  region;
+  SpacingType spacing;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    region.SetIndex(k, m_Region.GetIndex(k) * static_cast<IndexValue>(factor));
+    region.SetSize(k, m_Region.GetSize(k) * factor);
+    spacing[k] = m_Spacing[k] / factor;
+  }
+  return SamplingGrid(m_Corner, spacing, region);
+}
+
+SamplingGrid SamplingGrid::Scaled(double scale) const
+{
+  if (!(scale > 0))
+  {
+    throw SamplingGridError("scale " + std::to_string(scale) + " must be positive");
+  }
+  const double inverse = std::round(1 / scale);
+  if (inverse >= 1 && std::abs(inverse * scale - 1) < 1e-6) // float32 parameters: 0.1f is not 0.1
+  {
+    return this->Refined(static_cast<unsigned int>(inverse));
+  }
+  RegionType  region;
+  SpacingType spacing;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    region.SetSize(k, static_cast<SizeValue>(std::floor(static_cast<double>(m_Region.GetSize(k)) / scale + Tolerance)));
+    spacing[k] = m_Spacing[k] * scale;
+  }
+  return SamplingGrid(m_Corner, spacing, region);
+}
+
+SamplingGrid SamplingGrid::Cropped(const RegionType& region) const
+{
+  return SamplingGrid(this->FootprintOf(region).first, m_Spacing, region);
+}
+
+SamplingGrid::PositionType SamplingGrid::PositionOf(const PointType& point) const
+{
+  PositionType position;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    position[k] = (point[k] - m_Corner[k]) / m_Spacing[k] + static_cast<double>(m_Region.GetIndex(k));
+  }
+  return position;
+}
+
+SamplingGrid::PointType SamplingGrid::PointAt(const PositionType& position) const
+{
+  PointType point;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    point[k] = m_Corner[k] + (position[k] - static_cast<double>(m_Region.GetIndex(k))) * m_Spacing[k];
+  }
+  return point;
+}
+
+SamplingGrid::Footprint SamplingGrid::FootprintOf(const RegionType& region) const
+{
+  PositionType first, last;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    first[k] = static_cast<double>(region.GetIndex(k));
+    last[k]  = first[k] + static_cast<double>(region.GetSize(k));
+  }
+  return {this->PointAt(first), this->PointAt(last)};
+}
+
+bool SamplingGrid::RegionOf(const Footprint& footprint, RegionType& region, std::string& why) const
+{
+  const PositionType first = this->PositionOf(footprint.first), last = this->PositionOf(footprint.last);
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    const double start = std::round(first[k]), end = std::round(last[k]);
+    if (std::abs(first[k] - start) > Tolerance || std::abs(last[k] - end) > Tolerance || end <= start)
+    {
+      std::ostringstream message;
+      message << std::setprecision(12) << (k == 0 ? "column" : "row") << " edges " << first[k] << " and " << last[k]
+              << " of the footprint are not pixel edges of the grid with " << this->Describe();
+      why = message.str();
+      return false;
+    }
+    region.SetIndex(k, static_cast<IndexValue>(start));
+    region.SetSize(k, static_cast<SizeValue>(end - start));
+  }
+  return true;
+}
+
+bool SamplingGrid::Contains(const RegionType& region) const
+{
+  return m_Region.IsInside(region);
+}
+
+SamplingGrid::RegionType SamplingGrid::PatchAround(const PointType& point, SizeValue width, SizeValue height) const
+{
+  const PositionType position = this->PositionOf(point);
+  const SizeValue    size[2]  = {width, height};
+  RegionType         region;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    region.SetIndex(k, static_cast<IndexValue>(std::floor(position[k] + Tolerance)) - static_cast<IndexValue>(size[k] / 2));
+    region.SetSize(k, size[k]);
+  }
+  return region;
+}
+
+bool SamplingGrid::IsSame(const SamplingGrid& other) const
+{
+  if (m_Region.GetSize() != other.m_Region.GetSize())
+  {
+    return false;
+  }
+  const Footprint mine = this->GetFootprint(), theirs = other.GetFootprint();
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    const double tolerance = Tolerance * std::abs(m_Spacing[k]);
+    if (!(std::abs(mine.first[k] - theirs.first[k]) <= tolerance && std::abs(mine.last[k] - theirs.last[k]) <= tolerance))
+    {
+      return false;
+    }
+  }
+  return true;
+}
+
+void SamplingGrid::RequireSame(const SamplingGrid& other, const std::string& what) const
+{
+  if (!this->IsSame(other))
+  {
+    throw SamplingGridError(what + ": the grids differ: " + this->Describe() + " and " + other.Describe());
+  }
+}
+
+std::string SamplingGrid::Describe() const
+{
+  std::ostringstream text;
+  text << std::setprecision(12) << "corner (" << m_Corner[0] << ", " << m_Corner[1] << ") spacing " << m_Spacing[0] << " x " << m_Spacing[1]
+       << " size " << m_Region.GetSize(0) << " x " << m_Region.GetSize(1);
+  return text.str();
+}
+
+PatchPair EqualFootprintPatches(const SamplingGrid& coarse, const SamplingGrid& fine, const SamplingGrid::PointType& point,
+                                SamplingGrid::SizeValue width, SamplingGrid::SizeValue height)
+{
+  PatchPair pair;
+  pair.coarse = coarse.PatchAround(point, width, height);
+  if (!coarse.Contains(pair.coarse))
+  {
+    pair.status = PatchPair::Status::OutsideCoarse;
+    pair.why    = "the patch leaves the coarse image";
+  }
+  else if (fine.RegionOf(coarse.FootprintOf(pair.coarse), pair.fine, pair.why))
+  {
+    const bool inside = fine.Contains(pair.fine);
+    pair.status       = inside ? PatchPair::Status::Accepted : PatchPair::Status::OutsideFine;
+    pair.why          = inside ? "" : "the patch leaves the fine image";
+  }
+  return pair;
+}
+
+} // namespace otb
