@@ -1,0 +1,199 @@
+"""The model folder: a SavedModel and its sidecar `model.json`, everything that serving needs to know.
+
+The SavedModel's signature maps `lr` float32 [n, h, w, bands] in DN of the input to `sr` float32 [n, factor h, factor w, bands]
+in DN of the output. What is spoiled by the edge of the given image lies within `margin` input pixels of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from otbsr.errors import ModelError, OutputError
+
+SIDECAR = "model.json"
+GRAPH = "saved_model.pb"
+MAXIMUM = {"uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535), "int32": (-(2**31), 2**31 - 1), "float32": (-3.4e38, 3.4e38)}
+
+
+class Part(BaseModel):
+    """Base of the sidecar's parts: unknown keys are errors, since a misspelt key would silently change pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelInput(Part):
+    """What goes in: reflectance = DN * scale + offset."""
+
+    signature: str = "serving_default"
+    name: str = "lr"
+    bands: tuple[str, ...] = Field(min_length=1)
+    spacing: float = Field(gt=0, description="metres between input pixels the model was made for")
+    scale: float = Field(1e-4, gt=0)
+    offset: float = 0.0
+
+
+class ModelOutput(Part):
+    """What comes out: reflectance = DN * scale + offset; rounded and clamped to `dtype` in serving."""
+
+    name: str = "sr"
+    bands: tuple[str, ...] = Field(min_length=1)
+    scale: float = Field(1e-4, gt=0)
+    offset: float = 0.0
+    dtype: Literal["uint8", "int16", "uint16", "int32", "float32"] = "int16"
+    nodata: float | None = -10000
+
+
+class Sidecar(Part):
+    """`model.json`, format 1."""
+
+    format: Literal[1] = 1
+    name: str = Field(min_length=1)
+    method: Literal["fidelity", "perceptual", "baseline"]
+    factor: int = Field(ge=1, le=16)
+    margin: int = Field(ge=0, le=4096, description="input pixels discarded on each side of a block")
+    input: ModelInput
+    output: ModelOutput
+    training: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    licence: str = ""
+    sha256: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def nodata_fits(self) -> Sidecar:
+        """A no-data value outside the output type could not be written."""
+        low, high = MAXIMUM[self.output.dtype]
+        if self.output.nodata is not None and not low <= self.output.nodata <= high:
+            raise ValueError(f"output.nodata {self.output.nodata:g} does not fit output.dtype {self.output.dtype}")
+        return self
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """Read and validate a `model.json`; raises `ModelError` naming the key, its value and what was expected."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path}: sidecar cannot be read ({error.strerror}); a model folder needs {GRAPH} and {SIDECAR}") from error
+    try:
+        return Sidecar.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "content"
+        value = "" if first["type"] in ("missing", "json_invalid") else f" {json.dumps(first['input'], default=str)[:80]}:"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ModelError(f"{path}: {key}:{value} {first['msg'][:1].lower()}{first['msg'][1:]}{more}; correct the sidecar or export the model again") from error
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+
+
+def graph_files(folder: Path) -> list[str]:
+    """The SavedModel's files relative to the folder, in order: what `sha256` covers."""
+    return sorted([GRAPH, *(p.relative_to(folder).as_posix() for p in (folder / "variables").glob("*") if p.is_file())])
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder on disk whose sidecar is valid and whose files are those that were hashed."""
+
+    path: Path
+    sidecar: Sidecar
+
+    @classmethod
+    def open(cls, path: str | Path) -> ModelFolder:
+        """Check folder, sidecar and hashes; raises `ModelError`. Loads no TensorFlow."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ModelError(f"{folder}: no such model folder; expected a directory with {GRAPH} and {SIDECAR}")
+        if not (folder / GRAPH).is_file():
+            raise ModelError(f"{folder}: no {GRAPH} in it; expected a model folder (SavedModel and {SIDECAR})")
+        sidecar = read_sidecar(folder / SIDECAR)
+        for name, expected in sidecar.sha256.items():
+            file = folder / name
+            found = digest(file) if file.is_file() else "no file"
+            if found != expected:
+                raise ModelError(f"{file}: sha256 is {found[:12]}, {SIDECAR} says {expected[:12]}; the copy is damaged, fetch the model again")
+        return cls(folder, sidecar)
+
+    @cached_property
+    def signature(self) -> Callable[..., dict[str, Any]]:
+        """The SavedModel's signature, loaded in Python."""
+        import tensorflow as tf
+
+        self.__dict__["loaded"] = loaded = tf.saved_model.load(str(self.path))  # keeps the variables alive
+        if self.sidecar.input.signature not in loaded.signatures:
+            raise ModelError(f"{self.path}: no signature {self.sidecar.input.signature}; it has {', '.join(loaded.signatures) or 'none'}: correct {SIDECAR}")
+        return loaded.signatures[self.sidecar.input.signature]  # type: ignore[no-any-return]
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Super-resolve an image held in memory, as serving does: [h, w, bands] DN -> [factor h, factor w, bands] DN, float32.
+
+        The image is mirrored about its edges (edge pixel repeated) by `margin`; nothing is rounded. No-data is not handled here.
+        """
+        side, crop = self.sidecar, self.sidecar.margin * self.sidecar.factor
+        if image.ndim != 3 or image.shape[2] != len(side.input.bands):
+            raise ModelError(
+                f"{side.name}: image of shape {image.shape}, expected [rows, columns, {len(side.input.bands)} bands: {' '.join(side.input.bands)}]"
+            )
+        lr = np.pad(image.astype(np.float32), ((side.margin, side.margin), (side.margin, side.margin), (0, 0)), mode="symmetric")
+        import tensorflow as tf
+
+        sr: NDArray[np.float32] = self.signature(**{side.input.name: tf.constant(lr[None])})[side.output.name].numpy()[0]
+        return sr[crop : sr.shape[0] - crop, crop : sr.shape[1] - crop]
+
+
+def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "", overwrite: bool = False) -> ModelFolder:
+    """Export a model and write its folder: `saved_model.pb`, `variables/`, `model.json` with hashes, `README.md` (the card).
+
+    model: a Keras model or a `tf.Module`-free callable that maps float32 [n, h, w, bands] DN to [n, factor h, factor w, bands] DN.
+    Keras' ExportArchive writes a graph that TensorFlow's C API can load. Raises `OutputError` when the folder exists.
+    """
+    import keras
+    import tensorflow as tf
+
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        archive = keras.export.ExportArchive()
+        if isinstance(model, keras.Model):
+            archive.track(model)
+        shape = (None, None, None, len(sidecar.input.bands))
+        archive.add_endpoint(
+            name=sidecar.input.signature,
+            fn=lambda lr: {sidecar.output.name: model(lr)},
+            input_signature=[tf.TensorSpec(shape, tf.float32, name=sidecar.input.name)],
+        )
+        archive.write_out(str(temporary), verbose=False)
+        for extra in ("fingerprint.pb", "assets"):  # neither is read by anybody
+            shutil.rmtree(temporary / extra) if (temporary / extra).is_dir() else (temporary / extra).unlink(missing_ok=True)
+        hashed = sidecar.model_copy(update={"sha256": {name: digest(temporary / name) for name in graph_files(temporary)}})
+        (temporary / SIDECAR).write_text(json.dumps(hashed.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        if card:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); check the path and the free space") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ModelFolder.open(folder)

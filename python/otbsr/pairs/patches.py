@@ -1,0 +1,187 @@
+"""Pairs of patches: from two aligned images to the patches images that PatchesExtraction writes, split by ground.
+
+Training and validation patches come from different spatial blocks with a buffer between them: neighbouring patches are alike, and a
+random split would measure memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from shapely import points
+
+from otbsr.errors import InputError, OutputError, UsageError
+from otbsr.grid import Grid
+from otbsr.progress import Report, part, silent
+
+SPLITS = ("train", "valid")
+
+
+class PatchSettings(BaseModel):
+    """How patches are placed and split; lengths in input pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    patch: int = Field(32, ge=4, description="side of an input patch; even, so that a patch has the same footprint on both grids")
+    step: int = Field(16, ge=1, description="distance between neighbouring patches")
+    block: int = Field(64, ge=1, description="side of the square blocks that go whole to training or validation")
+    buffer: int = Field(2, ge=0, description="least distance between a training and a validation patch")
+    valid: float = Field(0.15, ge=0, lt=1, description="share of the blocks kept for validation")
+    seed: int = 0
+
+
+def block_splits(rows: int, columns: int, valid: float, seed: int) -> NDArray[np.bool_]:
+    """Which blocks are for validation: [rows, columns] bool, a share `valid` of them, at least one when there are two or more."""
+    count = rows * columns
+    chosen = round(valid * count) if valid == 0 or count < 2 else min(count - 1, max(1, round(valid * count)))
+    mask = np.zeros(count, bool)
+    mask[np.random.default_rng([seed, 3]).permutation(count)[:chosen]] = True
+    return mask.reshape(rows, columns)
+
+
+def place(coarse: Grid, settings: PatchSettings) -> dict[str, NDArray[np.int64]]:
+    """Upper-left input pixels (row, column) of the patches of each split: [n, 2].
+
+    A validation patch lies wholly in validation blocks; a training patch, widened by `buffer`, touches none of them.
+    """
+    s = settings
+    if s.patch % 2:
+        raise UsageError(f"patch is {s.patch} input pixels; expected an even number, so that both grids have a pixel corner at its centre")
+    if min(coarse.width, coarse.height) < s.patch:
+        raise InputError(f"image of {coarse.width} x {coarse.height} pixels is smaller than a patch of {s.patch}; give a larger image or a smaller --patch")
+    mask = block_splits(-(-coarse.height // s.block), -(-coarse.width // s.block), s.valid, s.seed)
+    pixels = np.kron(mask, np.ones((s.block, s.block), bool))[: coarse.height, : coarse.width]
+    total = np.pad(pixels.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    row, column = (
+        x.ravel() for x in np.meshgrid(np.arange(0, coarse.height - s.patch + 1, s.step), np.arange(0, coarse.width - s.patch + 1, s.step), indexing="ij")
+    )
+
+    def validation_pixels(widen: int) -> NDArray[np.int64]:
+        top, left = np.maximum(row - widen, 0), np.maximum(column - widen, 0)
+        bottom, right = np.minimum(row + s.patch + widen, coarse.height), np.minimum(column + s.patch + widen, coarse.width)
+        inside: NDArray[np.int64] = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+        return inside
+
+    corners = np.stack([row, column], -1)
+    return {"train": corners[validation_pixels(s.buffer) == 0], "valid": corners[validation_pixels(0) == s.patch**2]}
+
+
+def write_points(path: Path, corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> None:
+    """Write one point a patch, with its number in the field `patch`.
+
+    PatchesExtraction takes n pixels from floor(n / 2) before the pixel that holds the point. The centre of the fine pixel right and
+    below the patch's middle gives the same footprint on both grids, and is on no edge where rounding could choose.
+    """
+    factor = coarse.factor_to(fine)
+    xy = np.array([fine.centre((column + patch // 2) * factor, (row + patch // 2) * factor) for row, column in corners]).reshape(-1, 2)
+    frame = geopandas.GeoDataFrame({"patch": np.arange(len(corners), dtype=np.int32)}, geometry=points(xy), crs=coarse.crs or None)
+    frame.to_file(path, driver="GPKG", layer="patches", engine="pyogrio")
+
+
+def extract_pairs(
+    lr: str | Path,
+    target: str | Path,
+    out: str | Path,
+    settings: PatchSettings | None = None,
+    nodata: float | None = None,
+    data: str = "",
+    overwrite: bool = False,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Write the folder `out` with the pairs of patches of two aligned images, through OTB's PatchesExtraction; returns the manifest.
+
+    lr: image of the input sensor (DN); target: image on a nested finer grid of the same footprint. nodata: patches that hold it are
+    rejected and counted (default: the files' own no-data value). data: one sentence on where the images come from.
+
+    The folder holds for each split `<split>.gpkg` (points), `<split>_lr.tif` and `<split>_target.tif` (patches stacked along rows)
+    and `manifest.json`. Raises `GridError` unless the grids nest, `InputError`, `OutputError`, `ProcessingError`.
+    """
+    from otbsr.serving.otb import run_otb
+
+    settings = settings or PatchSettings()  # type: ignore[call-arg]
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+    coarse, fine = Grid.read(lr), Grid.read(target)
+    factor = coarse.factor_to(fine)
+    with rasterio.open(lr) as source, rasterio.open(target) as reference:
+        if source.count != reference.count:
+            raise InputError(f"{lr} has {source.count} bands, {target} has {reference.count}; give images with the same bands")
+        bands = [name or f"band {i + 1}" for i, name in enumerate(source.descriptions)]
+        missing = [nodata if nodata is not None else dataset.nodata for dataset in (source, reference)]
+    corners = place(coarse, settings)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        manifest: dict[str, Any] = {
+            "format": 1,
+            "bands": bands,
+            "spacing": coarse.dx,
+            "factor": factor,
+            "patch": settings.patch,
+            "data": data,
+            "input": {"file": Path(lr).name, "sha256": file_hash(lr)},
+            "target": {"file": Path(target).name, "sha256": file_hash(target)},
+            "settings": settings.model_dump(mode="json"),
+            "splits": {},
+        }
+        for i, split in enumerate(SPLITS):
+            vector, images = temporary / f"{split}.gpkg", {"lr": temporary / f"{split}_lr.tif", "target": temporary / f"{split}_target.tif"}
+            accepted = 0
+            if len(corners[split]):
+                write_points(vector, corners[split], coarse, fine, settings.patch)
+                parameters: dict[str, Any] = {"vec": vector, "field": "patch"}
+                sizes = (settings.patch, settings.patch * factor)
+                for j, (image, key, size, value) in enumerate(zip((lr, target), images, sizes, missing, strict=True), 1):
+                    parameters |= {f"source{j}.il": [image], f"source{j}.out": [images[key], "int16"]}
+                    parameters |= {f"source{j}.patchsizex": size, f"source{j}.patchsizey": size}
+                    if value is not None:
+                        parameters[f"source{j}.nodata"] = value
+                os.environ["OTB_TF_NSOURCES"] = "2"
+                run_otb("PatchesExtraction", parameters, part(report, "patches", i / 2, (i + 1) / 2), products=list(images.values()))
+                accepted = Grid.read(images["lr"]).height // settings.patch
+            manifest["splits"][split] = {
+                "points": vector.name,
+                **{key: path.name for key, path in images.items()},
+                "placed": len(corners[split]),
+                "accepted": accepted,
+                "rejected": len(corners[split]) - accepted,
+            }
+        if not manifest["splits"]["train"]["accepted"]:
+            raise InputError(f"{lr}: no training patch: all {len(corners['train'])} placed were rejected; check no-data, or use a smaller --patch or --block")
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    report("patches", 1.0)
+    return manifest
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        state = hashlib.sha256()
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def read_patches_image(path: str | Path, rows: int) -> NDArray[Any]:
+    """Read a patches image (patches of `rows` rows stacked along rows): [n, rows, columns, bands]. For tests and looking at."""
+    with rasterio.open(path) as dataset:
+        image = dataset.read()
+    return image.reshape(image.shape[0], -1, rows, image.shape[2]).transpose(1, 2, 3, 0)

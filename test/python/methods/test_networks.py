@@ -1,0 +1,136 @@
+"""The networks' geometry: bicubic against analysis, receptive field against perturbation, fused against unfused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from otbsr.methods.networks import (
+    NetworkSettings,
+    WideConvolution,
+    bicubic_kernel,
+    depth_to_space,
+    fidelity_network,
+    fine_positions,
+    fuse,
+    keys_cubic,
+    margin,
+    nearest_kernel,
+    upsampler,
+)
+
+TINY = NetworkSettings(channels=8, blocks=2)
+
+
+def loud(settings: NetworkSettings, seed: int = 0):
+    """A network with weights large enough for every path to show in the output."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model = fidelity_network(settings)
+    random = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, WideConvolution):
+            layer.set_weights([w if i < 4 else 0.1 * random.standard_normal(w.shape) for i, w in enumerate(layer.get_weights())])
+            layer.skip.assign(random.normal(0, 0.5, layer.skip.shape))
+            layer.middle.assign(3 * layer.middle.numpy())
+    return model
+
+
+def test_positions_of_nested_grid():
+    np.testing.assert_allclose(fine_positions(4), [-0.375, -0.125, 0.125, 0.375])
+    np.testing.assert_allclose(fine_positions(3), [-1 / 3, 0, 1 / 3], atol=1e-15)
+
+
+def test_keys_cubic_values():
+    np.testing.assert_allclose(keys_cubic(np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0])), [1, 0.5625, 0, -0.0625, 0, 0])
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 6])
+def test_bicubic_reproduces_quadratics_at_half_pixel_positions(factor):
+    def surface(y, x):
+        return 1000 + 30 * x - 7 * y + 0.5 * x * x - 0.25 * y * y + 0.75 * x * y
+
+    rows, columns = 13, 17
+    coarse = surface(np.arange(rows)[:, None], np.arange(columns)[None, :])
+    lr = np.stack([coarse, 2 * coarse], -1)[None].astype(np.float32)
+    sr = upsampler(bicubic_kernel(2, factor), factor, "bicubic")(lr).numpy()[0]
+    y = ((np.arange(rows * factor) + 0.5) / factor - 0.5)[:, None]
+    x = ((np.arange(columns * factor) + 0.5) / factor - 0.5)[None, :]
+    inner = slice(2 * factor, -2 * factor)
+    expected = surface(y, x)[inner, inner]
+    np.testing.assert_allclose(sr[inner, inner, 0], expected, atol=5e-3)
+    np.testing.assert_allclose(sr[inner, inner, 1], 2 * expected, atol=1e-2)
+
+
+def test_nearest_repeats_pixels():
+    lr = np.arange(2 * 3 * 2, dtype=np.float32).reshape(1, 2, 3, 2)
+    np.testing.assert_array_equal(upsampler(nearest_kernel(2, 4), 4, "nearest")(lr).numpy(), lr.repeat(4, 1).repeat(4, 2))
+
+
+def test_depth_to_space_order():
+    x = np.arange(2 * 2 * 12, dtype=np.float32).reshape(1, 2, 2, 12)
+    fine = np.asarray(depth_to_space(x, 2))
+    for row in range(4):
+        for column in range(4):
+            for band in range(3):
+                assert fine[0, row, column, band] == x[0, row // 2, column // 2, (row % 2) * 6 + (column % 2) * 3 + band]
+
+
+def test_untrained_network_is_near_bicubic():
+    lr = np.random.default_rng(1).uniform(200, 3000, (1, 24, 24, 4)).astype(np.float32)
+    cubic = upsampler(bicubic_kernel(4, 4), 4, "bicubic")(lr).numpy()
+    difference = fidelity_network(NetworkSettings())(lr).numpy() - cubic
+    assert 0 < np.sqrt(np.mean(difference**2)) < 0.5 * lr.std()
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_margin_bounds_the_receptive_field_and_is_tight(blocks):
+    settings = NetworkSettings(channels=8, blocks=blocks)
+    radius, model = margin(settings), fuse(loud(settings), settings)
+    size = 2 * radius + 9
+    lr = np.random.default_rng(2).uniform(500, 2500, (1, size, size, 4)).astype(np.float32)
+    moved, centre = lr.copy(), size // 2
+    moved[0, centre, centre] += 2000
+    changed = np.abs(model(moved).numpy() - model(lr).numpy())[0].max(-1) > 0
+    rows, columns = np.nonzero(changed)
+    reach = max(centre - rows.min() // 4, rows.max() // 4 - centre, centre - columns.min() // 4, columns.max() // 4 - centre)
+    assert reach <= radius
+    assert reach >= radius - 1
+
+
+def test_margin_of_default_network():
+    assert margin(NetworkSettings()) == 21
+
+
+def test_blocks_with_margin_equal_whole():
+    radius, model = margin(TINY), fuse(loud(TINY), TINY)
+    lr = np.random.default_rng(3).uniform(500, 2500, (1, 60, 60, 4)).astype(np.float32)
+    whole = model(lr).numpy()
+    block = model(lr[:, 20 - radius : 31 + radius, 17 - radius : 40 + radius]).numpy()
+    np.testing.assert_allclose(block[:, 4 * radius : -4 * radius, 4 * radius : -4 * radius], whole[:, 80:124, 68:160], atol=1e-2)
+
+
+def test_fused_equals_branches():
+    import keras
+    from keras import ops
+
+    layer = WideConvolution(6, width=3)
+    x = np.random.default_rng(4).standard_normal((2, 9, 9, 5)).astype(np.float32)
+    y = layer(x).numpy()
+    layer.bias.assign(np.arange(6))
+    inner = ops.conv(ops.conv(ops.conv(x, layer.expand[None, None]), layer.middle, padding="same"), layer.squeeze[None, None])
+    branches = inner + ops.conv(x, layer.skip[None, None]) + layer.bias
+    np.testing.assert_allclose(layer(x).numpy(), branches.numpy(), atol=1e-4)
+    np.testing.assert_allclose(branches.numpy() - y, np.broadcast_to(np.arange(6), y.shape), atol=1e-4)
+    assert keras.ops.shape(layer.fused()) == (3, 3, 5, 6)
+
+
+def test_fused_network_equals_trained_form_and_is_small():
+    model = loud(TINY)
+    fused = fuse(model, TINY)
+    lr = np.random.default_rng(5).uniform(0, 4000, (2, 20, 24, 4)).astype(np.float32)
+    np.testing.assert_allclose(fused(lr).numpy(), model(lr).numpy(), rtol=1e-4, atol=0.05)
+    assert fused.count_params() < 0.4 * model.count_params()
+    settings = NetworkSettings()
+    assert 150_000 <= fuse(fidelity_network(settings), settings).count_params() <= 450_000

@@ -1,0 +1,188 @@
+"""Training: it learns, it goes on where it stopped, and it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.methods.model_folder import ModelFolder
+from otbsr.methods.training import (
+    Augmentation,
+    Patches,
+    TrainingSettings,
+    augmented,
+    batch_indices,
+    read_checkpoint,
+    read_settings,
+    scores,
+    sensor_kernels,
+    train,
+)
+from otbsr.world.sensors import degrade
+
+BANDS = ("B4", "B3", "B2", "B8")
+QUICK = {"network": {"channels": 8, "blocks": 2}, "steps": 12, "validate_every": 6, "batch": 4, "border": 3, "warmup": 2, "rate": 3e-3}
+
+
+def edges(seed: int, count: int = 8, size: int = 16) -> Patches:
+    """Pairs of straight edges, degraded by the sensor."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[: 4 * size, : 4 * size] - 2 * size
+    targets = []
+    for _ in range(count):
+        angle, place = random.uniform(0, 2 * np.pi), random.uniform(-size, size)
+        side = (x * np.cos(angle) + y * np.sin(angle) > place)[..., None]
+        targets.append(np.where(side, random.uniform(300, 3500, 4), random.uniform(300, 3500, 4)))
+    target = np.stack(targets).astype(np.float32)
+    return Patches(np.stack([degrade(t, 4, BANDS) for t in target]), target)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Patches, Patches]:
+    return edges(1, 24), edges(2, 6)
+
+
+def run(tmp_path, pairs, name="model", **changes) -> ModelFolder:
+    return train(*pairs, TrainingSettings.model_validate(QUICK | changes), tmp_path / name, data="edges")
+
+
+def test_training_beats_bicubic_on_edges_and_writes_a_whole_folder(tmp_path, pairs):
+    calm = {"gain": 0, "band_gain": 0, "offset": 0, "noise": 0}
+    larger = {"channels": 12, "blocks": 2}
+    model = run(tmp_path, pairs, steps=200, validate_every=100, average=0.9, batch=8, augmentation=calm, network=larger)
+    side = model.sidecar
+    assert side.metrics["gain_over_bicubic_db"] > 0.2
+    assert side.training["curve"][-1]["loss"] < side.training["curve"][0]["loss"]
+    assert side.training["steps"] == 200
+    assert side.training["training_hash"] == pairs[0].hash() != pairs[1].hash()
+    assert side.margin == 9
+    card = (model.path / "README.md").read_text()
+    assert f"| mean | {side.metrics['psnr_bicubic']:.2f} | {side.metrics['psnr']:.2f} |" in card
+    # What is scored is what is served.
+    assert scores(lambda lr: model.signature(lr=lr)["sr"].numpy(), pairs[1], 3)["psnr"] == pytest.approx(side.metrics["psnr"], abs=0.01)
+
+
+def test_resumed_equals_uninterrupted(tmp_path, pairs):
+    class Killed(Exception):
+        pass
+
+    def kill_after(step: int):
+        count = 0
+
+        def report(name: str, share: float) -> None:
+            nonlocal count
+            count += name == "training"
+            if count > step:
+                raise Killed
+
+        return report
+
+    settings = TrainingSettings.model_validate(QUICK)
+    whole = train(*pairs, settings, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(*pairs, settings, tmp_path / "cut", report=kill_after(9))
+    assert not (tmp_path / "cut").exists()
+    assert read_checkpoint(tmp_path / "cut.checkpoint.npz")[1]["state"]["step"] == 6
+    resumed = train(*pairs, settings, tmp_path / "cut")
+    assert resumed.sidecar.training["steps"] == 12
+    a, b = (read_checkpoint(tmp_path / f"{name}.checkpoint.npz")[0] for name in ("whole", "cut"))
+    for name in a:
+        for x, y in zip(a[name], b[name], strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)  # sums over threads differ in their last bits
+    assert resumed.sidecar.metrics["psnr"] == pytest.approx(whole.sidecar.metrics["psnr"], abs=0.01)
+
+
+def test_a_checkpoint_of_another_run_is_refused_but_can_be_a_start(tmp_path, pairs):
+    run(tmp_path, pairs, steps=2, validate_every=2)
+    with pytest.raises(UsageError, match="belongs to a run with other settings or patches; remove it or give another --checkpoint"):
+        train(*pairs, TrainingSettings.model_validate(QUICK | {"seed": 5}), tmp_path / "model", overwrite=True)
+    start = tmp_path / "model.checkpoint.npz"
+    second = train(*pairs, TrainingSettings.model_validate(QUICK | {"steps": 1, "rate": 1e-12, "average": 0.0}), tmp_path / "second", start_from=start)
+    first = read_checkpoint(start)[0]["average"]
+    for x, y in zip(first, read_checkpoint(tmp_path / "second.checkpoint.npz")[0]["weight"], strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    assert second.sidecar.training["start_from"] == start.name
+
+
+def test_time_budget_ends_the_run(tmp_path, pairs):
+    model = run(tmp_path, pairs, steps=10**6, minutes=0.02, validate_every=10**6)
+    assert 1 <= model.sidecar.training["steps"] < 10**5
+
+
+def test_nan_stops_with_advice(tmp_path, pairs):
+    broken = Patches(np.full_like(pairs[0].lr, np.nan), pairs[0].target)
+    with pytest.raises(ProcessingError, match=r"step 0: the loss is nan; lower the learning rate \(now 0.003\)"):
+        run(tmp_path, (broken, pairs[1]))
+
+
+def test_patches_that_do_not_fit_the_network(tmp_path, pairs):
+    half = Patches(pairs[0].lr, pairs[0].target[:, ::2, ::2])
+    with pytest.raises(UsageError, match="patches are x2 with 4 bands, the network is x4 with 4"):
+        run(tmp_path, (half, half))
+    with pytest.raises(UsageError, match="leave nothing within a border of 6"):
+        run(tmp_path, pairs, border=6)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        run(tmp_path, pairs)
+
+
+def test_every_pair_once_per_epoch():
+    drawn = np.concatenate([batch_indices(12, 4, 7, step) for step in range(3)])
+    assert sorted(drawn) == list(range(12))
+    assert list(batch_indices(12, 4, 7, 3)) != list(drawn[:4])
+    assert sorted(batch_indices(3, 16, 0, 5)) == [0, 1, 2]
+
+
+def test_augmentation_keeps_the_pair_a_pair(pairs):
+    """Flips, gain and offset change input and target alike: the degraded target still is the input."""
+    how = Augmentation(noise=0.0)
+    kernels = sensor_kernels(BANDS, 4)
+    radius = (kernels.shape[0] // 4 - 1) // 2
+    for seed in range(6):
+        lr, target = augmented(pairs[0].lr, pairs[0].target, how, np.random.default_rng(seed))
+        assert lr.dtype == target.dtype == np.float32
+        again = np.stack([degrade(t, 4, BANDS) for t in target])
+        np.testing.assert_allclose(again[:, radius:-radius, radius:-radius], lr[:, radius:-radius, radius:-radius], rtol=1e-3, atol=1.5)
+
+
+def test_augmentation_noise_is_on_the_input_only(pairs):
+    still = Augmentation(flips=False, gain=0, band_gain=0, offset=0, noise=30.0)
+    lr, target = augmented(pairs[0].lr, pairs[0].target, still, np.random.default_rng(0))
+    np.testing.assert_array_equal(target, pairs[0].target)
+    sigmas = (lr - pairs[0].lr).std((1, 2, 3))
+    assert np.all(sigmas < 33)
+    assert sigmas.std() > 3
+
+
+def test_scores_by_hand():
+    patches = Patches(np.zeros((2, 4, 4, 2), np.float32), np.zeros((2, 8, 8, 2), np.float32))
+    wrong = np.zeros((2, 8, 8, 2), np.float32)
+    wrong[..., 0], wrong[..., 1] = 100, 1000  # 0.01 and 0.1 reflectance: 40 and 20 dB
+    wrong[:, 0] = wrong[:, :, -1] = 1e6  # in the border: not scored
+    assert scores(lambda lr: wrong[: len(lr)], patches, 1) == {"psnr": 30.0, "psnr_bands": [40.0, 20.0]}
+
+
+def test_settings_from_yaml_and_options(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("steps: 7\nnetwork: {channels: 12}\n")
+    settings = read_settings(path, steps=None, minutes=3.0)
+    assert (settings.steps, settings.network.channels, settings.minutes) == (7, 12, 3.0)
+    path.write_text("network: {chanels: 12}\n")
+    with pytest.raises(UsageError, match=r"network.chanels: 12: extra inputs are not permitted; correct the setting"):
+        read_settings(path)
+    with pytest.raises(InputError, match="cannot be read as YAML or JSON"):
+        read_settings(tmp_path / "none.yaml")
+
+
+def test_damaged_checkpoint(tmp_path):
+    (tmp_path / "c.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        read_checkpoint(tmp_path / "c.npz")
+
+
+def test_curve_is_json(tmp_path, pairs):
+    model = run(tmp_path, pairs, steps=1)
+    assert json.loads((model.path / "model.json").read_text())["training"]["curve"][0]["step"] == 1
