@@ -152,6 +152,67 @@ def doctor() -> None:
     raise typer.Exit(1 if failed else 0)
 
 
+@app.command("apply", epilog="Example: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f -o sr_2m5.tif")
+def apply_command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="SAFE folder, Theia folder, or an image with the model's bands.")],
+    model: ModelFolder,
+    out: Output,
+    bands: Annotated[str, typer.Option("--bands", help="Names of an image's bands in its order, such as B2,B3,B4,B8; default its band descriptions.")] = "",
+    scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of an image; default the file's own, else 0.0001.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
+    ram: Annotated[int | None, typer.Option("--ram", min=1, help="MiB of memory for pixels.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Super-resolve a product or an image: same corner and footprint, spacing divided by the model's factor."""
+    from otbsr.serving.apply import apply
+
+    names = [name.strip() for name in bands.split(",") if name.strip()] or None
+    with bars(quiet, as_json) as report:
+        done = apply(source, model, out, bands=names, scale=scale, threads=threads, ram=ram, overwrite=overwrite, report=report)
+    result = {"out": done.out, "grid": done.grid.describe(), "bands": " ".join(done.bands), "model": done.model, "seconds": done.seconds}
+    if as_json or not quiet:
+        finish(result, as_json)
+
+
+@app.command("study", epilog="Example: otbsr study demo/world --model models/f --out demo/study")
+def study_command(
+    world: Annotated[Path, typer.Argument(metavar="WORLD", help="Folder written by `otbsr simulate`.")],
+    model: ModelFolder,
+    out: Output,
+    seed: Seed = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Samplings of the training pixels, each with its own classifier.")] = 2,
+    block: Annotated[float, typer.Option("--block", min=100, help="Side of the blocks that training and test areas are made of, metres.")] = 600.0,
+    samples: Annotated[int, typer.Option("--samples", min=10, help="Training pixels per class, at most.")] = 1000,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Classify native, bicubic, super-resolved and Spot images alike and say whether super-resolution helped. Goes on where it stopped."""
+    from otbsr.evaluation.report import write_report
+    from otbsr.evaluation.study import Protocol, study
+
+    with bars(quiet, as_json) as report:
+        result = study(world, model, out, Protocol(seed=seed, repeats=repeats, block=block, samples=samples), overwrite=overwrite, report=report)
+        page = write_report(out, report=report)
+    if as_json or not quiet:
+        finish({"answer": result.answer, "report": page}, as_json)
+
+
+@app.command("report", epilog="Example: otbsr report demo/study")
+def report_command(
+    folder: Annotated[Path, typer.Argument(metavar="STUDY", help="Folder written by `otbsr study`.")],
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a study's report again from its study.json and images."""
+    from otbsr.evaluation.report import write_report
+
+    with bars(quiet, as_json) as report:
+        page = write_report(folder, report=report)
+    finish({"report": page}, as_json)
+
 
 if __name__ == "__main__":
     main()
