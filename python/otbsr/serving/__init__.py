@@ -1,0 +1,1 @@
+"""Serving: OTB's applications, run and checked; super-resolution of whole products."""
