@@ -1,0 +1,1 @@
+"""Methods: networks, losses, training, baselines, the model folder."""

@@ -48,9 +48,9 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    network: NetworkSettings = NetworkSettings()  # type: ignore[call-arg]
-    loss: LossWeights = LossWeights()  # type: ignore[call-arg]
-    augmentation: Augmentation = Augmentation()  # type: ignore[call-arg]
+    network: NetworkSettings = NetworkSettings()
+    loss: LossWeights = LossWeights()
+    augmentation: Augmentation = Augmentation()
     seed: int = 0
     steps: int = Field(10000, ge=1)
     minutes: float | None = Field(None, gt=0, description="time budget; the run ends at whichever of steps and minutes comes first")
@@ -98,13 +98,13 @@ class Patches:
     @property
     def factor(self) -> int:
         """Target pixels per input pixel along a side."""
-        return self.target.shape[1] // self.lr.shape[1]
+        return int(self.target.shape[1]) // int(self.lr.shape[1])
 
     def hash(self) -> str:
         """SHA-256 over the pixels: names the split that a model was trained on."""
         state = hashlib.sha256()
         for part in (self.lr, self.target):
-            state.update(np.ascontiguousarray(part, np.float32))
+            state.update(np.ascontiguousarray(part, np.float32).tobytes())
         return state.hexdigest()
 
 
@@ -149,7 +149,7 @@ def in_order() -> type:
 def augmented(lr: Array, target: Array, how: Augmentation, random: np.random.Generator) -> tuple[Array, Array]:
     """Turn, flip, scale, shift and blur with noise one batch of pairs; radiometry changes alike in input and target."""
     if how.flips:
-        turns, flip = random.integers(4), random.integers(2)
+        turns, flip = int(random.integers(4)), int(random.integers(2))
         lr, target = (np.rot90(x, turns, (1, 2))[:, :, :: -1 if flip else 1] for x in (lr, target))
     n, bands = len(lr), lr.shape[-1]
     gain = np.exp(random.normal(0, how.gain, (n, 1, 1, 1)) + random.normal(0, how.band_gain, (n, 1, 1, bands))).astype(np.float32)
@@ -204,7 +204,8 @@ def write_checkpoint(path: Path, arrays: dict[str, list[Any]], state: dict[str, 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            np.savez(file, state=np.array(json.dumps(state)), **{f"{name}_{i}": np.asarray(a) for name, many in arrays.items() for i, a in enumerate(many)})
+            named: dict[str, Any] = {f"{name}_{i}": np.asarray(array) for name, many in arrays.items() for i, array in enumerate(many)}
+            np.savez(file, state=np.array(json.dumps(state)), **named)
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path}: checkpoint cannot be written ({error.strerror}); check the path and the free space") from error
@@ -240,7 +241,7 @@ class Trainer:
         self.averages = [tf.Variable(v.value, trainable=False) for v in self.model.trainable_variables]
         factor, spread, cut = settings.network.factor, settings.network.spread, settings.border
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
         def update(lr: Any, target: Any, decay: Any) -> Any:
             with tf.GradientTape() as tape:
                 result = self.model(lr, training=True)

@@ -1,0 +1,1 @@
+"""Pairs: from aligned images to patches for training."""

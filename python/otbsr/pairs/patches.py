@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,7 @@ def extract_pairs(
     """
     from otbsr.serving.otb import run_otb
 
-    settings = settings or PatchSettings()  # type: ignore[call-arg]
+    settings = settings or PatchSettings()
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
@@ -148,8 +150,8 @@ def extract_pairs(
                     parameters |= {f"source{j}.patchsizex": size, f"source{j}.patchsizey": size}
                     if value is not None:
                         parameters[f"source{j}.nodata"] = value
-                os.environ["OTB_TF_NSOURCES"] = "2"
-                run_otb("PatchesExtraction", parameters, part(report, "patches", i / 2, (i + 1) / 2), products=list(images.values()))
+                with environment(OTB_TF_NSOURCES="2"):
+                    run_otb("PatchesExtraction", parameters, part(report, "patches", i / 2, (i + 1) / 2), products=list(images.values()))
                 accepted = Grid.read(images["lr"]).height // settings.patch
             manifest["splits"][split] = {
                 "points": vector.name,
@@ -171,6 +173,21 @@ def extract_pairs(
     return manifest
 
 
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Environment variables for the programs started within."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
@@ -183,5 +200,6 @@ def file_hash(path: str | Path) -> str:
 def read_patches_image(path: str | Path, rows: int) -> NDArray[Any]:
     """Read a patches image (patches of `rows` rows stacked along rows): [n, rows, columns, bands]. For tests and looking at."""
     with rasterio.open(path) as dataset:
-        image = dataset.read()
-    return image.reshape(image.shape[0], -1, rows, image.shape[2]).transpose(1, 2, 3, 0)
+        image: NDArray[Any] = dataset.read()
+    patches: NDArray[Any] = image.reshape(image.shape[0], -1, rows, image.shape[2]).transpose(1, 2, 3, 0)
+    return patches
