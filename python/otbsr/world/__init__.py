@@ -1,0 +1,1 @@
+"""The simulator: a vector landscape, its materials' spectra, and the sensors that look at it."""

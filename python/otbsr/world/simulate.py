@@ -1,0 +1,396 @@
+"""A world: one landscape, what each sensor makes of it, the exact land cover, and labelled polygons, in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import geopandas
+import numpy as np
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from shapely import affinity
+
+from otbsr import __version__
+from otbsr.errors import OutputError, UsageError
+from otbsr.grid import Grid
+from otbsr.progress import Report, part, silent
+from otbsr.world import materials, sensors
+from otbsr.world.landscape import LEGEND, LandCover, Landscape, make_landscape
+from otbsr.world.scene import FINE, Scene, sun_position
+
+FORMAT = 1
+CRS = "EPSG:32631"
+LEFT, TOP = 374040.0, 4830000.0
+"""Upper-left corner of every world: multiples of 60 m in UTM zone 31 N, tile 31TCJ."""
+MARGIN = 60
+"""Metres of landscape around the images, so that point spread functions and shadows see real ground at the border."""
+BANDS = ("B4", "B3", "B2", "B8")
+NODATA = -10000
+HARMONISED = {"B4": "B2", "B3": "B1", "B2": "B0", "B8": "B3"}
+"""Spot's band nearest to each of Sentinel-2's."""
+PRODUCTS = ("safe", "theia", "dimap")
+CORE = (
+    "landcover_2m5.tif",
+    "legend.json",
+    "landscape.gpkg",
+    "polygons.gpkg",
+    "reference_2m5.tif",
+    "spot_2m5.tif",
+    "sentinel2_10m.tif",
+)
+
+
+class WorldSettings(BaseModel):
+    """What to simulate. Lengths in metres, angles in degrees, reflectance 0..1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(default=1, ge=0, description="same seed and settings, same pixels")
+    extent: int = Field(default=2520, ge=480, le=30000, description="side of the square, a multiple of 60 m")
+    urban: float = Field(default=0.4, ge=0.0, le=1.0, description="share of the area that is built up")
+    gradient: float = Field(default=0.6, ge=0.0, le=1.0, description="0: towns scattered; 1: a slope from country to town")
+    day: int = Field(default=165, ge=1, le=366, description="day of the year of the Sentinel-2 image")
+    date_gap: int = Field(default=0, ge=-180, le=180, description="days from Sentinel-2 to Spot")
+    shift: tuple[float, float] = Field(default=(0.0, 0.0), description="residual misregistration of Spot, east and north")
+    gain: float = Field(default=1.0, gt=0.0, le=3.0, description="factor on Spot's reflectance")
+    bias: float = Field(default=0.0, ge=-0.2, le=0.2, description="added to Spot's reflectance")
+    noise: float = Field(default=1.0, ge=0.0, le=20.0, description="factor on every sensor's noise")
+    cloud_cover: float = Field(default=0.0, ge=0.0, le=0.9, description="share of the Sentinel-2 image under cloud")
+    sun_elevation: float | None = Field(default=None, ge=15.0, le=85.0, description="from the date when absent")
+    sun_azimuth: float | None = Field(default=None, ge=0.0, lt=360.0, description="from the date when absent")
+    products: tuple[Literal["safe", "theia", "dimap"], ...] = Field(default=(), description="products written besides the GeoTIFFs")
+
+    @field_validator("extent")
+    @classmethod
+    def whole_pixels(cls, value: int) -> int:
+        """10, 20 and 60 m grids share their corners."""
+        if value % 60:
+            raise ValueError(f"must be a multiple of 60 m; the nearest is {max(480, round(value / 60) * 60)}")
+        return value
+
+    @field_validator("shift")
+    @classmethod
+    def small_shift(cls, value: tuple[float, float]) -> tuple[float, float]:
+        """The scene has a margin of `MARGIN` metres."""
+        if max(map(abs, value)) > MARGIN / 2:
+            raise ValueError(f"must be at most {MARGIN // 2} m each way, the landscape's margin allows no more")
+        return value
+
+    @classmethod
+    def parse(cls, **values: Any) -> WorldSettings:
+        """The settings, or a `UsageError` that names the first wrong one."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(key) for key in first["loc"]) or "settings"
+            raise UsageError(f"{name} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; see `otbsr simulate --help`") from None
+
+    def sun(self, day: int) -> tuple[float, float]:
+        """Elevation and azimuth of the sun."""
+        elevation, azimuth = sun_position(day)
+        return self.sun_elevation or max(elevation, 15.0), azimuth if self.sun_azimuth is None else self.sun_azimuth
+
+
+def grid_of(extent: int, spacing: float) -> Grid:
+    """The images' grid at a spacing that divides the extent."""
+    size = round(extent / spacing)
+    return Grid(LEFT, TOP, spacing, spacing, size, size, rasterio.CRS.from_string(CRS).to_wkt())
+
+
+def fine_grid(extent: int) -> Grid:
+    """The scene's grid: the images' footprint and `MARGIN` metres around it."""
+    size = round((extent + 2 * MARGIN) / FINE)
+    return Grid(LEFT - MARGIN, TOP + MARGIN, FINE, FINE, size, size, rasterio.CRS.from_string(CRS).to_wkt())
+
+
+def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwrite: bool = False) -> dict[str, Any]:
+    """Write a world into the folder `out`.
+
+    Files (all north-up, EPSG:32631, nested grids that share the corner): ``sentinel2_10m.tif``, ``reference_2m5.tif`` and
+    ``spot_2m5.tif`` (int16, reflectance x 10000, no-data -10000, bands B4 B3 B2 B8), ``landcover_2m5.tif`` (uint8 codes of
+    ``legend.json``), ``landscape.gpkg`` (layers landscape and trees), ``polygons.gpkg`` (field class), ``world.json``, and the
+    products asked for. A folder that already holds this very world is left as it is.
+
+    Args:
+        out: folder to make.
+        settings: what to simulate.
+        report: told the progress.
+        overwrite: replace a world with other settings; a folder that is not a world is never replaced.
+
+    Returns:
+        The content of ``world.json``, with ``cached`` telling whether it was there already.
+
+    Raises:
+        OutputError: `out` exists and is another world (without `overwrite`) or no world at all, or cannot be written.
+    """
+    out = Path(out)
+    existing = read_world(out)
+    if existing is not None and existing.get("settings") == settings.model_dump(mode="json") and complete(out, existing):
+        return {**existing, "cached": True}
+    if out.exists() and (not out.is_dir() or (existing is None and any(out.iterdir()))):
+        raise OutputError(f"{out}: exists and is not a simulated world; choose another folder")
+    if existing is not None and not overwrite:
+        raise OutputError(f"{out}: holds a world with other settings or an incomplete one; add --overwrite or choose another folder")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        world = write_world(partial, settings, report)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); check the folder's rights and the space left") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {**world, "cached": False}
+
+
+def read_world(folder: Path) -> dict[str, Any] | None:
+    """``world.json`` of a folder when it is one of this version's worlds, else None."""
+    try:
+        world: dict[str, Any] = json.loads((folder / "world.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return world if isinstance(world, dict) and world.get("format") else None
+
+
+def complete(folder: Path, world: dict[str, Any]) -> bool:
+    """Whether the world is of this program's version and all its files are there with their sizes."""
+    current = world.get("format") == FORMAT and world.get("version") == __version__
+    return current and all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in world["files"].items())
+
+
+def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[str, Any]:
+    """Make all files in `folder`; returns ``world.json``'s content."""
+    step = "simulate"
+    report(step, 0.0)
+    extent = settings.extent
+    landscape = make_landscape(settings.seed, extent + 2 * MARGIN, settings.urban, settings.gradient)
+    report(step, 0.12)
+    fine, middle, coarse = fine_grid(extent), grid_of(extent, 2.5), grid_of(extent, 10.0)
+    scene = Scene(landscape, fine, settings.seed, settings.day, settings.sun(settings.day))
+    report(step, 0.35)
+    land_cover = majority(scene.land_cover(), fine, middle)
+    write_land_cover(folder, land_cover, middle)
+    write_vectors(folder, landscape, scene, land_cover, fine, middle, settings.seed)
+    report(step, 0.45)
+
+    generators = {name: np.random.default_rng(np.random.SeedSequence([settings.seed, 3, n])) for n, name in enumerate(BANDS)}
+    reference, sentinel2, noise = [], [], {}
+    at_reference = sensors.Sampler(fine, middle, sensors.REFERENCE_MTF)
+    for index, name in enumerate(BANDS):
+        plane = scene.reflectance(materials.response(name))
+        reference.append(at_reference(plane))
+        band = sensors.SENTINEL2[name]
+        clean = sensors.Sampler(fine, coarse, band.mtf)(plane)
+        sentinel2.append(sensors.observe(clean, band, generators[name], settings.noise))
+        # Root mean square over the image of the noise drawn, with that of rounding to 1e-4.
+        noise[name] = float(np.sqrt(np.mean((settings.noise * band.noise(clean)) ** 2) + 1e-8 / 12))
+        report(step, 0.45 + 0.08 * (index + 1))
+    write_image(folder / "reference_2m5.tif", reference, middle, BANDS)
+    write_image(folder / "sentinel2_10m.tif", sentinel2, coarse, BANDS)
+
+    if settings.date_gap:
+        scene.see(spot_day(settings), settings.sun(spot_day(settings)))
+    spot = []
+    harmonisation: dict[str, tuple[float, float]] = {}
+    for index, (name, truth) in enumerate(zip(BANDS, reference, strict=True)):
+        band = sensors.SPOT_2M5[HARMONISED[name]]
+        plane = scene.reflectance(materials.response(f"SPOT_{band.name}"))
+        aligned = sensors.Sampler(fine, middle, band.mtf)(plane)
+        slope, intercept = np.polyfit(aligned[::3, ::3].ravel().astype(np.float64), truth[::3, ::3].ravel().astype(np.float64), 1)
+        moved = sensors.Sampler(fine, middle, band.mtf, settings.shift)(plane) if any(settings.shift) else aligned
+        harmonised = np.float32(slope) * moved + np.float32(intercept)
+        harmonisation[name] = (float(slope), float(intercept))
+        generator = np.random.default_rng(np.random.SeedSequence([settings.seed, 4, index]))
+        spot.append(sensors.observe(harmonised, band, generator, settings.noise, settings.gain, settings.bias))
+        report(step, 0.78 + 0.05 * (index + 1))
+    write_image(folder / "spot_2m5.tif", spot, middle, BANDS)
+
+    world = {
+        "format": FORMAT,
+        "version": __version__,
+        "settings": settings.model_dump(mode="json"),
+        "crs": CRS,
+        "corner": [LEFT, TOP],
+        "bands": list(BANDS),
+        "noise": noise,
+        "mtf": {"sentinel2": {name: sensors.SENTINEL2[name].mtf for name in BANDS}, "reference": sensors.REFERENCE_MTF},
+        "sun": {"elevation": settings.sun(settings.day)[0], "azimuth": settings.sun(settings.day)[1]},
+        "spot_harmonisation": harmonisation,
+        "proportions": {LEGEND[c][0]: float((land_cover == c).mean()) for c in LandCover},
+    }
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    world["files"] = {name: (folder / name).stat().st_size for name in files}
+    (folder / "world.json").write_text(json.dumps(world, indent=1) + "\n", "utf-8")
+    report(step, 1.0)
+    return world
+
+
+def spot_day(settings: WorldSettings) -> int:
+    """Day of the year of the Spot image."""
+    return (settings.day + settings.date_gap - 1) % 365 + 1
+
+
+def majority(classes: NDArray[np.uint8], fine: Grid, coarse: Grid) -> NDArray[np.uint8]:
+    """The class with the largest area in each coarse pixel; of equals the lowest code."""
+    factor, margin = round(coarse.dx / fine.dx), round(MARGIN / fine.dx)
+    inside = classes[margin : margin + coarse.height * factor, margin : margin + coarse.width * factor]
+    best = np.zeros((coarse.height, coarse.width), np.uint8)
+    most = np.zeros((coarse.height, coarse.width), np.uint16)
+    for code in LandCover:
+        area = (inside == code).reshape(coarse.height, factor, coarse.width * factor).sum(axis=1, dtype=np.uint16)
+        area = area.reshape(coarse.height, coarse.width, factor).sum(axis=2, dtype=np.uint16)
+        more = area > most
+        best[more], most[more] = code, area[more]
+    return best
+
+
+def write_raster(path: Path, planes: Sequence[NDArray[Any]], grid: Grid, names: Sequence[str], **options: Any) -> None:
+    """Write planes as a tiled, compressed raster with band names."""
+    defaults = {"driver": "GTiff", "compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
+    if min(grid.width, grid.height) < 256:
+        defaults |= {"tiled": False}
+        del defaults["blockxsize"], defaults["blockysize"]
+    profile = {**defaults, "width": grid.width, "height": grid.height, "count": len(planes), "crs": CRS, "transform": grid.transform}
+    profile |= {"dtype": planes[0].dtype, **options}
+    with rasterio.open(path, "w", **profile) as file:
+        for index, (plane, name) in enumerate(zip(planes, names, strict=True), start=1):
+            file.write(plane, index)
+            if name:
+                file.set_band_description(index, name)
+
+
+def write_image(path: Path, planes: Sequence[NDArray[np.float32]], grid: Grid, names: Sequence[str]) -> None:
+    """Write reflectance as int16 x 10000 with no-data -10000."""
+    numbers = [sensors.quantise(plane, low=-9999).astype(np.int16) for plane in planes]
+    write_raster(path, numbers, grid, names, nodata=NODATA, predictor=2, interleave="pixel")
+
+
+def write_land_cover(folder: Path, land_cover: NDArray[np.uint8], grid: Grid) -> None:
+    """The land-cover map with its colours, and the legend."""
+    path = folder / "landcover_2m5.tif"
+    write_raster(path, [land_cover], grid, ["land cover"], nodata=0)
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {int(code): (*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 255) for code, (_, colour, _) in LEGEND.items()})
+    classes = [{"code": int(code), "name": name, "colour": colour, "artificial": artificial} for code, (name, colour, artificial) in LEGEND.items()]
+    (folder / "legend.json").write_text(json.dumps({"classes": classes}, indent=1) + "\n", "utf-8")
+
+
+def write_vectors(folder: Path, landscape: Landscape, scene: Scene, land_cover: NDArray[np.uint8], fine: Grid, middle: Grid, seed: int) -> None:
+    """``landscape.gpkg`` and ``polygons.gpkg``."""
+    move = [1.0, 0.0, 0.0, 1.0, fine.left, fine.bottom]
+    shapes = [affinity.affine_transform(feature.geometry, move) for feature in landscape.features]
+    classes = scene.classes_of_objects[: len(shapes)]
+    table = geopandas.GeoDataFrame(
+        {
+            "class": classes.astype("int32"),
+            "name": [LEGEND[LandCover(code)][0] for code in classes],
+            "material": [materials.NAMES[m] for m in scene.materials_of_objects[: len(shapes)]],
+            "layer": [int(feature.layer) for feature in landscape.features],
+            "height": [feature.height for feature in landscape.features],
+        },
+        geometry=shapes,
+        crs=CRS,
+    )
+    frame = shapely.box(*middle.bounds)
+    table[table.intersects(frame)].to_file(folder / "landscape.gpkg", layer="landscape", driver="GPKG")
+    trees = landscape.trees
+    points = shapely.points(trees[:, 0] + fine.left, trees[:, 1] + fine.bottom)
+    kinds = np.where(trees[:, 4] > 0, int(LandCover.CONIFER), int(LandCover.BROADLEAF))
+    forest = geopandas.GeoDataFrame({"class": kinds, "radius": trees[:, 2], "height": trees[:, 3]}, geometry=points, crs=CRS)
+    forest.to_file(folder / "landscape.gpkg", layer="trees", driver="GPKG")
+    labelled_polygons(table, land_cover, middle, seed).to_file(folder / "polygons.gpkg", layer="polygons", driver="GPKG")
+
+
+def labelled_polygons(
+    table: geopandas.GeoDataFrame, land_cover: NDArray[np.uint8], grid: Grid, seed: int, per_class: int | None = None
+) -> geopandas.GeoDataFrame:
+    """Labelled polygons of every class: interiors of parcels, and small objects whole.
+
+    A candidate is an object's shape without what is painted over it, or, for trees and gardens, a patch of the map; it is kept
+    where at least 90 % of its pixels have its class. Fields: id, class, name.
+
+    Args:
+        table: the landscape's objects in painting order, with a column ``class``.
+        land_cover: (h, w) class codes on `grid`.
+        grid: the map's grid.
+        seed: chooses among the candidates.
+        per_class: how many of each class at most; by default 22 per square kilometre and at least 12, so that density is the world's.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
+    frame = shapely.box(*grid.bounds)
+    wanted = per_class or max(12, min(60, round(5 * frame.area / 1e6)) + 8)
+    tree = shapely.STRtree(table.geometry.to_numpy())
+    chosen: list[dict[str, Any]] = []
+    for code in LandCover:
+        found = 0
+        ids = np.flatnonzero((table["class"] == code).to_numpy() & (table.area.to_numpy() < 0.2 * frame.area))
+        candidates = [("object", int(i)) for i in rng.permutation(ids)[: 8 * wanted]]
+        patches = patches_of(land_cover == code, grid, rng, 6 * wanted)
+        mixed: list[Any] = [item for pair in zip(candidates, patches, strict=False) for item in pair]
+        mixed += candidates[len(patches) :] + patches[len(candidates) :]
+        for kind, item in mixed:
+            if found >= wanted:
+                break
+            shape = interior(item, table, tree, frame) if kind == "object" else item
+            for piece in trim(shape, rng):
+                if purity(piece, land_cover, grid, int(code)) >= 0.9 and not any(piece.intersects(other["geometry"]) for other in chosen if other["class"] == code):
+                    chosen.append({"id": len(chosen) + 1, "class": int(code), "name": LEGEND[code][0], "geometry": piece})
+                    found += 1
+                    break
+    return geopandas.GeoDataFrame(chosen, geometry="geometry", crs=CRS)
+
+
+def patches_of(mask: NDArray[np.bool_], grid: Grid, rng: np.random.Generator, count: int) -> list[tuple[str, shapely.Polygon]]:
+    """Small discs about places of the map where the class fills the neighbourhood."""
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    rows, columns = np.nonzero(depth >= 2.2)
+    pick = rng.permutation(rows.size)[:count]
+    return [("patch", shapely.Point(grid.centre(int(columns[i]), int(rows[i]))).buffer(min(depth[rows[i], columns[i]] - 0.8, 6.0) * grid.dx)) for i in pick]
+
+
+def interior(index: int, table: geopandas.GeoDataFrame, tree: shapely.STRtree, frame: shapely.Polygon) -> shapely.Geometry:
+    """An object less what covers it, drawn in by 4 m when large, by a little when small."""
+    shape = table.geometry.iloc[index]
+    above = [i for i in tree.query(shape, predicate="intersects") if i > index]
+    visible = shape.difference(shapely.union_all(table.geometry.to_numpy()[above])) if above else shape
+    return visible.buffer(-4.0 if visible.area > 2000 else -0.5).intersection(frame)
+
+
+def trim(shape: shapely.Geometry, rng: np.random.Generator) -> list[shapely.Polygon]:
+    """Polygons of at most some 3000 m2, largest first; large ones are cut to a disc about a point inside."""
+    pieces = sorted((p for p in shapely.get_parts(shape) if isinstance(p, shapely.Polygon) and p.area > 20), key=lambda p: -p.area)[:2]
+    result = []
+    for piece in pieces:
+        if piece.area > 3000:
+            centre = piece.representative_point()
+            disc = piece.intersection(centre.buffer(rng.uniform(16, 31)))
+            result += [p for p in shapely.get_parts(disc) if isinstance(p, shapely.Polygon) and p.area > 20][:1]
+        else:
+            result.append(piece)
+    return result
+
+
+def purity(piece: shapely.Polygon, land_cover: NDArray[np.uint8], grid: Grid, code: int) -> float:
+    """Share of the pixels whose centre is in `piece` that have this class; 0 when there are fewer than three."""
+    x0, y0, x1, y1 = piece.bounds
+    (c0, r0), (c1, r1) = (tuple(int(v) for v in grid.position(x, y)) for x, y in ((x0, y1), (x1, y0)))
+    r0, c0, r1, c1 = max(r0, 0), max(c0, 0), min(r1, grid.height - 1), min(c1, grid.width - 1)
+    rows, columns = np.mgrid[r0 : r1 + 1, c0 : c1 + 1]
+    centres = [grid.centre(c, r) for c, r in zip(columns.ravel(), rows.ravel(), strict=True)]
+    inside = shapely.contains_xy(piece, [x for x, _ in centres], [y for _, y in centres])
+    if inside.sum() < 3:
+        return 0.0
+    return float((land_cover[rows.ravel()[inside], columns.ravel()[inside]] == code).mean())
