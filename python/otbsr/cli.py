@@ -65,6 +65,52 @@ def common(version: Annotated[bool, typer.Option("--version", callback=print_ver
     """Options before the command."""
 
 
+@app.command(epilog="Example: otbsr simulate demo/world --seed 7 --extent 2520 --products safe,dimap")
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; one that holds this very world is kept.")],
+    seed: Seed = 1,
+    extent: Annotated[int, typer.Option(help="Side of the square, metres; a multiple of 60, at least 480.")] = 2520,
+    urban: Annotated[float, typer.Option(help="Share of the area that is built up, 0..1.")] = 0.4,
+    gradient: Annotated[float, typer.Option(help="0: towns scattered; 1: a slope from open country to town.")] = 0.6,
+    day: Annotated[int, typer.Option(help="Day of the year of the Sentinel-2 image.")] = 165,
+    date_gap: Annotated[int, typer.Option(help="Days from Sentinel-2 to Spot.")] = 0,
+    shift: Annotated[tuple[float, float], typer.Option(metavar="EAST NORTH", help="Residual misregistration of Spot, metres.")] = (0.0, 0.0),
+    gain: Annotated[float, typer.Option(help="Factor on Spot's reflectance.")] = 1.0,
+    bias: Annotated[float, typer.Option(help="Added to Spot's reflectance.")] = 0.0,
+    noise: Annotated[float, typer.Option(help="Factor on the sensors' noise.")] = 1.0,
+    cloud_cover: Annotated[float, typer.Option(help="Share of the Sentinel-2 image under cloud, 0..0.9.")] = 0.0,
+    sun_elevation: Annotated[float | None, typer.Option(help="Degrees above the horizon; default from the date.")] = None,
+    sun_azimuth: Annotated[float | None, typer.Option(help="Degrees from north; default from the date.")] = None,
+    products: Annotated[str, typer.Option(help="Products written besides the GeoTIFFs: safe, theia, dimap, with commas.")] = "",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate a landscape, its exact land cover at 2.5 m, and what Sentinel-2 and Spot-6/7 see of it."""
+    from otbsr.world.simulate import WorldSettings
+    from otbsr.world.simulate import simulate as make_world
+
+    settings = WorldSettings.parse(
+        seed=seed,
+        extent=extent,
+        urban=urban,
+        gradient=gradient,
+        day=day,
+        date_gap=date_gap,
+        shift=shift,
+        gain=gain,
+        bias=bias,
+        noise=noise,
+        cloud_cover=cloud_cover,
+        sun_elevation=sun_elevation,
+        sun_azimuth=sun_azimuth,
+        products=tuple(name.strip() for name in products.split(",") if name.strip()),
+    )
+    with bars(quiet, as_json) as report:
+        world = make_world(out, settings, report, overwrite)
+    finish({"out": out, "cached": world["cached"], "files": len(world["files"])}, as_json)
+
+
 @app.command()
 def pairs(
     lr: Annotated[Path, typer.Argument(metavar="INPUT", help="Image of the input sensor (Sentinel-2, 10 m).")],

@@ -154,10 +154,11 @@ class Scene:
         light = (roof <= centimetres + 20).astype(np.float32)
         del roof, centimetres
         crowns = self._objects >= len(self.landscape.features)
-        smooth = ndimage.gaussian_filter(heights, 1.0)
-        north_up, east_up = np.gradient(smooth, FINE)
-        facing = (-east_up * east + north_up * north) / fall
-        shade = np.clip((1.0 + 0.8 * facing) / np.sqrt(1 + 0.6 * (east_up**2 + north_up**2)), 0.25, 1.6)
+        down, right = np.gradient(ndimage.gaussian_filter(heights, 1.5), FINE)
+        # Foliage scatters: the sides of a crown, however steep, shade like a slope of 45 degrees at most.
+        steep = np.maximum(np.hypot(down, right), 1.0)
+        facing = (-right * east + down * north) / steep / fall
+        shade = np.clip(1.0 + 0.8 * facing - 0.1 * (steep > 1), 0.35, 1.5)
         light[crowns] *= shade[crowns]
         self._sunlight = ndimage.gaussian_filter(light, 0.6)
 
