@@ -1,0 +1,137 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef otbTensorflowLibrary_h
+#define otbTensorflowLibrary_h
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace otb
+{
+
+/** \brief The part of TensorFlow's stable C ABI that is used here, so that nothing of TensorFlow is needed to build. */
+namespace tf
+{
+struct Status;
+struct Graph;
+struct SessionOptions;
+struct Session;
+struct Tensor;
+struct Operation;
+
+/** A block of bytes; the layout is part of the ABI. */
+struct Buffer
+{
+  const void* data;
+  size_t      length;
+  void (*deallocator)(void* data, size_t length);
+};
+
+/** One end of an edge of the graph; passed by value in the ABI. */
+struct Output
+{
+  Operation* operation;
+  int        index;
+};
+
+/** TF_DataType: the types that are supported. */
+enum DataType : int
+{
+  Float  = 1,
+  Double = 2,
+  Int32  = 3,
+  UInt8  = 4,
+  Int16  = 5,
+  Int8   = 6,
+  Int64  = 9,
+  Bool   = 10,
+  UInt16 = 17,
+  UInt32 = 22,
+  UInt64 = 23
+};
+
+/** The name of a type as NumPy has it; "type 99" for unsupported ones. */
+std::string NameOf(DataType type);
+
+/** Bytes per element; 0 for unsupported types. */
+size_t SizeOf(DataType type);
+} // namespace tf
+
+/** \class TensorflowError
+ * \brief TensorFlow is missing, cannot load a model, or fails to run it.
+ * \ingroup OTBSuperResolutionTools
+ */
+class TensorflowError : public std::runtime_error
+{
+public:
+  using std::runtime_error::runtime_error;
+};
+
+/** \class TensorflowLibrary
+ * \brief TensorFlow's C API, bound at run time from the shared library of the pip wheel (libtensorflow_cc.so.2) or libtensorflow.so.2.
+ *
+ * Looked at, in this order: a TensorFlow that the process has loaded already (a second copy aborts); the environment variable
+ * OTB_TF_LIBRARY (and nothing after it when it is set); ../../tensorflow beside the folder of the application (site-packages); the
+ * site-packages of $VIRTUAL_ENV; the loader's path.
+ *
+ * It is loaded with RTLD_DEEPBIND: the wheel exports its own zlib, sqlite, protobuf ..., which must not mix with those of OTB's
+ * dependencies. OTB_TF_NODEEPBIND=1 switches that off (for sanitizers).
+ *
+ * \ingroup OTBSuperResolutionTools
+ */
+class TensorflowLibrary
+{
+public:
+  /** The one instance, loaded at the first call. \throws TensorflowError naming the places that were looked at. */
+  static const TensorflowLibrary& Get();
+
+  TensorflowLibrary(const TensorflowLibrary&) = delete;
+  TensorflowLibrary& operator=(const TensorflowLibrary&) = delete;
+
+  /** Path of the library file, as far as known. */
+  const std::string& GetPath() const
+  {
+    return m_Path;
+  }
+
+  const char* (*Version)()                                                                                                        = nullptr;
+  tf::Status* (*NewStatus)()                                                                                                      = nullptr;
+  void (*DeleteStatus)(tf::Status*)                                                                                               = nullptr;
+  int (*GetCode)(const tf::Status*)                                                                                               = nullptr;
+  const char* (*Message)(const tf::Status*)                                                                                       = nullptr;
+  tf::Graph* (*NewGraph)()                                                                                                        = nullptr;
+  void (*DeleteGraph)(tf::Graph*)                                                                                                 = nullptr;
+  tf::SessionOptions* (*NewSessionOptions)()                                                                                      = nullptr;
+  void (*DeleteSessionOptions)(tf::SessionOptions*)                                                                               = nullptr;
+  void (*SetConfig)(tf::SessionOptions*, const void*, size_t, tf::Status*)                                                        = nullptr;
+  tf::Buffer* (*NewBuffer)()                                                                                                      = nullptr;
+  void (*DeleteBuffer)(tf::Buffer*)                                                                                               = nullptr;
+  tf::Session* (*LoadSessionFromSavedModel)(const tf::SessionOptions*, const tf::Buffer* runOptions, const char* folder, const char* const* tags,
+                                            int numberOfTags, tf::Graph*, tf::Buffer* metaGraph, tf::Status*)                     = nullptr;
+  void (*CloseSession)(tf::Session*, tf::Status*)                                                                                 = nullptr;
+  void (*DeleteSession)(tf::Session*, tf::Status*)                                                                                = nullptr;
+  void (*SessionRun)(tf::Session*, const tf::Buffer* runOptions, const tf::Output* inputs, tf::Tensor* const* inputValues, int numberOfInputs,
+                     const tf::Output* outputs, tf::Tensor** outputValues, int numberOfOutputs, const tf::Operation* const* targets,
+                     int numberOfTargets, tf::Buffer* runMetadata, tf::Status*)                                                   = nullptr;
+  tf::Operation* (*GraphOperationByName)(tf::Graph*, const char*)                                                                 = nullptr;
+  tf::Tensor* (*AllocateTensor)(int type, const int64_t* dims, int rank, size_t bytes)                                            = nullptr;
+  void (*DeleteTensor)(tf::Tensor*)                                                                                               = nullptr;
+  void* (*TensorData)(const tf::Tensor*)                                                                                          = nullptr;
+  size_t (*TensorByteSize)(const tf::Tensor*)                                                                                     = nullptr;
+  int (*NumDims)(const tf::Tensor*)                                                                                               = nullptr;
+  int64_t (*Dim)(const tf::Tensor*, int)                                                                                          = nullptr;
+  int (*TensorType)(const tf::Tensor*)                                                                                            = nullptr;
+
+private:
+  TensorflowLibrary();
+
+  std::string m_Path;
+};
+
+} // namespace otb
+
+#endif

@@ -1,0 +1,232 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "otbTensorflowLibrary.h"
+
+#include <dlfcn.h>
+#include <glob.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace otb
+{
+namespace tf
+{
+std::string NameOf(DataType type)
+{
+  switch (type)
+  {
+  case Float:
+    return "float32";
+  case Double:
+    return "float64";
+  case Int32:
+    return "int32";
+  case UInt8:
+    return "uint8";
+  case Int16:
+    return "int16";
+  case Int8:
+    return "int8";
+  case Int64:
+    return "int64";
+  case Bool:
+    return "bool";
+  case UInt16:
+    return "uint16";
+  case UInt32:
+    return "uint32";
+  case UInt64:
+    return "uint64";
+  }
+  return "type " + std::to_string(static_cast<int>(type));
+}
+
+size_t SizeOf(DataType type)
+{
+  switch (type)
+  {
+  case UInt8:
+  case Int8:
+  case Bool:
+    return 1;
+  case Int16:
+  case UInt16:
+    return 2;
+  case Float:
+  case Int32:
+  case UInt32:
+    return 4;
+  case Double:
+  case Int64:
+  case UInt64:
+    return 8;
+  }
+  return 0;
+}
+} // namespace tf
+
+namespace
+{
+const char* const LibraryNames[] = {"libtensorflow_cc.so.2", "libtensorflow.so.2"};
+
+// An executable owns (by copy relocation) std::cerr and its like; a deep-bound library sees libstdc++'s own ones, which were never
+// constructed: printing to them would crash. Construct them on the same stream buffers.
+void ConstructStandardStreams()
+{
+  void* library = dlopen("libstdc++.so.6", RTLD_LAZY | RTLD_NOLOAD);
+  if (library == nullptr)
+  {
+    return;
+  }
+  const std::pair<const char*, std::ostream*> streams[] = {{"_ZSt4cerr", &std::cerr}, {"_ZSt4cout", &std::cout}, {"_ZSt4clog", &std::clog}};
+  for (const auto& stream : streams)
+  {
+    void* place = dlsym(library, stream.first);
+    if (place != nullptr && place != stream.second && *static_cast<void**>(place) == nullptr)
+    {
+      auto* constructed = new (place) std::ostream(stream.second->rdbuf());
+      constructed->flags(stream.second->flags());
+    }
+  }
+  dlclose(library);
+}
+
+std::string FolderOf(const std::string& path)
+{
+  const auto slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash);
+}
+
+/** The files to try, in order: real ones, then names for the loader. */
+std::vector<std::string> Candidates(std::vector<std::string>& lookedAt)
+{
+  std::vector<std::string> found;
+  if (const char* given = std::getenv("OTB_TF_LIBRARY"); given != nullptr && *given != 0)
+  {
+    lookedAt.push_back(std::string("OTB_TF_LIBRARY=") + given);
+    return {given};
+  }
+  std::vector<std::string> patterns;
+  Dl_info                  self;
+  if (dladdr(reinterpret_cast<void*>(&FolderOf), &self) != 0 && self.dli_fname != nullptr)
+  {
+    patterns.push_back(FolderOf(self.dli_fname) + "/../../tensorflow/");
+  }
+  if (const char* environment = std::getenv("VIRTUAL_ENV"); environment != nullptr && *environment != 0)
+  {
+    patterns.push_back(std::string(environment) + "/lib/python3*/site-packages/tensorflow/");
+  }
+  for (const auto& pattern : patterns)
+  {
+    for (const char* name : LibraryNames)
+    {
+      lookedAt.push_back(pattern + name);
+      glob_t matches{};
+      if (glob(lookedAt.back().c_str(), 0, nullptr, &matches) == 0)
+      {
+        found.insert(found.end(), matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
+      }
+      globfree(&matches);
+    }
+  }
+  for (const char* name : LibraryNames)
+  {
+    found.push_back(name);
+    lookedAt.push_back(std::string("the loader's path (") + name + ")");
+  }
+  return found;
+}
+
+template <class TFunction>
+void Bind(void* library, const std::string& path, const char* name, TFunction& function)
+{
+  function = reinterpret_cast<TFunction>(dlsym(library, name));
+  if (function == nullptr)
+  {
+    throw TensorflowError(path + " has no " + name + ": it is not a TensorFlow 2 library; pip install tensorflow, or set OTB_TF_LIBRARY");
+  }
+}
+} // namespace
+
+const TensorflowLibrary& TensorflowLibrary::Get()
+{
+  static const TensorflowLibrary instance;
+  return instance;
+}
+
+TensorflowLibrary::TensorflowLibrary()
+{
+  setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0); // TensorFlow's start-up notes are not the user's business
+
+  void*       library = nullptr;
+  std::string errors;
+  for (const char* name : LibraryNames)
+  {
+    if (library == nullptr && (library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) != nullptr)
+    {
+      m_Path = name;
+    }
+  }
+  std::vector<std::string> lookedAt;
+  if (library == nullptr)
+  {
+    const bool deepBind = std::getenv("OTB_TF_NODEEPBIND") == nullptr;
+    for (const auto& candidate : Candidates(lookedAt))
+    {
+      library = dlopen(candidate.c_str(), RTLD_LAZY | RTLD_LOCAL | (deepBind ? RTLD_DEEPBIND : 0));
+      if (library != nullptr)
+      {
+        m_Path = candidate;
+        break;
+      }
+      errors = dlerror();
+    }
+    if (deepBind)
+    {
+      ConstructStandardStreams();
+    }
+  }
+  if (library == nullptr)
+  {
+    std::string places;
+    for (const auto& place : lookedAt)
+    {
+      places += (places.empty() ? "" : ", ") + place;
+    }
+    throw TensorflowError("TensorFlow library not found: looked at " + places + " (" + errors + "); pip install tensorflow, or set OTB_TF_LIBRARY");
+  }
+#define OTB_TF_BIND(name) Bind(library, m_Path, "TF_" #name, name)
+  OTB_TF_BIND(Version);
+  OTB_TF_BIND(NewStatus);
+  OTB_TF_BIND(DeleteStatus);
+  OTB_TF_BIND(GetCode);
+  OTB_TF_BIND(Message);
+  OTB_TF_BIND(NewGraph);
+  OTB_TF_BIND(DeleteGraph);
+  OTB_TF_BIND(NewSessionOptions);
+  OTB_TF_BIND(DeleteSessionOptions);
+  OTB_TF_BIND(SetConfig);
+  OTB_TF_BIND(NewBuffer);
+  OTB_TF_BIND(DeleteBuffer);
+  OTB_TF_BIND(LoadSessionFromSavedModel);
+  OTB_TF_BIND(CloseSession);
+  OTB_TF_BIND(DeleteSession);
+  OTB_TF_BIND(SessionRun);
+  OTB_TF_BIND(GraphOperationByName);
+  OTB_TF_BIND(AllocateTensor);
+  OTB_TF_BIND(DeleteTensor);
+  OTB_TF_BIND(TensorData);
+  OTB_TF_BIND(TensorByteSize);
+  OTB_TF_BIND(NumDims);
+  OTB_TF_BIND(Dim);
+  OTB_TF_BIND(TensorType);
+#undef OTB_TF_BIND
+}
+
+} // namespace otb

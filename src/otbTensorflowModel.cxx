@@ -1,0 +1,460 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "otbTensorflowModel.h"
+
+#include <algorithm>
+#include <fstream>
+
+namespace otb
+{
+namespace
+{
+/** A message in protobuf's wire format, read field by field. */
+class WireMessage
+{
+public:
+  WireMessage() = default;
+  WireMessage(const uint8_t* begin, const uint8_t* end) : m_Position(begin), m_End(end)
+  {
+  }
+
+  struct Field
+  {
+    uint32_t number = 0;
+    uint64_t value  = 0; ///< of a varint
+    const uint8_t* begin = nullptr;
+    const uint8_t* end   = nullptr; ///< bytes of a string or a nested message
+
+    WireMessage Message() const
+    {
+      return WireMessage(begin, end);
+    }
+    std::string Text() const
+    {
+      return std::string(reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin));
+    }
+  };
+
+  bool Next(Field& field)
+  {
+    if (m_Position == m_End)
+    {
+      return false;
+    }
+    const uint64_t tag = this->Varint();
+    field              = Field();
+    field.number       = static_cast<uint32_t>(tag >> 3);
+    switch (tag & 7)
+    {
+    case 0:
+      field.value = this->Varint();
+      break;
+    case 1:
+      this->Take(8, field);
+      break;
+    case 2:
+      this->Take(this->Varint(), field);
+      break;
+    case 5:
+      this->Take(4, field);
+      break;
+    default:
+      throw TensorflowError("the model's protobuf holds an unknown wire type " + std::to_string(tag & 7) + "; the file is damaged");
+    }
+    return true;
+  }
+
+private:
+  uint64_t Varint()
+  {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64 && m_Position != m_End; shift += 7)
+    {
+      const uint8_t byte = *m_Position++;
+      value |= static_cast<uint64_t>(byte & 127) << shift;
+      if ((byte & 128) == 0)
+      {
+        return value;
+      }
+    }
+    throw TensorflowError("the model's protobuf ends within a number; the file is damaged");
+  }
+
+  void Take(uint64_t bytes, Field& field)
+  {
+    if (bytes > static_cast<uint64_t>(m_End - m_Position))
+    {
+      throw TensorflowError("the model's protobuf ends within a field; the file is damaged");
+    }
+    field.begin = m_Position;
+    m_Position += bytes;
+    field.end = m_Position;
+  }
+
+  const uint8_t* m_Position = nullptr;
+  const uint8_t* m_End      = nullptr;
+};
+
+// Field numbers: tensorflow/core/protobuf/meta_graph.proto and tensorflow/core/framework/tensor_shape.proto.
+void ReadShape(WireMessage message, TensorflowTensorInfo& info)
+{
+  WireMessage::Field field;
+  while (message.Next(field))
+  {
+    if (field.number == 2) // dim
+    {
+      int64_t            size = 0;
+      WireMessage        dimension = field.Message();
+      WireMessage::Field inner;
+      while (dimension.Next(inner))
+      {
+        if (inner.number == 1)
+        {
+          size = static_cast<int64_t>(inner.value);
+        }
+      }
+      info.shape.push_back(size);
+    }
+    else if (field.number == 3)
+    {
+      info.unknownRank = field.value != 0;
+    }
+  }
+}
+
+TensorflowTensorInfo ReadTensorInfo(const std::string& key, WireMessage message)
+{
+  TensorflowTensorInfo info;
+  info.key = key;
+  WireMessage::Field field;
+  while (message.Next(field))
+  {
+    if (field.number == 1)
+    {
+      info.tensor = field.Text();
+    }
+    else if (field.number == 2)
+    {
+      info.type = static_cast<tf::DataType>(field.value);
+    }
+    else if (field.number == 3)
+    {
+      ReadShape(field.Message(), info);
+    }
+  }
+  return info;
+}
+
+std::pair<std::string, WireMessage> ReadMapEntry(WireMessage message)
+{
+  std::pair<std::string, WireMessage> entry;
+  WireMessage::Field                  field;
+  while (message.Next(field))
+  {
+    if (field.number == 1)
+    {
+      entry.first = field.Text();
+    }
+    else if (field.number == 2)
+    {
+      entry.second = field.Message();
+    }
+  }
+  return entry;
+}
+
+void AppendVarint(std::string& bytes, uint64_t value)
+{
+  for (; value > 127; value >>= 7)
+  {
+    bytes += static_cast<char>((value & 127) | 128);
+  }
+  bytes += static_cast<char>(value);
+}
+
+void AppendField(std::string& bytes, uint32_t number, uint64_t value)
+{
+  AppendVarint(bytes, static_cast<uint64_t>(number) << 3);
+  AppendVarint(bytes, value);
+}
+
+class Status
+{
+public:
+  explicit Status(const TensorflowLibrary& library) : m_Library(library), m_Status(library.NewStatus())
+  {
+  }
+  ~Status()
+  {
+    m_Library.DeleteStatus(m_Status);
+  }
+  Status(const Status&) = delete;
+  Status& operator=(const Status&) = delete;
+
+  tf::Status* Get() const
+  {
+    return m_Status;
+  }
+  bool IsOk() const
+  {
+    return m_Library.GetCode(m_Status) == 0;
+  }
+  /** TensorFlow's message, on one line. */
+  std::string Message() const
+  {
+    std::string text = m_Library.Message(m_Status);
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return text.substr(0, 600);
+  }
+
+private:
+  const TensorflowLibrary& m_Library;
+  tf::Status*              m_Status;
+};
+
+std::string Join(const std::vector<std::string>& words)
+{
+  std::string text;
+  for (const auto& word : words)
+  {
+    text += (text.empty() ? "" : ", ") + word;
+  }
+  return text;
+}
+
+const TensorflowTensorInfo& FindByName(const std::map<std::string, TensorflowTensorInfo>& infos, const std::string& name, const char* kind)
+{
+  std::vector<std::string> names;
+  for (const auto& info : infos)
+  {
+    if (name.empty() || info.first == name || info.first.substr(0, info.first.find(':')) == name || info.first == name.substr(0, name.find(':')))
+    {
+      return info.second;
+    }
+    names.push_back(info.first);
+  }
+  throw TensorflowError(std::string("the model has no ") + kind + " \"" + name + "\"; it has: " + (names.empty() ? "none" : Join(names)));
+}
+} // namespace
+
+std::map<std::string, TensorflowSignature> ReadTensorflowSignatures(const void* data, size_t length)
+{
+  std::map<std::string, TensorflowSignature> signatures;
+  const auto*                                bytes = static_cast<const uint8_t*>(data);
+  WireMessage                                metaGraph(bytes, bytes + length);
+  WireMessage::Field                         field;
+  while (metaGraph.Next(field))
+  {
+    if (field.number != 5) // signature_def
+    {
+      continue;
+    }
+    auto               entry     = ReadMapEntry(field.Message());
+    auto&              signature = signatures[entry.first];
+    WireMessage::Field inner;
+    while (entry.second.Next(inner))
+    {
+      if (inner.number == 1 || inner.number == 2)
+      {
+        const auto tensor = ReadMapEntry(inner.Message());
+        (inner.number == 1 ? signature.inputs : signature.outputs)[tensor.first] = ReadTensorInfo(tensor.first, tensor.second);
+      }
+    }
+  }
+  return signatures;
+}
+
+std::string WriteTensorflowConfiguration(unsigned int threads)
+{
+  // tensorflow/core/protobuf/config.proto: intra_op_parallelism_threads = 2, inter_op_parallelism_threads = 5, allow_soft_placement = 7,
+  // gpu_options = 6 { allow_growth = 4 }
+  std::string bytes;
+  if (threads > 0)
+  {
+    AppendField(bytes, 2, threads);
+    AppendField(bytes, 5, threads);
+  }
+  AppendField(bytes, 7, 1);
+  std::string gpu;
+  AppendField(gpu, 4, 1);
+  AppendVarint(bytes, 6 << 3 | 2);
+  AppendVarint(bytes, gpu.size());
+  return bytes + gpu;
+}
+
+TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::string> tags, const std::string& signature, unsigned int threads)
+  : m_Library(TensorflowLibrary::Get()), m_Folder(folder)
+{
+  if (!std::ifstream(folder + "/saved_model.pb"))
+  {
+    throw TensorflowError(folder + ": holds no saved_model.pb; give the folder of a TensorFlow SavedModel");
+  }
+  if (tags.empty())
+  {
+    tags.push_back("serve");
+  }
+  std::vector<const char*> tagPointers;
+  for (const auto& tag : tags)
+  {
+    tagPointers.push_back(tag.c_str());
+  }
+  Status      status(m_Library);
+  const auto  configuration = WriteTensorflowConfiguration(threads);
+  auto*       options       = m_Library.NewSessionOptions();
+  tf::Buffer* metaGraph     = m_Library.NewBuffer();
+  m_Graph                   = m_Library.NewGraph();
+  m_Library.SetConfig(options, configuration.data(), configuration.size(), status.Get());
+  if (status.IsOk())
+  {
+    m_Session = m_Library.LoadSessionFromSavedModel(options, nullptr, folder.c_str(), tagPointers.data(), static_cast<int>(tagPointers.size()), m_Graph,
+                                                    metaGraph, status.Get());
+  }
+  m_Library.DeleteSessionOptions(options);
+  std::map<std::string, TensorflowSignature> signatures;
+  std::string                                error;
+  if (!status.IsOk())
+  {
+    error = folder + ": TensorFlow " + m_Library.Version() + " cannot load this SavedModel (tags " + Join(tags) + "): " + status.Message();
+  }
+  else
+  {
+    try
+    {
+      signatures = ReadTensorflowSignatures(metaGraph->data, metaGraph->length);
+    }
+    catch (const TensorflowError& damaged)
+    {
+      error = folder + ": " + damaged.what();
+    }
+  }
+  m_Library.DeleteBuffer(metaGraph);
+  signatures.erase("__saved_model_init_op");
+
+  std::string name = signature.empty() ? "serving_default" : signature;
+  if (signature.empty() && signatures.count(name) == 0 && signatures.size() == 1)
+  {
+    name = signatures.begin()->first;
+  }
+  if (error.empty() && signatures.count(name) == 0)
+  {
+    std::vector<std::string> names;
+    for (const auto& other : signatures)
+    {
+      names.push_back(other.first);
+    }
+    error = folder + ": the SavedModel has no signature \"" + name + "\"; it has: " + (names.empty() ? "none" : Join(names));
+  }
+  if (!error.empty())
+  {
+    if (m_Session != nullptr)
+    {
+      m_Library.CloseSession(m_Session, status.Get());
+      m_Library.DeleteSession(m_Session, status.Get());
+    }
+    m_Library.DeleteGraph(m_Graph);
+    throw TensorflowError(error);
+  }
+  m_Signature = signatures[name];
+}
+
+TensorflowModel::~TensorflowModel()
+{
+  Status status(m_Library);
+  m_Library.CloseSession(m_Session, status.Get());
+  m_Library.DeleteSession(m_Session, status.Get());
+  m_Library.DeleteGraph(m_Graph);
+}
+
+const TensorflowTensorInfo& TensorflowModel::GetInput(const std::string& name) const
+{
+  return FindByName(m_Signature.inputs, name, "input");
+}
+
+const TensorflowTensorInfo& TensorflowModel::GetOutput(const std::string& name) const
+{
+  return FindByName(m_Signature.outputs, name, "output");
+}
+
+TensorflowModel::TensorPointer TensorflowModel::NewTensor(tf::DataType type, const std::vector<int64_t>& shape) const
+{
+  size_t bytes = tf::SizeOf(type);
+  if (bytes == 0)
+  {
+    throw TensorflowError("tensors of " + tf::NameOf(type) + " are not supported; use float32, float64, bool or an integer type");
+  }
+  for (const int64_t size : shape)
+  {
+    bytes *= static_cast<size_t>(size);
+  }
+  tf::Tensor* tensor = m_Library.AllocateTensor(type, shape.data(), static_cast<int>(shape.size()), bytes);
+  if (tensor == nullptr)
+  {
+    throw TensorflowError("TensorFlow cannot allocate a tensor of " + std::to_string(bytes) + " bytes; use smaller blocks");
+  }
+  return TensorPointer(tensor, m_Library.DeleteTensor);
+}
+
+void* TensorflowModel::GetData(const TensorPointer& tensor) const
+{
+  return m_Library.TensorData(tensor.get());
+}
+
+tf::DataType TensorflowModel::GetType(const TensorPointer& tensor) const
+{
+  return static_cast<tf::DataType>(m_Library.TensorType(tensor.get()));
+}
+
+std::vector<int64_t> TensorflowModel::GetShape(const TensorPointer& tensor) const
+{
+  std::vector<int64_t> shape(static_cast<size_t>(m_Library.NumDims(tensor.get())));
+  for (size_t k = 0; k < shape.size(); ++k)
+  {
+    shape[k] = m_Library.Dim(tensor.get(), static_cast<int>(k));
+  }
+  return shape;
+}
+
+tf::Output TensorflowModel::Find(const TensorflowTensorInfo& info) const
+{
+  const auto        colon = info.tensor.rfind(':');
+  const std::string name  = info.tensor.substr(0, colon);
+  tf::Output        output{m_Library.GraphOperationByName(m_Graph, name.c_str()), colon == std::string::npos ? 0 : std::stoi(info.tensor.substr(colon + 1))};
+  if (output.operation == nullptr)
+  {
+    throw TensorflowError(m_Folder + ": the graph has no operation \"" + name + "\" although the signature names it; export the model again");
+  }
+  return output;
+}
+
+std::vector<TensorflowModel::TensorPointer> TensorflowModel::Run(const std::vector<Feed>&                        feeds,
+                                                                 const std::vector<const TensorflowTensorInfo*>& outputs) const
+{
+  std::vector<tf::Output>  inputEnds, outputEnds;
+  std::vector<tf::Tensor*> inputValues, outputValues(outputs.size(), nullptr);
+  for (const auto& feed : feeds)
+  {
+    inputEnds.push_back(this->Find(*feed.input));
+    inputValues.push_back(feed.tensor.get());
+  }
+  for (const auto* output : outputs)
+  {
+    outputEnds.push_back(this->Find(*output));
+  }
+  Status status(m_Library);
+  m_Library.SessionRun(m_Session, nullptr, inputEnds.data(), inputValues.data(), static_cast<int>(inputEnds.size()), outputEnds.data(),
+                       outputValues.data(), static_cast<int>(outputEnds.size()), nullptr, 0, nullptr, status.Get());
+  if (!status.IsOk())
+  {
+    throw TensorflowError(m_Folder + ": TensorFlow failed to run the model: " + status.Message());
+  }
+  std::vector<TensorPointer> results;
+  for (auto* value : outputValues)
+  {
+    results.emplace_back(value, m_Library.DeleteTensor);
+  }
+  return results;
+}
+
+} // namespace otb
