@@ -6,6 +6,7 @@ terminal. So the application gets a pseudo-terminal, its log is read for errors,
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pty
@@ -80,10 +81,8 @@ def otb_environment() -> dict[str, str]:
     """
     environment = dict(os.environ)
     folders = []
-    try:
+    with contextlib.suppress(MissingToolError):  # OTB's own applications work without ours; a missing one is reported by name
         folders.append(str(application_folder()))
-    except MissingToolError:
-        pass  # OTB's own applications work without ours; a missing one is reported by name
     folders += [folder for folder in environment.get("OTB_APPLICATION_PATH", "").split(":") if folder]
     folders += map(str, system_folders())
     environment["OTB_APPLICATION_PATH"] = ":".join(dict.fromkeys(folders))

@@ -1,0 +1,390 @@
+"""The study: the same learner on the same samples in every arm, judged on blocks that neither learner nor network saw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+from rasterio.windows import Window
+from shapely.geometry import box
+
+from otbsr import __version__
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.evaluation import landcover, statistics
+from otbsr.evaluation.quality import quality
+from otbsr.grid import Grid
+from otbsr.methods.model_folder import ModelFolder
+from otbsr.progress import Report, part, silent
+from otbsr.serving.apply import apply
+
+BASELINE = "bicubic"
+TITLES = {
+    "native": "Native 10 m (nearest)",
+    "bicubic": "Bicubic to 2.5 m",
+    "f": "Method F",
+    "spot": "Spot oracle 2.5 m",
+}
+TRAIN, TEST = 1, 2
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What can be chosen: lengths in metres, samples in pixels a class, at most."""
+
+    seed: int = 1
+    repeats: int = 2
+    block: float = 600.0
+    buffer: float = 60.0
+    samples: int = 1000
+    replicates: int = 2000
+    learner: dict[str, object] = field(default_factory=lambda: dict(landcover.FOREST))
+
+
+@dataclass(frozen=True)
+class World:
+    """A simulated area: its files, checked."""
+
+    path: Path
+    settings: dict[str, Any]
+    classes: list[dict[str, Any]]
+    fine: Grid
+
+    @classmethod
+    def open(cls, path: str | Path) -> World:
+        """Check that the folder holds what `otbsr simulate` writes, on nested grids; raises `InputError` and `GridError`."""
+        folder = Path(path)
+        for name in ("world.json", "legend.json", "landcover_2m5.tif", "polygons.gpkg", "reference_2m5.tif", "spot_2m5.tif", "sentinel2_10m.tif"):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder}: no {name} in it; expected a folder written by `otbsr simulate`")
+        try:
+            settings = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+            classes = sorted(json.loads((folder / "legend.json").read_text(encoding="utf-8"))["classes"], key=lambda one: int(one["code"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder}: world.json or legend.json cannot be read ({error}); simulate the area again") from error
+        if [int(one["code"]) for one in classes] != list(range(1, len(classes) + 1)):
+            raise InputError(f"{folder / 'legend.json'}: class codes are {[one['code'] for one in classes]}, expected 1 to {len(classes)}")
+        fine = Grid.read(folder / "landcover_2m5.tif")
+        for name in ("reference_2m5.tif", "spot_2m5.tif"):
+            fine.require_same(Grid.read(folder / name), name)
+        Grid.read(folder / "sentinel2_10m.tif").factor_to(fine)
+        return cls(folder, settings, classes, fine)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `study` found: the answer in a sentence and the content of study.json."""
+
+    answer: str
+    content: dict[str, Any]
+
+
+def study(
+    world: str | Path, model: str | Path, out: str | Path, protocol: Protocol | None = None, *, overwrite: bool = False, report: Report = silent
+) -> Study:
+    """Compare the arms native, bicubic, F and Spot oracle on one simulated area; write study.json, maps and matrices into `out`.
+
+    Finished arms are taken from `out` when area, model and protocol are the same; `overwrite` does them again. Raises `InputError`,
+    `UsageError` (an area that is too small, or one that the network was trained on), and what `apply` and OTB raise.
+    """
+    protocol, out = protocol or Protocol(), Path(out)
+    area, folder = World.open(world), ModelFolder.open(model)
+    refuse_leak(area, folder)
+    prepare_folder(out, overwrite)
+    identity = {"world": file_hash(area.path / "world.json", area.path / "sentinel2_10m.tif", area.path / "landcover_2m5.tif"), "protocol": asdict(protocol)}
+    roles, blocks = split(area.fine, protocol.block, protocol.seed)
+    report("areas", 0.0)
+    counts = write_areas(area, roles, blocks, protocol, out)
+    report("areas", 1.0)
+
+    makers: dict[str, Callable[[Path, Report], None]] = {
+        "native": lambda path, _: resample(area, path, Resampling.nearest),
+        "bicubic": lambda path, _: resample(area, path, Resampling.cubic),
+        "f": lambda path, progress: super_resolve(area, folder.path, path, progress),
+        "spot": lambda path, _: link(area.path / "spot_2m5.tif", path),
+    }
+    keys = {name: fingerprint({**identity, "arm": name, "model": folder.sidecar.sha256 if name == "f" else ""}) for name in makers}
+    finished = {name: read_arm(out / "arms" / name, key) for name, key in keys.items()}
+    for name, make in makers.items():
+        image = out / "arms" / name / "image_2m5.tif"
+        if finished[name] is None:
+            image.parent.mkdir(parents=True, exist_ok=True)
+            make(image, report)
+    todo = [name for name in makers if finished[name] is None]
+    done: dict[str, float] = dict.fromkeys(todo, 0.0)
+
+    def progress(name: str) -> Report:
+        def advance(_step: str, share: float) -> None:
+            done[name] = share
+            report("classification", sum(done.values()) / len(done))
+
+        return advance
+
+    # OpenCV's training uses one core: two arms at once use both.
+    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        futures = {name: pool.submit(run_arm, area, out, name, keys[name], protocol, blocks, progress(name)) for name in todo}
+        arms = {name: futures[name].result() if name in futures else finished[name] for name in makers}
+    report("classification", 1.0)
+    report("intervals", 0.0)
+    content = evaluate(area, folder, protocol, {name: arm for name, arm in arms.items() if arm}, counts, out)
+    write_json(out / "study.json", content)
+    report("intervals", 1.0)
+    return Study(content["answer"], content)
+
+
+def refuse_leak(area: World, folder: ModelFolder) -> None:
+    """Raise `UsageError` when the network was trained on an area with this seed: its result would not be an answer."""
+    training = folder.sidecar.training
+    seeds = {int(seed) for key in ("world_seeds", "area_seeds") for seed in training.get(key, [])}
+    if area.settings.get("seed") in seeds:
+        raise UsageError(
+            f"{area.path}: seed {area.settings['seed']} is among those that {folder.sidecar.name} was trained on; simulate an area with another seed"
+        )
+
+
+def prepare_folder(out: Path, overwrite: bool) -> None:
+    """Make `out`; empty its arms with `overwrite`; refuse a folder of somebody else's files."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
+    if any(out.iterdir()) and not (out / "arms").is_dir():
+        raise OutputError(f"{out}: is not empty and not a study's folder; choose another folder")
+    if overwrite:
+        shutil.rmtree(out / "arms", ignore_errors=True)
+    (out / "arms").mkdir(exist_ok=True)
+
+
+def split(fine: Grid, block: float, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """(roles, blocks): a chequerboard of training and test blocks of about `block` metres on the fine grid.
+
+    roles: TRAIN or TEST by (row, column) of blocks; blocks: (height, width) int32, index of each pixel's block, row by row. Raises
+    `UsageError` when fewer than 2 x 2 blocks fit.
+    """
+    rows, columns = (round(size * spacing / block) for size, spacing in ((fine.height, fine.dy), (fine.width, fine.dx)))
+    if min(rows, columns) < 2:
+        raise UsageError(
+            f"area of {fine.width * fine.dx:g} x {fine.height * fine.dy:g} m holds {columns} x {rows} blocks of {block:g} m, expected 2 x 2 at least; simulate a larger area or take a smaller --block"
+        )
+    row = np.minimum(np.arange(fine.height) * rows // fine.height, rows - 1)
+    column = np.minimum(np.arange(fine.width) * columns // fine.width, columns - 1)
+    roles = np.where((np.add.outer(np.arange(rows), np.arange(columns)) + seed) % 2 == 0, TRAIN, TEST).astype(np.uint8)
+    return roles, (row[:, None] * columns + column[None, :]).astype(np.int32)
+
+
+def write_areas(area: World, roles: NDArray[np.uint8], blocks: NDArray[np.int32], protocol: Protocol, out: Path) -> dict[str, Any]:
+    """Write areas.gpkg (blocks and roles), train.gpkg (polygons wholly inside training blocks less the buffer) and test_2m5.tif.
+
+    Returns counts by class: polygons, and pixels of the test reference.
+    """
+    rows = []
+    for index, role in enumerate(roles.ravel()):
+        inside = np.argwhere(blocks == index)
+        (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
+        grid = area.fine.cropped(Window(int(left), int(top), int(right - left), int(bottom - top)))
+        rows.append({"block": index, "role": "train" if role == TRAIN else "test", "geometry": box(*grid.bounds)})
+    crs = area.fine.crs or None
+    areas = gpd.GeoDataFrame(rows, crs=crs)
+    write_vector(areas, out / "areas.gpkg", "areas")
+    polygons = gpd.read_file(area.path / "polygons.gpkg", layer="polygons")
+    train_area = areas[areas.role == "train"].geometry.buffer(-protocol.buffer).union_all()
+    kept = polygons[polygons.within(train_area)]
+    if kept.empty:
+        raise UsageError(f"no training polygon lies inside the training blocks less {protocol.buffer:g} m; take larger blocks (--block)")
+    chosen = gpd.GeoDataFrame({landcover.FIELD: kept["class"].astype(int).to_numpy()}, geometry=kept.geometry.to_numpy(), crs=polygons.crs)
+    write_vector(chosen, out / "train.gpkg", "train")
+    with rasterio.open(area.path / "landcover_2m5.tif") as dataset:
+        truth, profile = dataset.read(1), dataset.profile
+    truth = np.where(roles.ravel()[blocks] == TEST, truth, 0).astype(np.uint8)
+    profile.update(dtype="uint8", count=1, nodata=None, compress="deflate")
+    with rasterio.open(out / "test_2m5.tif", "w", **profile) as dataset:
+        dataset.write(truth, 1)
+    codes = [int(one["code"]) for one in area.classes]
+    return {
+        "polygons": [int((chosen[landcover.FIELD] == code).sum()) for code in codes],
+        "test_pixels": [int((truth == code).sum()) for code in codes],
+        "test_hectares": [round(float((truth == code).sum() * area.fine.dx * area.fine.dy / 1e4), 2) for code in codes],
+        "blocks": {"train": int((roles == TRAIN).sum()), "test": int((roles == TEST).sum())},
+        "roles": roles.tolist(),
+    }
+
+
+def write_vector(frame: gpd.GeoDataFrame, path: Path, layer: str) -> None:
+    """Write a GeoPackage with one layer, replacing the study's own former one."""
+    path.unlink(missing_ok=True)
+    frame.to_file(path, layer=layer, driver="GPKG")
+
+
+def resample(area: World, out: Path, how: Resampling) -> None:
+    """The 10 m image on the fine grid by GDAL's warper: nearest, or Keys' cubic convolution about pixel centres."""
+    with rasterio.open(area.path / "sentinel2_10m.tif") as dataset:
+        coarse, transform, names, crs = dataset.read(), dataset.transform, dataset.descriptions, dataset.crs
+    fine = np.empty((len(coarse), area.fine.height, area.fine.width), np.float32)
+    reproject(coarse.astype(np.float32), fine, src_transform=transform, dst_transform=area.fine.transform, src_crs=crs, dst_crs=crs, resampling=how)
+    temporary = out.with_name("image.part.tif")
+    with rasterio.open(
+        temporary,
+        "w",
+        driver="GTiff",
+        width=area.fine.width,
+        height=area.fine.height,
+        count=len(fine),
+        dtype="int16",
+        crs=crs,
+        transform=area.fine.transform,
+        tiled=True,
+        compress="deflate",
+        predictor=2,
+    ) as dataset:
+        dataset.write(np.clip(np.rint(fine), -32768, 32767).astype(np.int16))
+        dataset.descriptions = names
+    os.replace(temporary, out)
+
+
+def super_resolve(area: World, model: Path, out: Path, report: Report) -> None:
+    """The arm F: `otbsr apply`, always anew, because an image left by another model may lie there."""
+    apply(area.path / "sentinel2_10m.tif", model, out, overwrite=True, report=report)
+
+
+def link(source: Path, out: Path) -> None:
+    """The arm that already is on the fine grid: a relative link instead of a copy."""
+    out.unlink(missing_ok=True)
+    out.symlink_to(os.path.relpath(source.resolve(), out.parent.resolve()))
+
+
+def run_arm(area: World, out: Path, name: str, key: str, protocol: Protocol, blocks: NDArray[np.int32], report: Report) -> dict[str, Any]:
+    """Train, map and count one arm, `protocol.repeats` times; write and return its arm.json.
+
+    OTB's confusion matrix and our count by blocks must agree, else `ProcessingError`.
+    """
+    folder, reference = out / "arms" / name, out / "test_2m5.tif"
+    image, classes = folder / "image_2m5.tif", len(area.classes)
+    with rasterio.open(reference) as dataset:
+        truth = dataset.read(1)
+    matrices, by_block = [], []
+    for repeat in range(protocol.repeats):
+        model, mapped, table = folder / f"model_{repeat}.rf", folder / f"map_{repeat}.tif", folder / f"confusion_{repeat}.csv"
+        landcover.train(image, out / "train.gpkg", model, protocol.samples, protocol.seed * 1000 + repeat + 1, protocol.learner, threads=1)
+        begin, span = (repeat + 0.15) / protocol.repeats, 0.8 / protocol.repeats
+        landcover.classify(image, model, mapped, reference, part(report, name, begin, begin + span), name, threads=1)
+        matrix = landcover.confusion_of(mapped, reference, table, classes)
+        with rasterio.open(mapped) as dataset:
+            own = statistics.confusion(truth, dataset.read(1), classes, blocks, int(blocks.max()) + 1)
+        if not np.array_equal(own.sum(0), matrix):
+            raise ProcessingError(f"{table}: OTB counted {matrix.sum()} pixels, otbsr {own.sum():g}, and the matrices differ; report this as a bug")
+        matrices.append(matrix.tolist())
+        by_block.append(own.astype(int).tolist())
+    measured = quality(image, area.path / "reference_2m5.tif", area.path / "sentinel2_10m.tif")
+    arm = {"key": key, "name": name, "confusion": matrices, "by_block": by_block, "quality": measured}
+    write_json(folder / "arm.json", arm)
+    report(name, 1.0)
+    return arm
+
+
+def evaluate(area: World, folder: ModelFolder, protocol: Protocol, arms: dict[str, dict[str, Any]], counts: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The content of study.json: measures of each arm, differences to bicubic with intervals, the answer, and what made it."""
+    test = np.array(counts["roles"]).ravel() == TEST
+    tables = {name: np.array(arm["by_block"], dtype=np.float64)[:, test] for name, arm in arms.items()}
+    names = [str(one["name"]) for one in area.classes]
+    artificial = np.array([bool(one.get("artificial", False)) for one in area.classes])
+    measures: dict[str, statistics.Measure] = {"macro_f1": statistics.macro_f1, "accuracy": statistics.accuracy, "kappa": statistics.kappa}
+    if artificial.any():
+        measures["artificial_f1"] = statistics.binary(artificial)
+    rows = {}
+    for name, table in tables.items():
+        pooled = table.sum((0, 1))
+        against = {key: asdict(statistics.difference(table, tables[BASELINE], one, protocol.replicates, protocol.seed)) for key, one in measures.items()}
+        per_class = [
+            asdict(statistics.difference(table, tables[BASELINE], statistics.class_f1(i), protocol.replicates, protocol.seed)) for i in range(len(names))
+        ]
+        rows[name] = {
+            "title": TITLES[name] if name != "f" else f"Method F ({folder.sidecar.name})",
+            **{key: float(one(pooled)) for key, one in measures.items()},
+            "macro_f1_by_repeat": [float(value) for value in statistics.macro_f1(table.sum(1))],
+            "class_f1": [float(value) for value in np.nan_to_num(statistics.f1(pooled))],
+            "difference": against,
+            "class_difference": per_class,
+            "confusion": arms[name]["confusion"],
+            "quality": arms[name]["quality"],
+        }
+    return {
+        "format": 1,
+        "answer": answer(rows["f"]["difference"]["macro_f1"], rows["f"]["macro_f1"], rows[BASELINE]["macro_f1"]),
+        "baseline": BASELINE,
+        "classes": area.classes,
+        "counts": counts,
+        "arms": rows,
+        "protocol": asdict(protocol),
+        "world": {"path": os.path.relpath(area.path.resolve(), out.resolve()), "settings": area.settings, "grid": area.fine.describe()},
+        "model": {"name": folder.sidecar.name, "path": str(folder.path), "sha256": folder.sidecar.sha256, "training": folder.sidecar.training},
+        "versions": versions(),
+        "command": f"otbsr study {area.path} --model {folder.path} --out {out} --seed {protocol.seed} --repeats {protocol.repeats} --block {protocol.block:g} --samples {protocol.samples}",
+    }
+
+
+def answer(change: dict[str, float], score: float, base: float) -> str:
+    """The study's answer in a sentence, with its interval; says so when no difference is shown."""
+    interval = statistics.Interval(**change)
+    numbers = f"{100 * interval.value:+.1f} points of macro-F1 over bicubic ({100 * score:.1f} against {100 * base:.1f}; 95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+    if not interval.shown:
+        return f"No difference shown: super-resolution changes the land-cover map by {numbers}, and the interval includes zero."
+    return f"Super-resolution {'helped' if interval.value > 0 else 'harmed'} the land-cover map on this area: {numbers}."
+
+
+def versions() -> dict[str, str]:
+    """What ran: otbsr, OTB as its launcher's package says, Python and the libraries that counted."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"otbsr": __version__, "python": platform.python_version(), "gdal (rasterio)": rasterio.__gdal_version__}
+    for name in ("numpy", "rasterio", "tensorflow", "tensorflow-cpu", "keras"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 over the content of files, in order."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def fingerprint(content: dict[str, Any]) -> str:
+    """SHA-256 of what decides a result, as sorted JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_arm(folder: Path, key: str) -> dict[str, Any] | None:
+    """A finished arm's arm.json when it was made from the same things, else None."""
+    try:
+        arm: dict[str, Any] = json.loads((folder / "arm.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return arm if arm.get("key") == key and (folder / "image_2m5.tif").exists() and (folder / "map_0.tif").exists() else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON to a temporary name, then move it; raises `OutputError`."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); check the free space") from error
