@@ -303,6 +303,7 @@ def train(
     bands: Sequence[str] = ("B4", "B3", "B2", "B8"),
     spacing: float = 10.0,
     data: str = "",
+    seeds: Sequence[int] = (),
     checkpoint: str | Path | None = None,
     start_from: str | Path | None = None,
     overwrite: bool = False,
@@ -312,7 +313,8 @@ def train(
 
     training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands`.
     checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
-    start_from: checkpoint whose averaged weights are the starting point. data: one sentence for the model card.
+    start_from: checkpoint whose averaged weights are the starting point. data: one sentence for the model card. seeds: of the simulated
+    landscapes among the training data.
     Raises `UsageError`, `InputError`, `OutputError`, and `ProcessingError` when the loss is no longer a number.
     """
     import tensorflow as tf
@@ -379,6 +381,7 @@ def train(
     }
     record = {
         "data": data,
+        "seeds": sorted(seeds),
         "pairs": len(training),
         "validation_pairs": len(validation),
         "training_hash": run["training"],
@@ -435,7 +438,7 @@ parcel is smoothed. What was measured above holds for data like its training dat
 
 
 def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[str, Any]]:
-    """Training and validation patches of the folders that `otbsr pairs` wrote, and what they have in common (bands, spacing, data)."""
+    """Training and validation patches of the folders that `otbsr pairs` wrote, and `train`'s arguments bands, spacing, data, seeds."""
     manifests = []
     for folder in map(Path, folders):
         try:
@@ -455,8 +458,10 @@ def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[st
             if manifest["splits"][split]["accepted"]:
                 yield folder / manifest["splits"][split][key]
 
+    data = "; ".join(sorted({manifest["data"] for _, manifest in manifests} - {""}))
+    seeds = [manifest["seed"] for _, manifest in manifests if manifest["seed"] is not None]
     return (
         read_patches(list(images("train", "lr")), list(images("train", "target"))),
         read_patches(list(images("valid", "lr")), list(images("valid", "target"))),
-        {"bands": first["bands"], "spacing": first["spacing"], "data": f"{len(manifests)} sets of pairs ({first['data']})" if first.get("data") else ""},
+        {"bands": first["bands"], "spacing": first["spacing"], "data": data, "seeds": seeds},
     )

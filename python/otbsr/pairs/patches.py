@@ -133,6 +133,7 @@ def extract_pairs(
             "factor": factor,
             "patch": settings.patch,
             "data": data,
+            "seed": world_seed(Path(lr)),
             "input": {"file": Path(lr).name, "sha256": file_hash(lr)},
             "target": {"file": Path(target).name, "sha256": file_hash(target)},
             "settings": settings.model_dump(mode="json"),
@@ -171,6 +172,14 @@ def extract_pairs(
         shutil.rmtree(temporary, ignore_errors=True)
     report("patches", 1.0)
     return manifest
+
+
+def world_seed(image: Path) -> int | None:
+    """Seed of the simulated world that an image lies in (`world.json` beside it): kept, so that no model is tested on its own ground."""
+    try:
+        return int(json.loads((image.parent / "world.json").read_text(encoding="utf-8"))["settings"]["seed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager
