@@ -163,7 +163,7 @@ def palette(classes: list[dict[str, Any]]) -> NDArray[np.uint8]:
 
 
 def chips(reference: Path, classes: list[dict[str, Any]], number: int = 3) -> list[Window]:
-    """The `number` windows of CHIP pixels, wholly in test blocks, with the most class boundaries of artificial surfaces; one a block."""
+    """The `number` windows of CHIP pixels, wholly in test blocks and apart, with the most edges of artificial surfaces."""
     with rasterio.open(reference) as dataset:
         labels = dataset.read(1)
     artificial = np.isin(labels, [int(one["code"]) for one in classes if one.get("artificial")] or [int(classes[0]["code"])])

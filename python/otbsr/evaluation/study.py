@@ -46,8 +46,8 @@ class Protocol:
     """What can be chosen: lengths in metres, samples in pixels a class, at most."""
 
     seed: int = 1
-    repeats: int = 2
-    block: float = 600.0
+    repeats: int = 3
+    block: float = 500.0
     buffer: float = 60.0
     samples: int = 1000
     replicates: int = 2000
@@ -71,7 +71,7 @@ class World:
             if not (folder / name).is_file():
                 raise InputError(f"{folder}: no {name} in it; expected a folder written by `otbsr simulate`")
         try:
-            settings = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+            settings = json.loads((folder / "world.json").read_text(encoding="utf-8"))["settings"]
             classes = sorted(json.loads((folder / "legend.json").read_text(encoding="utf-8"))["classes"], key=lambda one: int(one["code"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: world.json or legend.json cannot be read ({error}); simulate the area again") from error
@@ -176,8 +176,9 @@ def split(fine: Grid, block: float, seed: int) -> tuple[NDArray[np.uint8], NDArr
     """
     rows, columns = (round(size * spacing / block) for size, spacing in ((fine.height, fine.dy), (fine.width, fine.dx)))
     if min(rows, columns) < 2:
+        size = f"{fine.width * fine.dx:g} x {fine.height * fine.dy:g} m"
         raise UsageError(
-            f"area of {fine.width * fine.dx:g} x {fine.height * fine.dy:g} m holds {columns} x {rows} blocks of {block:g} m, expected 2 x 2 at least; simulate a larger area or take a smaller --block"
+            f"area of {size} holds {columns} x {rows} blocks of {block:g} m, expected 2 x 2 at least; simulate a larger area or take a smaller --block"
         )
     row = np.minimum(np.arange(fine.height) * rows // fine.height, rows - 1)
     column = np.minimum(np.arange(fine.width) * columns // fine.width, columns - 1)
@@ -331,14 +332,16 @@ def evaluate(area: World, folder: ModelFolder, protocol: Protocol, arms: dict[st
         "world": {"path": os.path.relpath(area.path.resolve(), out.resolve()), "settings": area.settings, "grid": area.fine.describe()},
         "model": {"name": folder.sidecar.name, "path": str(folder.path), "sha256": folder.sidecar.sha256, "training": folder.sidecar.training},
         "versions": versions(),
-        "command": f"otbsr study {area.path} --model {folder.path} --out {out} --seed {protocol.seed} --repeats {protocol.repeats} --block {protocol.block:g} --samples {protocol.samples}",
+        "command": f"otbsr study {area.path} --model {folder.path} --out {out} --seed {protocol.seed} --repeats {protocol.repeats}"
+        f" --block {protocol.block:g} --samples {protocol.samples}",
     }
 
 
 def answer(change: dict[str, float], score: float, base: float) -> str:
     """The study's answer in a sentence, with its interval; says so when no difference is shown."""
     interval = statistics.Interval(**change)
-    numbers = f"{100 * interval.value:+.1f} points of macro-F1 over bicubic ({100 * score:.1f} against {100 * base:.1f}; 95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+    limits = f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    numbers = f"{100 * interval.value:+.1f} points of macro-F1 over bicubic ({100 * score:.1f} against {100 * base:.1f}; {limits})"
     if not interval.shown:
         return f"No difference shown: super-resolution changes the land-cover map by {numbers}, and the interval includes zero."
     return f"Super-resolution {'helped' if interval.value > 0 else 'harmed'} the land-cover map on this area: {numbers}."

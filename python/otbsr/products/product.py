@@ -52,9 +52,8 @@ class Product:
         """The named bands in this order; raises `InputError` that lists what the product has."""
         missing = [name for name in names if name not in self.bands]
         if missing:
-            raise InputError(
-                f"{self.path}: no band {', '.join(missing)}; it has {', '.join(self.bands) or 'no named band'}: complete the product, or name an image's bands with --bands"
-            )
+            found = ", ".join(self.bands) or "no named band"
+            raise InputError(f"{self.path}: no band {', '.join(missing)}; it has {found}: complete the product, or name an image's bands with --bands")
         return [self.bands[name] for name in names]
 
     def grid(self, names: Sequence[str]) -> Grid:
