@@ -160,8 +160,8 @@ class ModelFolder:
 def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "", overwrite: bool = False) -> ModelFolder:
     """Export a model and write its folder: `saved_model.pb`, `variables/`, `model.json` with hashes, `README.md` (the card).
 
-    model: a Keras model or a `tf.Module`-free callable that maps float32 [n, h, w, bands] DN to [n, factor h, factor w, bands] DN.
-    Keras' ExportArchive writes a graph that TensorFlow's C API can load. Raises `OutputError` when the folder exists.
+    model: a Keras model, or a function without variables, that maps float32 [n, h, w, bands] DN to [n, factor h, factor w, bands]
+    DN. The graph loads in Python and through TensorFlow's C API. Raises `OutputError` when the folder exists.
     """
     import keras
     import tensorflow as tf
@@ -172,16 +172,13 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        archive = keras.export.ExportArchive()
-        if isinstance(model, keras.Model):
-            archive.track(model)
-        shape = (None, None, None, len(sidecar.input.bands))
-        archive.add_endpoint(
-            name=sidecar.input.signature,
-            fn=lambda lr: {sidecar.output.name: model(lr)},
-            input_signature=[tf.TensorSpec(shape, tf.float32, name=sidecar.input.name)],
-        )
-        archive.write_out(str(temporary), verbose=False)
+        module = tf.Module()
+        # The plain tf.Variables, each once: the C API's loader restores no variable that only Keras knows of, and Keras' own
+        # ExportArchive writes every weight twice.
+        module.weights = [variable.value for variable in model.variables] if isinstance(model, keras.Model) else []
+        spec = tf.TensorSpec((None, None, None, len(sidecar.input.bands)), tf.float32, name=sidecar.input.name)
+        serve = tf.function(lambda lr: {sidecar.output.name: model(lr)}, input_signature=[spec])
+        tf.saved_model.save(module, str(temporary), signatures={sidecar.input.signature: serve.get_concrete_function()})
         for extra in ("fingerprint.pb", "assets"):  # neither is read by anybody
             shutil.rmtree(temporary / extra) if (temporary / extra).is_dir() else (temporary / extra).unlink(missing_ok=True)
         hashed = sidecar.model_copy(update={"sha256": {name: digest(temporary / name) for name in graph_files(temporary)}})
