@@ -1,0 +1,226 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "otbServedImage.h"
+#include "otbSamplingGrid.h"
+
+#include "otbNoDataHelper.h"
+
+#include "cpl_error.h"
+#include "cpl_vsi.h"
+#include "gdal.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+#include <sstream>
+
+namespace otb
+{
+namespace
+{
+struct DatasetCloser
+{
+  void operator()(void* dataset) const
+  {
+    GDALClose(dataset);
+  }
+};
+using Dataset = std::unique_ptr<void, DatasetCloser>;
+
+/** Opens without messages of GDAL's on the terminal. */
+Dataset Open(const std::string& file, GDALAccess access, std::string& error)
+{
+  GDALAllRegister();
+  CPLPushErrorHandler(CPLQuietErrorHandler);
+  CPLErrorReset();
+  Dataset dataset(GDALOpen(file.c_str(), access));
+  error = CPLGetLastErrorMsg();
+  CPLPopErrorHandler();
+  return dataset;
+}
+
+bool IsGeoTiff(std::string file)
+{
+  std::transform(file.begin(), file.end(), file.begin(), [](unsigned char c) { return std::tolower(c); });
+  const auto dot = file.rfind('.');
+  return dot != std::string::npos && (file.substr(dot) == ".tif" || file.substr(dot) == ".tiff");
+}
+} // namespace
+
+std::string FileOfExtendedName(const std::string& name)
+{
+  return name.substr(0, name.find("?"));
+}
+
+void RequireServableFile(const std::string& extendedName)
+{
+  const std::string file = FileOfExtendedName(extendedName);
+  if (file.empty())
+  {
+    return;
+  }
+  std::string   error;
+  const Dataset dataset = Open(file, GA_ReadOnly, error);
+  if (!dataset)
+  {
+    throw ServedImageError(file + ": cannot be read as an image (" + error + "); check the path and the file");
+  }
+  for (int band = 1; band <= GDALGetRasterCount(dataset.get()); ++band)
+  {
+    const auto type = GDALGetRasterDataType(GDALGetRasterBand(dataset.get(), band));
+    if (GDALDataTypeIsComplex(type) != 0)
+    {
+      throw ServedImageError(file + ": band " + std::to_string(band) + " has complex pixels (" + GDALGetDataTypeName(type) +
+                             "), but models take real ones; extract the modulus or the real part first");
+    }
+  }
+  double transform[6];
+  if (GDALGetGeoTransform(dataset.get(), transform) == CE_None)
+  {
+    SamplingGrid::RequireAxisAligned(transform, file);
+  }
+}
+
+std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands)
+{
+  std::vector<bool>   flags;
+  std::vector<double> values;
+  if (!ReadNoDataFlags(metadata, flags, values))
+  {
+    return {};
+  }
+  std::vector<double> noData(bands, std::numeric_limits<double>::quiet_NaN());
+  bool                any = false;
+  for (unsigned int band = 0; band < bands && band < flags.size(); ++band)
+  {
+    if (flags[band])
+    {
+      noData[band] = values[band];
+      any          = true;
+    }
+  }
+  return any ? noData : std::vector<double>();
+}
+
+std::string WithTiledWriting(const std::string& extendedName, unsigned int block, bool hasNoData, double noData)
+{
+  if (extendedName.find('?') != std::string::npos || !IsGeoTiff(extendedName))
+  {
+    return extendedName;
+  }
+  std::ostringstream name;
+  name.precision(17);
+  name << extendedName << "?&streaming:type=tiled&streaming:sizemode=height&streaming:sizevalue=" << block
+       << "&gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=256&gdal:co:BLOCKYSIZE=256&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1&gdal:co:PREDICTOR=2"
+       << "&gdal:co:BIGTIFF=IF_SAFER&gdal:co:NUM_THREADS=2";
+  if (hasNoData)
+  {
+    name << "&nodata=" << noData;
+  }
+  return name.str();
+}
+
+struct WriteMonitor::State
+{
+  mutable std::mutex mutex;
+  std::string        first;
+  CPLErrorHandler    previous = nullptr;
+
+  static State* current;
+
+  static void Handle(CPLErr level, CPLErrorNum number, const char* message)
+  {
+    State* state = current;
+    if (state != nullptr && level >= CE_Failure)
+    {
+      const std::lock_guard<std::mutex> lock(state->mutex);
+      if (state->first.empty())
+      {
+        state->first = message;
+      }
+      return; // told once, by RequireWhole
+    }
+    CPLDefaultErrorHandler(level, number, message);
+  }
+};
+WriteMonitor::State* WriteMonitor::State::current = nullptr;
+
+WriteMonitor::WriteMonitor() : m_State(new State)
+{
+  State::current    = m_State.get();
+  m_State->previous = CPLSetErrorHandler(&State::Handle); // for all threads, unlike CPLPushErrorHandler
+}
+
+WriteMonitor::~WriteMonitor()
+{
+  if (State::current == m_State.get())
+  {
+    CPLSetErrorHandler(m_State->previous);
+    State::current = nullptr;
+  }
+}
+
+std::string WriteMonitor::FirstError() const
+{
+  const std::lock_guard<std::mutex> lock(m_State->mutex);
+  return m_State->first;
+}
+
+void WriteMonitor::RequireWhole(const std::string& extendedName)
+{
+  const std::string file  = FileOfExtendedName(extendedName);
+  std::string       cause = this->FirstError();
+  if (cause.empty())
+  {
+    std::string   error;
+    const Dataset dataset = Open(file, GA_ReadOnly, error);
+    if (!dataset)
+    {
+      cause = "it cannot be opened: " + error;
+    }
+    else
+    {
+      // the last block of the last band is the last thing that is written
+      GDALRasterBandH band = GDALGetRasterBand(dataset.get(), GDALGetRasterCount(dataset.get()));
+      int             width = 0, height = 0;
+      GDALGetBlockSize(band, &width, &height);
+      const size_t      bytes = static_cast<size_t>(width) * static_cast<size_t>(height) * static_cast<size_t>(GDALGetDataTypeSizeBytes(GDALGetRasterDataType(band)));
+      std::vector<char> buffer(bytes);
+      CPLPushErrorHandler(CPLQuietErrorHandler);
+      const auto result =
+          GDALReadBlock(band, (GDALGetRasterBandXSize(band) - 1) / width, (GDALGetRasterBandYSize(band) - 1) / height, buffer.data());
+      cause = result == CE_None ? "" : std::string("its last block cannot be read: ") + CPLGetLastErrorMsg();
+      CPLPopErrorHandler();
+    }
+  }
+  if (!cause.empty())
+  {
+    struct stat status;
+    if (stat(file.c_str(), &status) == 0 && S_ISREG(status.st_mode))
+    {
+      std::remove(file.c_str());
+    }
+    throw ServedImageError(file + ": was not written whole and has been removed (" + cause + "); is the disk full?");
+  }
+}
+
+void NameBands(const std::string& extendedName, const std::vector<std::string>& names)
+{
+  std::string   error;
+  const auto    file    = FileOfExtendedName(extendedName);
+  const Dataset dataset = IsGeoTiff(file) ? Open(file, GA_Update, error) : Dataset();
+  if (!dataset || GDALGetRasterCount(dataset.get()) != static_cast<int>(names.size()))
+  {
+    return;
+  }
+  for (size_t band = 0; band < names.size(); ++band)
+  {
+    GDALSetDescription(GDALGetRasterBand(dataset.get(), static_cast<int>(band) + 1), names[band].c_str());
+  }
+}
+
+} // namespace otb
