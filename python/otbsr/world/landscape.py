@@ -78,6 +78,7 @@ class Feature:
         slope: share by which its sunlit slope is brighter or darker (roof sides): outward azimuth in degrees, or None.
         rows: direction of rows in radians, or None.
         spread: factor on the material's object-to-object variation.
+
     """
 
     geometry: Polygon
@@ -359,7 +360,7 @@ class Builder:
         """Give a parcel its use."""
         if rank > 0:
             return self.use_in_town(cell, rank)
-        angle, length, width = long_axis(cell)
+        angle, _length, width = long_axis(cell)
         soil = self.choose(soil_light=0.6, soil_dark=0.4)
         phase = float(self.rng.normal(0, 7))
         inside = cell.buffer(-0.8)
@@ -405,7 +406,7 @@ class Builder:
         kind = self.choose(
             houses=0.62, dense=core, flats=0.07 + 0.12 * rank, industry=0.22 * max(0.0, 1 - 2.2 * rank), park=0.07, site=0.035, sport=0.02, parking=0.03
         )
-        angle, length, width = long_axis(cell)
+        angle, _length, width = long_axis(cell)
         if kind != "houses" and width < 34:
             kind = "houses"
         if cell.area < 500:
@@ -523,7 +524,11 @@ class Builder:
         for _ in range(14):
             x0, y0, x1, y1 = cell.bounds
             slab = rectangle(
-                self.rng.uniform(x0, x1), self.rng.uniform(y0, y1), self.rng.uniform(26, 52), self.rng.uniform(11, 14), angle + self.rng.choice([0, math.pi / 2])
+                self.rng.uniform(x0, x1),
+                self.rng.uniform(y0, y1),
+                self.rng.uniform(26, 52),
+                self.rng.uniform(11, 14),
+                angle + self.rng.choice([0, math.pi / 2]),
             )
             if len(placed) < 4 and inside.contains(slab) and all(slab.distance(other) > 16 for other in placed):
                 placed.append(slab)
@@ -569,9 +574,7 @@ class Builder:
         inside = yard.buffer(-7)
         for attempt in range(26):
             shrink = 1.0 - attempt / 40
-            shed = rectangle(
-                self.rng.uniform(x0, x1), self.rng.uniform(y0, y1), self.rng.uniform(32, 95) * shrink, self.rng.uniform(20, 52) * shrink, angle
-            )
+            shed = rectangle(self.rng.uniform(x0, x1), self.rng.uniform(y0, y1), self.rng.uniform(32, 95) * shrink, self.rng.uniform(20, 52) * shrink, angle)
             if len(placed) < 4 and inside.contains(shed) and all(shed.distance(other) > 14 for other in placed):
                 placed.append(shed)
                 self.roof(shed, self.choose(roof_metal=0.45, roof_gravel=0.4, roof_slate=0.15), float(self.rng.uniform(6, 12)), gabled=False)
@@ -616,5 +619,6 @@ def make_landscape(seed: int, size: float, urban: float, gradient: float) -> Lan
         size: side of the domain, metres.
         urban: share of the domain that is built up, 0..1.
         gradient: 0 = towns scattered, 1 = a slope from country on one side to town on the other.
+
     """
     return Builder(seed, size, urban, gradient).build()

@@ -31,6 +31,7 @@ class Material:
         mottle: the same for patches of about 2 m.
         drift: the same for patches of 10-60 m (soil, vigour).
         vigour: how far drift moves red and near infrared apart, as vegetation does (0..1).
+
     """
 
     reflectance: tuple[float, ...]
@@ -118,6 +119,7 @@ def cover_at(cover: str, day: int, phase: float, soil: str) -> dict[str, float]:
         day: day of the year, 1..366, northern mid latitudes.
         phase: days by which this parcel is late.
         soil: the material under the crop.
+
     """
     day_here = day - phase
     if cover in ("winter_crop", "rapeseed"):

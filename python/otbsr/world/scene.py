@@ -6,7 +6,6 @@ reflectance = spectrum of the object x (1 + texture) x light; light is 1 on sunl
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,7 +183,7 @@ class Scene:
         coarse /= coarse.std()
         if cell == 1:
             return coarse[: self.grid.height, : self.grid.width]
-        rows, columns = (np.arange(n, dtype=np.float32) / cell for n in (self.grid.height, self.grid.width))
+        rows, columns = (np.arange(n) / cell for n in (self.grid.height, self.grid.width))
         return interpolate(coarse, rows, columns)
 
     def _rows(self, texture: Plane) -> None:
@@ -222,9 +221,7 @@ class Scene:
         """Surface reflectance at 0.5 m in the band with these weights (13,) of Sentinel-2's bands (`materials.response`)."""
         table = (self._spectra @ response).astype(np.float32)
         vigour = np.float32(materials.VIGOUR @ response)
-        nanometres = float(materials.SENTINEL2_NANOMETRES @ response)
-        # Skylight is bluer than sunlight: shadows keep a third of the blue and a tenth of the infrared.
-        sky = np.float32(np.interp(nanometres, [443, 560, 665, 833, 1600], [0.36, 0.26, 0.21, 0.15, 0.08]))
+        sky = np.float32(skylight(response))
         result = table[self._objects]
         relief = self._relief + vigour * self._vigour
         relief += 1
@@ -234,14 +231,22 @@ class Scene:
         result *= relief
         return np.asarray(np.clip(result, 0.0005, 0.95, out=result))
 
-    def describe(self) -> dict[str, Any]:
-        """Sun and day, for metadata."""
-        return {"day": self.day, "sun_elevation": self.sun[0], "sun_azimuth": self.sun[1]}
+    def line(self, source: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:
+        """Slope and intercept that best bring one band's reflectance to another's, over the scene's area."""
+        area = np.bincount(self._objects.ravel(), minlength=len(self._spectra))
+        slope, intercept = np.polyfit(self._spectra @ source, self._spectra @ target, 1, w=np.sqrt(area))
+        return float(slope), float(intercept)
 
 
-def interpolate(coarse: Plane, rows: Plane, columns: Plane) -> Plane:
+def skylight(response: NDArray[np.float64]) -> float:
+    """Share of the light that comes from the sky and reaches shadows: a third in the blue, a twelfth in the short-wave infrared."""
+    nanometres = float(materials.SENTINEL2_NANOMETRES @ response)
+    return float(np.interp(nanometres, [443, 560, 665, 833, 1600], [0.36, 0.26, 0.21, 0.15, 0.08]))
+
+
+def interpolate(coarse: Plane, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> Plane:
     """Bilinear interpolation of `coarse` at the separable fractional positions `rows` and `columns`."""
     r, c = rows.astype(np.int64), columns.astype(np.int64)
-    down, across = (rows - r)[:, None], (columns - c)[None, :]
-    lines = coarse[r] * (1 - down) + coarse[r + 1] * down
+    down, across = (rows - r).astype(np.float32)[:, None], (columns - c).astype(np.float32)[None, :]
+    lines = (coarse[r] * (1 - down) + coarse[r + 1] * down).astype(np.float32)
     return np.asarray(lines[:, c] * (1 - across) + lines[:, c + 1] * across, dtype=np.float32)

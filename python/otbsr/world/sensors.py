@@ -7,6 +7,7 @@ sigma = (spacing / pi) sqrt(-2 ln(MTF_N pi / 2)).
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Band:
         mtf: MTF at the Nyquist frequency, pixel's integration included.
         read_noise: standard deviation of the noise at zero reflectance.
         shot_noise: adds ``shot_noise * reflectance`` to the variance.
+
     """
 
     name: str
@@ -102,7 +104,7 @@ def sampling_operator(edges_in: NDArray[np.float64], edges_out: NDArray[np.float
     """
     step = float(edges_in[1] - edges_in[0])
     rows, columns, values = [], [], []
-    for row, (a, b) in enumerate(zip(edges_out[:-1], edges_out[1:], strict=True)):
+    for row, (a, b) in enumerate(itertools.pairwise(edges_out)):
         first = max(0, math.floor((a - REACH * sigma - edges_in[0]) / step))
         last = min(edges_in.size - 1, math.ceil((b + REACH * sigma - edges_in[0]) / step))
         if last <= first:
@@ -129,6 +131,7 @@ class Sampler:
             coarse: grid of the product.
             mtf: MTF at the Nyquist frequency of `coarse`, as in `gaussian_sigma`.
             shift: metres east and north by which objects appear displaced in the product.
+
         """
         east, north = shift
         across = np.array([fine.corner(i, 0)[0] for i in range(fine.width + 1)]) - fine.left
@@ -172,6 +175,7 @@ def degradation_kernel(band: str, factor: int = 4, spacing: float = 2.5, mtf_fin
 
     Returns:
         (factor + 2 r,) float64 taps with sum 1, symmetric: centred on the coarse pixel, they reach r fine pixels beyond it.
+
     """
     coarse = gaussian_sigma(factor * spacing, SENTINEL2[band].mtf)
     variance = coarse**2 - gaussian_sigma(spacing, mtf_fine) ** 2
@@ -193,6 +197,7 @@ def degrade(image: NDArray[np.floating], factor: int = 4, bands: tuple[str, ...]
 
     Returns:
         (h / factor, w / factor, b) float32 in the units of `image`, on the grid coarsened by `factor`, same corner.
+
     """
     height, width, count = image.shape
     if height % factor or width % factor:

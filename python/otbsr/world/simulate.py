@@ -15,6 +15,7 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from scipy import ndimage
 from shapely import affinity
 
 from otbsr import __version__
@@ -22,8 +23,10 @@ from otbsr.errors import OutputError, UsageError
 from otbsr.grid import Grid
 from otbsr.progress import Report, part, silent
 from otbsr.world import materials, sensors
+from otbsr.world.clouds import make_clouds
 from otbsr.world.landscape import LEGEND, LandCover, Landscape, make_landscape
-from otbsr.world.scene import FINE, Scene, sun_position
+from otbsr.world.products import Acquisition, scene_classification, write_dimap, write_safe, write_theia
+from otbsr.world.scene import FINE, Scene, skylight, sun_position
 
 FORMAT = 1
 CRS = "EPSG:32631"
@@ -35,16 +38,6 @@ BANDS = ("B4", "B3", "B2", "B8")
 NODATA = -10000
 HARMONISED = {"B4": "B2", "B3": "B1", "B2": "B0", "B8": "B3"}
 """Spot's band nearest to each of Sentinel-2's."""
-PRODUCTS = ("safe", "theia", "dimap")
-CORE = (
-    "landcover_2m5.tif",
-    "legend.json",
-    "landscape.gpkg",
-    "polygons.gpkg",
-    "reference_2m5.tif",
-    "spot_2m5.tif",
-    "sentinel2_10m.tif",
-)
 
 
 class WorldSettings(BaseModel):
@@ -130,6 +123,7 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
 
     Raises:
         OutputError: `out` exists and is another world (without `overwrite`) or no world at all, or cannot be written.
+
     """
     out = Path(out)
     existing = read_world(out)
@@ -184,37 +178,40 @@ def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[s
     write_vectors(folder, landscape, scene, land_cover, fine, middle, settings.seed)
     report(step, 0.45)
 
-    generators = {name: np.random.default_rng(np.random.SeedSequence([settings.seed, 3, n])) for n, name in enumerate(BANDS)}
-    reference, sentinel2, noise = [], [], {}
+    sky = make_clouds(settings.seed, coarse, settings.cloud_cover, scene.sun) if settings.cloud_cover else None
+    reference, sentinel2, noise = [], {}, {}
     at_reference = sensors.Sampler(fine, middle, sensors.REFERENCE_MTF)
-    for index, name in enumerate(BANDS):
+    wanted = [name for name in materials.SENTINEL2_BANDS if name != "B10"] if {"safe", "theia"} & set(settings.products) else []
+    for index, name in enumerate((*BANDS, *(name for name in wanted if name not in BANDS))):
         plane = scene.reflectance(materials.response(name))
-        reference.append(at_reference(plane))
+        if name in BANDS:
+            reference.append(at_reference(plane))
         band = sensors.SENTINEL2[name]
-        clean = sensors.Sampler(fine, coarse, band.mtf)(plane)
-        sentinel2.append(sensors.observe(clean, band, generators[name], settings.noise))
+        clean = sensors.Sampler(fine, grid_of(extent, band.spacing), band.mtf)(plane)
+        if sky is not None:
+            cloud = float(materials.CLOUD[materials.SENTINEL2_BANDS.index(name)])
+            clean = sky.coarsened(round(band.spacing / coarse.dx)).over(clean, cloud, skylight(materials.response(name)))
+        generator = np.random.default_rng(np.random.SeedSequence([settings.seed, 3, materials.SENTINEL2_BANDS.index(name)]))
+        sentinel2[name] = sensors.observe(clean, band, generator, settings.noise)
         # Root mean square over the image of the noise drawn, with that of rounding to 1e-4.
         noise[name] = float(np.sqrt(np.mean((settings.noise * band.noise(clean)) ** 2) + 1e-8 / 12))
-        report(step, 0.45 + 0.08 * (index + 1))
+        report(step, 0.45 + 0.3 * (index + 1) / max(len(wanted), len(BANDS)))
     write_image(folder / "reference_2m5.tif", reference, middle, BANDS)
-    write_image(folder / "sentinel2_10m.tif", sentinel2, coarse, BANDS)
+    write_image(folder / "sentinel2_10m.tif", [sentinel2[name] for name in BANDS], coarse, BANDS)
+    mask = sky.mask() if sky is not None else np.zeros((coarse.height, coarse.width), np.uint8)
+    if sky is not None:
+        write_raster(folder / "clouds_10m.tif", [mask], coarse, ["0 clear, 1 cloud, 2 cloud shadow"])
+    look = Acquisition(sentinel2, {name: grid_of(extent, sensors.SENTINEL2[name].spacing) for name in sentinel2}, settings.day, scene.sun)
+    if "safe" in settings.products:
+        at_20 = grid_of(extent, 20.0)
+        masked = mask.reshape(at_20.height, 2, at_20.width, 2)
+        joined = np.where((masked == 1).any(axis=(1, 3)), 1, np.where((masked == 2).any(axis=(1, 3)), 2, 0)).astype(np.uint8)
+        write_safe(folder, look, scene_classification(majority(scene.land_cover(), fine, at_20), joined))
+    if "theia" in settings.products:
+        write_theia(folder, look, mask)
+    report(step, 0.8)
 
-    if settings.date_gap:
-        scene.see(spot_day(settings), settings.sun(spot_day(settings)))
-    spot = []
-    harmonisation: dict[str, tuple[float, float]] = {}
-    for index, (name, truth) in enumerate(zip(BANDS, reference, strict=True)):
-        band = sensors.SPOT_2M5[HARMONISED[name]]
-        plane = scene.reflectance(materials.response(f"SPOT_{band.name}"))
-        aligned = sensors.Sampler(fine, middle, band.mtf)(plane)
-        slope, intercept = np.polyfit(aligned[::3, ::3].ravel().astype(np.float64), truth[::3, ::3].ravel().astype(np.float64), 1)
-        moved = sensors.Sampler(fine, middle, band.mtf, settings.shift)(plane) if any(settings.shift) else aligned
-        harmonised = np.float32(slope) * moved + np.float32(intercept)
-        harmonisation[name] = (float(slope), float(intercept))
-        generator = np.random.default_rng(np.random.SeedSequence([settings.seed, 4, index]))
-        spot.append(sensors.observe(harmonised, band, generator, settings.noise, settings.gain, settings.bias))
-        report(step, 0.78 + 0.05 * (index + 1))
-    write_image(folder / "spot_2m5.tif", spot, middle, BANDS)
+    harmonisation = write_spot(folder, scene, settings, part(report, step, 0.8, 1.0))
 
     world = {
         "format": FORMAT,
@@ -234,6 +231,44 @@ def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[s
     (folder / "world.json").write_text(json.dumps(world, indent=1) + "\n", "utf-8")
     report(step, 1.0)
     return world
+
+
+def write_spot(folder: Path, scene: Scene, settings: WorldSettings, report: Report) -> dict[str, tuple[float, float]]:
+    """``spot_2m5.tif``, and the DIMAP bundle when asked for; returns slope and intercept of the harmonisation per band.
+
+    Harmonised: each band is brought to Sentinel-2's by a line fitted on the spectra of the Sentinel-2 day, so that neither the
+    date's change nor the misregistration, gain, bias and noise that the settings ask for is absorbed.
+    """
+    fine, middle = scene.grid, grid_of(settings.extent, 2.5)
+    spot, bundle = [], {}
+    lines = {name: scene.line(materials.response(f"SPOT_{HARMONISED[name]}"), materials.response(name)) for name in BANDS}
+    if settings.date_gap:
+        scene.see(spot_day(settings), settings.sun(spot_day(settings)))
+    for index, name in enumerate(BANDS):
+        band = sensors.SPOT_2M5[HARMONISED[name]]
+        plane = scene.reflectance(materials.response(f"SPOT_{band.name}"))
+        seen = sensors.Sampler(fine, middle, band.mtf, settings.shift)(plane)
+        slope, intercept = lines[name]
+        harmonised = np.float32(slope) * seen + np.float32(intercept)
+        generator = np.random.default_rng(np.random.SeedSequence([settings.seed, 4, index]))
+        spot.append(sensors.observe(harmonised, band, generator, settings.noise, settings.gain, settings.bias))
+        if "dimap" in settings.products:
+            bundle[band.name] = spot_band(scene, plane, band.name, settings, index)
+        report("", (index + 1) / 5)
+    write_image(folder / "spot_2m5.tif", spot, middle, BANDS)
+    if "dimap" in settings.products:
+        bundle["PAN"] = spot_band(scene, scene.reflectance(materials.response("SPOT_PAN")), "PAN", settings, len(BANDS))
+        grids = {name: grid_of(settings.extent, sensors.SPOT[name].spacing) for name in bundle}
+        write_dimap(folder, Acquisition(bundle, grids, scene.day, scene.sun))
+    return lines
+
+
+def spot_band(scene: Scene, plane: NDArray[np.float32], name: str, settings: WorldSettings, index: int) -> NDArray[np.float32]:
+    """One band of the Spot-6/7 bundle on its own grid."""
+    band = sensors.SPOT[name]
+    clean = sensors.Sampler(scene.grid, grid_of(settings.extent, band.spacing), band.mtf, settings.shift)(plane)
+    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, 7, index]))
+    return sensors.observe(clean, band, generator, settings.noise, settings.gain, settings.bias)
 
 
 def spot_day(settings: WorldSettings) -> int:
@@ -326,6 +361,7 @@ def labelled_polygons(
         grid: the map's grid.
         seed: chooses among the candidates.
         per_class: how many of each class at most; by default 22 per square kilometre and at least 12, so that density is the world's.
+
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     frame = shapely.box(*grid.bounds)
@@ -344,7 +380,9 @@ def labelled_polygons(
                 break
             shape = interior(item, table, tree, frame) if kind == "object" else item
             for piece in trim(shape, rng):
-                if purity(piece, land_cover, grid, int(code)) >= 0.9 and not any(piece.intersects(other["geometry"]) for other in chosen if other["class"] == code):
+                if purity(piece, land_cover, grid, int(code)) >= 0.9 and not any(
+                    piece.intersects(other["geometry"]) for other in chosen if other["class"] == code
+                ):
                     chosen.append({"id": len(chosen) + 1, "class": int(code), "name": LEGEND[code][0], "geometry": piece})
                     found += 1
                     break
@@ -353,8 +391,6 @@ def labelled_polygons(
 
 def patches_of(mask: NDArray[np.bool_], grid: Grid, rng: np.random.Generator, count: int) -> list[tuple[str, shapely.Polygon]]:
     """Small discs about places of the map where the class fills the neighbourhood."""
-    from scipy import ndimage
-
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     rows, columns = np.nonzero(depth >= 2.2)
     pick = rng.permutation(rows.size)[:count]
