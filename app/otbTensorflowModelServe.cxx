@@ -276,7 +276,6 @@ private:
     }
     const bool hasNoData  = HasUserValue("source1.nodata");
     settings.outputNoData = GetParameterFloat("output.bv");
-    settings.writeNoData  = hasNoData;
     if (hasNoData)
     {
       settings.inputNoData = {GetParameterFloat("source1.nodata")};

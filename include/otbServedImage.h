@@ -37,8 +37,13 @@ void RequireServableFile(const std::string& extendedName);
 std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands);
 
 /** The output's extended file name with what makes writing fast: a GeoTIFF in tiles, compressed, written in the model's blocks; unless the
- * name has options of the user's, or is no GeoTIFF. \param block streaming block in output pixels */
-std::string WithTiledWriting(const std::string& extendedName, unsigned int block, bool hasNoData, double noData);
+ * name has options of the user's, or is no GeoTIFF. \param blocks as NumberOfWritingBlocks gives it */
+std::string WithTiledWriting(const std::string& extendedName, unsigned int blocks, bool isReal, bool hasNoData, double noData);
+
+/** The number of blocks to ask OTB's writer for, so that its square blocks are about `block` output pixels wide and cost the model least:
+ * OTB derives the width from the number, and a thin last column would be fed with all its margin.
+ * \param margin output pixels that the model throws away, both sides together */
+unsigned int NumberOfWritingBlocks(size_t width, size_t height, unsigned int block, double margin);
 
 /** \class WriteMonitor
  * \brief Collects GDAL's errors while a product is written, because OTB overlooks them (a full disk), and checks the product afterwards.

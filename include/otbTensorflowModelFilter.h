@@ -28,8 +28,8 @@ namespace otb
  * "symmetric"), any number of times.
  *
  * An input pixel is invalid if any of its bands is no-data or not finite. Its place is filled by the mean of the valid pixels within
- * FillRadius (0 if there are none) before the model runs; the output pixels over it are no-data. Valid results that would equal no-data
- * are moved to the next value. Integer outputs are rounded to the nearest and clamped, in the one copy from the tensor.
+ * FillRadius (0 if there are none) before the model runs; the output pixels over it are no-data. Valid results that would equal
+ * no-data are moved to the next value, if it is reserved. Integer outputs are rounded to the nearest and clamped, in the one copy from the tensor.
  *
  * The filter pulls its input itself. With Prefetch on, the block that a writer is expected to ask for next (raster order) is computed in
  * a thread while this one is written. Requests larger than MaximumBlockSize are computed in several blocks.
@@ -86,10 +86,11 @@ public:
     this->Modified();
   }
 
-  /** Value of output pixels without data. */
-  void SetOutputNoData(double value)
+  /** Value of output pixels without data; `reserved`: valid results that equal it are moved to the next value. */
+  void SetOutputNoData(double value, bool reserved)
   {
-    m_OutputNoData = value;
+    m_OutputNoData         = value;
+    m_OutputNoDataReserved = reserved;
     this->Modified();
   }
 
@@ -164,7 +165,8 @@ private:
   std::array<IndexValue, 2>                m_MaximumBlock{{2048, 2048}};
   std::vector<double>                      m_InputNoData;
   double                                   m_OutputNoData = 0;
-  bool                                     m_Prefetch     = false;
+  bool                                     m_OutputNoDataReserved = false;
+  bool                                     m_Prefetch             = false;
 
   std::future<Block>            m_Next;
   RegionType                    m_NextRegion;

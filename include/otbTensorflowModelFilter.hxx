@@ -594,7 +594,7 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block)
   const auto        width    = static_cast<size_t>(block.region.GetSize(0));
   const OutputPixel noData   = tensorflow_model_filter::Convert<OutputPixel>(m_OutputNoData, OutputPixel(0));
   const OutputPixel instead  = tensorflow_model_filter::NextTo(noData);
-  const bool        avoid    = std::isfinite(m_OutputNoData);
+  const bool        avoid    = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
   const auto        rowOf    = [&](IndexValue y) {
     return output->GetBufferPointer() + (static_cast<size_t>(y - buffered.GetIndex(1)) * buffered.GetSize(0) +
                                          static_cast<size_t>(block.region.GetIndex(0) - buffered.GetIndex(0))) *

@@ -49,7 +49,7 @@ protected:
     std::array<itk::IndexValueType, 2>     block{{2048, 2048}};
     std::vector<double>                    inputNoData;
     double                                 outputNoData  = 0;
-    bool                                   writeNoData   = false; ///< into the product's metadata
+    bool                                   writeNoData   = false; ///< no-data is reserved, and in the product's metadata
     bool                                   prefetch      = true;
     std::vector<std::string>               bandNames;
   };
@@ -134,7 +134,7 @@ private:
     filter->SetExpressionField(settings.expressionField);
     filter->SetConstants(settings.constants);
     filter->SetInputNoData(settings.inputNoData);
-    filter->SetOutputNoData(std::isnan(settings.outputNoData) ? settings.outputNoData : noData);
+    filter->SetOutputNoData(std::isnan(settings.outputNoData) ? settings.outputNoData : noData, settings.writeNoData);
     filter->SetMaximumBlockSize(settings.block);
     filter->SetPrefetch(settings.prefetch);
     if (!filter->HasValidPixel(256))
@@ -147,8 +147,10 @@ private:
     auto* parameter = dynamic_cast<OutputImageParameter*>(this->GetParameterByKey("out"));
     if (parameter != nullptr && this->HasValue("out") && !std::string(parameter->GetFileName()).empty())
     {
-      const auto side = static_cast<unsigned int>((std::max(settings.block[0], settings.block[1]) + 15) / 16 * 16);
-      parameter->SetFileName(WithTiledWriting(parameter->GetFileName(), side, settings.writeNoData, noData));
+      const auto size   = filter->GetOutput()->GetLargestPossibleRegion().GetSize();
+      const auto margin = static_cast<double>(settings.marginBefore[0] + settings.marginAfter[0]) / settings.scale;
+      const auto blocks = NumberOfWritingBlocks(size[0], size[1], static_cast<unsigned int>(std::max(settings.block[0], settings.block[1])), margin);
+      parameter->SetFileName(WithTiledWriting(parameter->GetFileName(), blocks, std::is_floating_point<PixelType>::value, settings.writeNoData, noData));
       m_Product = parameter->GetFileName();
       m_Monitor.reset();
       m_Monitor = std::make_unique<WriteMonitor>();

@@ -15,7 +15,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <cstdio>
+#include <limits>
 #include <sstream>
 
 namespace otb
@@ -106,7 +108,35 @@ std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands)
   return any ? noData : std::vector<double>();
 }
 
-std::string WithTiledWriting(const std::string& extendedName, unsigned int block, bool hasNoData, double noData)
+unsigned int NumberOfWritingBlocks(size_t width, size_t height, unsigned int block, double margin)
+{
+  // OTB's ImageRegionSquareTileSplitter: the side is the root of pixels / number, rounded up to a multiple of 16
+  const double       pixels  = static_cast<double>(width) * static_cast<double>(height);
+  const double       side    = block;
+  const auto         usual   = static_cast<unsigned int>(std::max(1.0, std::ceil(pixels / (side * side))));
+  unsigned int       best    = usual;
+  double             bestCost = std::numeric_limits<double>::max();
+  for (unsigned int number = std::max(1u, usual - std::min(usual - 1, usual / 4)); number <= usual * 2 + 4; ++number)
+  {
+    const auto   raw   = static_cast<size_t>(std::sqrt(std::floor(pixels / number)));
+    const size_t width16 = std::max<size_t>(16, (raw + 15) / 16 * 16);
+    if (static_cast<double>(width16) > 1.1 * side && number < usual * 2)
+    {
+      continue;
+    }
+    const double columns = std::ceil(static_cast<double>(width) / static_cast<double>(width16));
+    const double rows    = std::ceil(static_cast<double>(height) / static_cast<double>(width16));
+    const double cost = (static_cast<double>(width) + columns * margin) * (static_cast<double>(height) + rows * margin) + columns * rows * 64 * 64;
+    if (cost < bestCost)
+    {
+      best     = number;
+      bestCost = cost;
+    }
+  }
+  return best;
+}
+
+std::string WithTiledWriting(const std::string& extendedName, unsigned int blocks, bool isReal, bool hasNoData, double noData)
 {
   if (extendedName.find('?') != std::string::npos || !IsGeoTiff(extendedName))
   {
@@ -114,8 +144,8 @@ std::string WithTiledWriting(const std::string& extendedName, unsigned int block
   }
   std::ostringstream name;
   name.precision(17);
-  name << extendedName << "?&streaming:type=tiled&streaming:sizemode=height&streaming:sizevalue=" << block
-       << "&gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=256&gdal:co:BLOCKYSIZE=256&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1&gdal:co:PREDICTOR=2"
+  name << extendedName << "?&streaming:type=tiled&streaming:sizemode=nbsplits&streaming:sizevalue=" << blocks
+       << "&gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=256&gdal:co:BLOCKYSIZE=256&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1&gdal:co:PREDICTOR=" << (isReal ? 3 : 2)
        << "&gdal:co:BIGTIFF=IF_SAFER&gdal:co:NUM_THREADS=2";
   if (hasNoData)
   {
