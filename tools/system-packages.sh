@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that otbsr needs, or says which are missing when it may not.
+# otb-bin-qt, otb-qgis, otb-testdriver: OTB's CMake files refuse to load when any of OTB's own programs is missing.
 set -e
-packages="otb-bin libotb-dev libboost-filesystem-dev libboost-serialization-dev cmake g++ make python3-venv python3-dev"
+packages="otb-bin otb-bin-qt otb-qgis otb-testdriver libotb-dev libboost-filesystem-dev libboost-serialization-dev libtinyxml-dev libfftw3-dev cmake g++ make python3-venv python3-dev"
 missing=""
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
