@@ -205,7 +205,8 @@ def limits(content: dict[str, Any]) -> list[str]:
     counts, protocol = content["counts"], content["protocol"]
     settings = content["world"]["settings"]
     lines = [
-        f"The area is simulated (seed {settings.get('seed', 'unknown')}). Materials, sensor and noise are models: the answer holds for real land only as far as they do.",
+        f"The area is simulated (seed {settings.get('seed', 'unknown')}). Materials, sensor and noise are models: "
+        "the answer holds for real land only as far as they do.",
         f"One area, {counts['blocks']['test']} test blocks of about {protocol['block']:g} m. The interval covers the draw of blocks"
         + (f" and of training samples ({protocol['repeats']} repeats)" if protocol["repeats"] > 1 else "")
         + ", not other landscapes, dates or sensors.",

@@ -201,7 +201,7 @@ def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
 
 def failure(application: str, status: int, errors: Sequence[str], log: str, products: Sequence[str | Path]) -> ProcessingError | OutputError | MissingToolError:
     """The error that fits a failed run, with the log's most telling line."""
-    if any(NO_SPACE.search(line) for line in errors):
+    if any(NO_SPACE.search(line) for line in errors) or (not errors and any(full(Path(product)) for product in products)):
         where = ", ".join(map(str, products)) or "its product"
         return OutputError(f"{where}: no space left on the device; free some space or choose another folder, then run it again")
     fatal = [line for line in errors if "(FATAL)" in line] or list(errors)
@@ -214,6 +214,15 @@ def failure(application: str, status: int, errors: Sequence[str], log: str, prod
     if NO_TENSORFLOW.search(message):
         return MissingToolError(message)
     return OutputError(message) if any(UNWRITABLE.search(line) for line in errors) else ProcessingError(message)
+
+
+def full(path: Path, least: int = 1 << 20) -> bool:
+    """Whether fewer than `least` bytes are free where `path` was to be written."""
+    try:
+        usage = shutil.disk_usage(path.parent)
+    except OSError:
+        return False
+    return usage.free < least
 
 
 def product_damage(path: Path) -> str:

@@ -1,0 +1,164 @@
+"""The study on a small simulated area: same samples, disjoint areas, OTB's and our counts agree, an honest sentence, a whole page."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+
+from otbsr.errors import InputError, OtbsrError, UsageError
+from otbsr.evaluation import study as study_module
+from otbsr.evaluation.quality import consistency, psnr
+from otbsr.evaluation.report import write_report
+from otbsr.evaluation.study import Protocol, World, answer, refuse_leak, split, study
+from otbsr.grid import Grid
+from otbsr.methods.model_folder import ModelFolder
+from otbsr.serving import otb
+from otbsr.world.simulate import WorldSettings, simulate
+
+MODELS = Path(__file__).parents[3] / "models"
+PROTOCOL = Protocol(repeats=2, block=200, buffer=0, samples=200, replicates=200)
+
+
+def applications() -> bool:
+    """Whether OTB and our SuperResolution can be run here."""
+    try:
+        return (
+            shutil.which(otb.LAUNCHER) is not None
+            and (otb.application_folder() / "otbapp_SuperResolution.so").is_file()
+            and otb.tensorflow_library() is not None
+        )
+    except OtbsrError:
+        return False
+
+
+serves = pytest.mark.skipif(not applications(), reason="OTB, its SuperResolution application or TensorFlow is missing")
+
+
+@pytest.fixture(scope="module")
+def area(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "world"
+    simulate(folder, WorldSettings(seed=11, extent=960))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(area: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    study(area, MODELS / "bicubic-x4", folder, PROTOCOL)
+    write_report(folder)
+    return folder
+
+
+@serves
+def test_areas_are_disjoint_and_every_arm_is_judged_on_the_same_pixels(area: Path, done: Path) -> None:
+    blocks, train = gpd.read_file(done / "areas.gpkg"), gpd.read_file(done / "train.gpkg")
+    test_area = blocks[blocks.role == "test"].union_all()
+    assert train.intersection(test_area).area.sum() == 0 and len(train) > 0
+    assert blocks.union_all().area == pytest.approx(960 * 960) and blocks.area.sum() == pytest.approx(960 * 960)
+    with rasterio.open(done / "test_2m5.tif") as dataset, rasterio.open(area / "landcover_2m5.tif") as exact:
+        truth = dataset.read(1)
+        used = truth > 0
+        assert np.array_equal(truth[used], exact.read(1)[used]) and dataset.transform == exact.transform
+    content = json.loads((done / "study.json").read_text())
+    for arm in content["arms"].values():
+        matrix = np.array(arm["confusion"])
+        assert matrix.sum(axis=(1, 2)).tolist() == [used.sum()] * 2
+        assert matrix.sum(axis=2).tolist() == [content["counts"]["test_pixels"]] * 2
+
+
+@serves
+def test_bicubic_model_agrees_with_the_bicubic_arm(done: Path) -> None:
+    """Two independent bicubic interpolations (TensorFlow in our application, GDAL's warper) inside the image, half pixels included."""
+    with rasterio.open(done / "arms/f/image_2m5.tif") as ours, rasterio.open(done / "arms/bicubic/image_2m5.tif") as gdal:
+        assert ours.transform == gdal.transform
+        inner = (slice(None), slice(16, -16), slice(16, -16))
+        assert np.abs(ours.read()[inner].astype(int) - gdal.read()[inner]).max() <= 1
+    content = json.loads((done / "study.json").read_text())
+    assert abs(content["arms"]["f"]["quality"]["psnr_mean"] - content["arms"]["bicubic"]["quality"]["psnr_mean"]) < 0.01
+    assert not content["answer"].startswith("Super-resolution helped")  # the same image cannot help
+
+
+@serves
+def test_oracle_beats_native_and_all_is_said(done: Path) -> None:
+    content = json.loads((done / "study.json").read_text())
+    arms = content["arms"]
+    assert arms["spot"]["macro_f1"] > arms["native"]["macro_f1"] and arms["spot"]["quality"]["psnr_mean"] > arms["native"]["quality"]["psnr_mean"] + 3
+    assert arms["bicubic"]["difference"]["macro_f1"] == {"value": 0, "low": 0, "high": 0}
+    assert {"otbsr", "python"} <= set(content["versions"]) and content["model"]["sha256"]
+
+
+@serves
+def test_finished_arms_are_kept_and_a_changed_protocol_redoes_them(area: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = done.with_name("copy")  # beside it: links to the area are relative
+    shutil.copytree(done, copy, symlinks=True)
+    shutil.rmtree(copy / "arms" / "native")
+    redone: list[str] = []
+    real = study_module.run_arm
+
+    def counted(*args: object, **kwargs: object) -> object:
+        redone.append(str(args[2]))
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study_module, "run_arm", counted)
+    again = study(area, MODELS / "bicubic-x4", copy, PROTOCOL)
+    assert redone == ["native"]
+    before = json.loads((done / "study.json").read_text())
+    assert again.content["arms"] == before["arms"]  # same seeds, same numbers
+    study(area, MODELS / "bicubic-x4", copy, replace(PROTOCOL, repeats=1))
+    assert redone[1:] and set(redone[1:]) == {"native", "bicubic", "f", "spot"}
+
+
+@serves
+def test_report_is_one_offline_file_and_can_be_made_again(done: Path) -> None:
+    page = (done / "report.html").read_text()
+    assert json.loads((done / "study.json").read_text())["answer"] in page
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page) and "http" not in page and "<script" not in page
+    assert page.count("data:image/png;base64,") >= 16 and "Limits and failure modes" in page
+    (done / "report.html").unlink()
+    assert write_report(done).read_text() == page
+
+
+def test_answer_says_no_difference_when_the_interval_holds_zero() -> None:
+    assert answer({"value": 0.01, "low": -0.01, "high": 0.03}, 0.6, 0.59).startswith("No difference shown")
+    assert "+2.0 points" in answer({"value": 0.02, "low": 0.01, "high": 0.03}, 0.6, 0.58)
+    assert answer({"value": -0.02, "low": -0.03, "high": -0.01}, 0.6, 0.62).startswith("Super-resolution harmed")
+
+
+def test_split_is_a_chequerboard_of_whole_blocks() -> None:
+    roles, blocks = split(Grid(0, 0, 2.5, 2.5, 400, 600), 500, 1)
+    assert roles.shape == (3, 2) and set(np.unique(blocks)) == set(range(6))
+    assert (roles[1:] != roles[:-1]).all() and (roles[:, 1:] != roles[:, :-1]).all()
+    assert blocks[0, 0] == 0 and blocks[0, -1] == 1 and blocks[-1, -1] == 5 and blocks[200, 0] == 2
+    with pytest.raises(UsageError, match="smaller --block"):
+        split(Grid(0, 0, 2.5, 2.5, 200, 200), 500, 1)
+
+
+def test_an_area_that_the_network_saw_is_refused(area: Path) -> None:
+    folder = ModelFolder.open(MODELS / "bicubic-x4")
+    seen = ModelFolder(folder.path, folder.sidecar.model_copy(update={"training": {"world_seeds": [10, 11]}}))
+    refuse_leak(World.open(area), folder)
+    with pytest.raises(UsageError, match="seed 11"):
+        refuse_leak(World.open(area), seen)
+
+
+def test_a_folder_that_is_no_world(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="otbsr simulate"):
+        World.open(tmp_path)
+    with pytest.raises(InputError, match="otbsr study"):
+        write_report(tmp_path)
+
+
+def test_quality_by_hand() -> None:
+    flat = np.full((64, 64, 4), 0.3, np.float32)
+    assert psnr(flat, flat + np.float32(0.01)) == pytest.approx([40.0] * 4, abs=1e-3)
+    spoiled = flat.copy()
+    spoiled[:16] = 9  # the border is left out
+    assert psnr(flat, spoiled) == [200.0] * 4
+    assert consistency(flat, np.full((16, 16, 4), 0.3)) == pytest.approx([0] * 4, abs=1e-6)
+    assert consistency(flat, np.full((16, 16, 4), 0.28)) == pytest.approx([0.02] * 4, abs=1e-6)
