@@ -590,7 +590,7 @@ class Builder:
         path = self.cut(cell, town=False)
         self.add(path.buffer(1.5, cap_style="flat").intersection(cell), Layer.YARD, LandCover.ROAD, "gravel")
         centre = cell.representative_point()
-        pond = Point(centre.x, centre.y).buffer(0)
+        pond: BaseGeometry = Polygon()
         if self.rng.random() < 0.4 and cell.area > 3500:
             pond = affinity.scale(Point(centre.x, centre.y).buffer(13), 1.4, 0.8).intersection(cell.buffer(-5))
             self.add(pond, Layer.YARD, LandCover.WATER, "water_clear")

@@ -67,7 +67,7 @@ def write(path: Path, planes: list[NDArray[Any]], grid: Grid, **options: Any) ->
     """Write planes of one type as GeoTIFF, or lossless JPEG 2000 where the name ends in .jp2."""
     lossless: dict[str, Any] = {"driver": "GTiff", "compress": "deflate"}
     if path.suffix == ".jp2":
-        lossless = {"driver": "JP2OpenJPEG", "quality": 100, "reversible": "YES", "yccc": "NO"}
+        lossless = {"driver": "JP2OpenJPEG", "quality": 100, "reversible": "YES"}
     profile = {
         **lossless,
         "width": grid.width,

@@ -15,6 +15,8 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pyogrio.errors import DataSourceError
+from rasterio.errors import RasterioError
 from scipy import ndimage
 from shapely import affinity
 
@@ -22,6 +24,7 @@ from otbsr import __version__
 from otbsr.errors import OutputError, UsageError
 from otbsr.grid import Grid
 from otbsr.progress import Report, part, silent
+from otbsr.raster import damage, first_line
 from otbsr.world import materials, sensors
 from otbsr.world.clouds import make_clouds
 from otbsr.world.landscape import LEGEND, LandCover, Landscape, make_landscape
@@ -125,7 +128,7 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
         OutputError: `out` exists and is another world (without `overwrite`) or no world at all, or cannot be written.
 
     """
-    out = Path(out)
+    out = Path(out).absolute()
     existing = read_world(out)
     if existing is not None and existing.get("settings") == settings.model_dump(mode="json") and complete(out, existing):
         return {**existing, "cached": True}
@@ -138,11 +141,15 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         world = write_world(partial, settings, report)
+        # A full disk need not raise: what was written is looked at before it gets its name.
+        damaged = [f"{name} {reason}" for name in world["files"] if name.endswith(".tif") and (reason := damage(partial / name))]
+        if damaged:
+            raise OutputError(f"{out}: {damaged[0]}; check the space left on the disk")
         if out.exists():
             shutil.rmtree(out)
         os.replace(partial, out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); check the folder's rights and the space left") from error
+    except (OSError, RasterioError, DataSourceError) as error:
+        raise OutputError(f"{out}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {**world, "cached": False}
@@ -360,7 +367,7 @@ def labelled_polygons(
         land_cover: (h, w) class codes on `grid`.
         grid: the map's grid.
         seed: chooses among the candidates.
-        per_class: how many of each class at most; by default 22 per square kilometre and at least 12, so that density is the world's.
+        per_class: how many of each class at most; by default 8 and 5 more a square kilometre, between 12 and 60.
 
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))

@@ -72,8 +72,8 @@ def test_every_class_is_there_in_sane_proportions(seed: int, tmp_path: Path) -> 
     from otbsr.world.scene import Scene
     from otbsr.world.simulate import MARGIN
 
-    grid = fine_grid(1500)
-    scene = Scene(make_landscape(seed, 1500 + 2 * MARGIN, 0.4, 0.6), grid, seed, 165, (60.0, 140.0))
+    grid = fine_grid(1200)
+    scene = Scene(make_landscape(seed, 1200 + 2 * MARGIN, 0.4, 0.6), grid, seed, 165, (60.0, 140.0))
     share = np.bincount(scene.land_cover().ravel(), minlength=10) / (grid.width * grid.height)
     assert share[0] == 0
     bounds = {"BUILDING": (0.02, 0.15), "ROAD": (0.05, 0.25), "BARE_SOIL": (0.002, 0.25), "CROP": (0.1, 0.5), "GRASSLAND": (0.02, 0.3)}
@@ -141,6 +141,17 @@ def test_a_folder_that_is_no_world_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not a simulated world"):
         simulate(tmp_path, WorldSettings.parse(extent=480), overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_unwritable_folder_and_full_disk_are_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        simulate(tmp_path / "file" / "w", WorldSettings.parse(extent=480))
+    # As on a full disk: the last bytes of one file never arrive, and nobody raises.
+    monkeypatch.setattr("otbsr.world.simulate.write_spot", lambda folder, *_: (folder / "spot_2m5.tif").write_bytes(b"II*\0"))
+    with pytest.raises(OutputError, match="space left"):
+        simulate(tmp_path / "w", WorldSettings.parse(extent=480))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_incomplete_world_is_made_again_with_overwrite(tmp_path: Path) -> None:
