@@ -1,0 +1,326 @@
+"""PatchesExtraction and PatchesSelection, run as users run them: footprints, layout, rejections, order, messages."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine
+from shapely.geometry import Point, box
+
+from otbsr.errors import MissingToolError
+from otbsr.serving.otb import application_folder, command_line, otb_environment
+
+LEFT, TOP, CRS = 500040.0, 4800000.0, "EPSG:32631"
+
+
+def built() -> bool:
+    try:
+        return all((application_folder() / f"otbapp_{name}.so").exists() for name in ("PatchesExtraction", "PatchesSelection"))
+    except MissingToolError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not built(), reason="the applications are not built")
+
+
+def otb(application, parameters, sources=None, **environment):
+    """Run an application: (exit status, output)."""
+    env = {**otb_environment(), **environment}
+    env.pop("OTB_TF_NSOURCES", None)
+    if sources is not None:
+        env["OTB_TF_NSOURCES"] = str(sources)
+    done = subprocess.run(command_line(application, parameters), env=env, text=True, capture_output=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def write(path, pixels, spacing, left=LEFT, top=TOP, north_up=True):
+    """Write [rows, columns, bands] in the array's own type."""
+    transform = Affine(spacing, 0, left, 0, -spacing, top) if north_up else Affine(spacing, 0, left, 0, spacing, top - spacing * len(pixels))
+    kind = {"width": pixels.shape[1], "height": pixels.shape[0], "count": pixels.shape[2], "dtype": pixels.dtype}
+    with rasterio.open(path, "w", driver="GTiff", crs=CRS, transform=transform, **kind) as image:
+        image.write(pixels.transpose(2, 0, 1))
+    return path
+
+
+def points(path, coordinates, **fields):
+    fields = fields or {"id": np.arange(len(coordinates))}
+    geopandas.GeoDataFrame(fields, geometry=[Point(*c) for c in coordinates], crs=CRS).to_file(path)
+    return path
+
+
+def read(path, side):
+    """A patches image as [n, side, side, bands]."""
+    with rasterio.open(path) as image:
+        pixels = image.read()
+    assert pixels.shape[2] == side
+    return pixels.transpose(1, 2, 0).reshape(-1, side, side, pixels.shape[0])
+
+
+def pair_scene(folder, spacing=10.0, factor=4, size=24, left=LEFT):
+    """A fine image in which every pixel differs, and its block means; exact in float32."""
+    fine = np.arange((size * factor) ** 2, dtype=np.float32).reshape(size * factor, size * factor)
+    fine = np.stack([fine, -2 * fine], axis=-1)
+    coarse = fine.reshape(size, factor, size, factor, 2).mean((1, 3), dtype=np.float64).astype(np.float32)
+    return write(folder / "coarse.tif", coarse, spacing, left), write(folder / "fine.tif", fine, spacing / factor, left), coarse
+
+
+def extraction(folder, coarse, fine, vec, size=6, factor=4, field="id", **more):
+    return {
+        "source1.il": [coarse],
+        "source1.patchsizex": size,
+        "source1.patchsizey": size,
+        "source1.out": [folder / "lr.tif", "float"],
+        "source2.il": [fine],
+        "source2.patchsizex": size * factor,
+        "source2.patchsizey": size * factor,
+        "source2.out": [folder / "hr.tif", "float"],
+        "vec": vec,
+        "field": field,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("spacing", "factor", "left"), [(10.0, 4, LEFT), (10.0, 3, 300000.1), (6.0, 4, 123456.7), (10 / 6, 2, LEFT)])
+def test_a_pair_has_one_footprint_wherever_the_point_is_in_the_pixel(tmp_path, spacing, factor, left, swapped):
+    coarse, fine, _ = pair_scene(tmp_path, spacing, factor, left=left)
+    # All over the pixels, on their edges and corners, and just beside these.
+    parts = np.concatenate([np.linspace(0, 1, 9), [1e-7, 1 - 1e-7, 1e-3, 1 - 1e-3]])
+    where = [(left + (12 + u) * spacing, TOP - (11 + v) * spacing) for u in parts for v in parts]
+    vec = points(tmp_path / "points.gpkg", where)
+    parameters = extraction(tmp_path, coarse, fine, vec, factor=factor)
+    if swapped:
+        parameters = {re.sub("source[12]", lambda m: {"source1": "source2", "source2": "source1"}[m[0]], key): v for key, v in parameters.items()}
+    status, log = otb("PatchesExtraction", parameters, sources=2)
+    assert status == 0, log
+    assert re.search(rf"accepted {len(where)}, rejected 0\b", log)
+    lr, hr = read(tmp_path / "lr.tif", 6), read(tmp_path / "hr.tif", 6 * factor)
+    assert len(lr) == len(hr) == len(where)
+    means = hr.reshape(-1, 6, factor, 6, factor, 2).mean((2, 4), dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(means, lr)
+
+
+def test_the_patch_is_otbtfs(tmp_path):
+    """Centre pixel c: the patch is [c - n/2, c - n/2 + n - 1], for odd and even n; a point on an edge belongs to the pixel after it."""
+    coarse, _, pixels = pair_scene(tmp_path)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 105, TOP - 85), (LEFT + 110, TOP - 90)])
+    for n, first in ((5, 2), (6, 3)):
+        out = tmp_path / f"{n}.tif"
+        keys = {"source1.il": [coarse], "source1.patchsizex": n, "source1.patchsizey": n, "source1.out": [out, "float"], "vec": vec, "field": "id"}
+        status, log = otb("PatchesExtraction", keys)
+        assert status == 0, log
+        for patch, (column, row) in zip(read(out, n), [(10, 8), (11, 9)], strict=True):
+            np.testing.assert_array_equal(patch, pixels[row - first : row - first + n, column - first : column - first + n])
+
+
+def test_layout_order_labels_and_pixel_types(tmp_path):
+    random = np.random.default_rng(3)
+    first = random.integers(-32768, 32767, (20, 20, 2)).astype(np.int16)
+    second = random.integers(-32768, 32767, (20, 20, 1)).astype(np.int16)
+    images = [write(tmp_path / "a.tif", first, 10.0), write(tmp_path / "b.tif", second, 10.0)]
+    cells = [(12, 5), (4, 15), (8, 8), (1, 8), (6, 6)]  # the fourth leaves the image
+    labels = [7, 250, 3, 9, 0]
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 10 * c + 3, TOP - 10 * r - 4) for c, r in cells], label=labels)
+    keys = {"source1.il": images, "source1.patchsizex": 4, "source1.patchsizey": 6, "source1.out": [tmp_path / "p.tif", "int16"]}
+    status, log = otb("PatchesExtraction", {**keys, "vec": vec, "field": "label", "outlabels": tmp_path / "l.tif"})
+    assert status == 0, log
+    assert re.search(r"accepted 4, rejected 1 \(outside source 1: 1\)", log)
+    stack = np.concatenate([first, second], axis=-1)
+    kept = [cell for cell in cells if cell != (1, 8)]
+    with rasterio.open(tmp_path / "p.tif") as image:
+        assert (image.width, image.height, image.count, image.dtypes[0]) == (4, 24, 3, "int16")
+        assert (image.transform.a, image.transform.e, image.crs) == (10.0, -10.0, None)
+        pixels = image.read().transpose(1, 2, 0)
+    expected = np.concatenate([stack[r - 3 : r + 3, c - 2 : c + 2] for c, r in kept])
+    np.testing.assert_array_equal(pixels, expected)
+    with rasterio.open(tmp_path / "l.tif") as image:
+        assert image.dtypes[0] == "uint8"
+        np.testing.assert_array_equal(image.read(1), [[7], [250], [3], [0]])
+
+
+def test_no_data_in_any_band_of_any_source_rejects_the_pair(tmp_path):
+    coarse, fine, pixels_of_coarse = pair_scene(tmp_path)
+    with rasterio.open(fine, "r+") as image:
+        pixels = image.read()
+        pixels[1, 40, 40] = -9999  # coarse pixel (10, 10), second band only
+        image.write(pixels)
+    cells = [(7, 7), (8, 8), (10, 10), (13, 13), (14, 14)]  # of 6 x 6 patches [c - 3, c + 2], the middle three hold it
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 10 * c + 5, TOP - 10 * r - 5) for c, r in cells])
+    status, log = otb("PatchesExtraction", {**extraction(tmp_path, coarse, fine, vec), "source2.nodata": -9999}, sources=2)
+    assert status == 0, log
+    assert "accepted 2, rejected 3 (no-data: 3)" in log
+    lr, hr = read(tmp_path / "lr.tif", 6), read(tmp_path / "hr.tif", 24)
+    np.testing.assert_array_equal(lr, np.stack([pixels_of_coarse[r - 3 : r + 3, c - 3 : c + 3] for c, r in ((7, 7), (14, 14))]))
+    assert len(hr) == 2
+
+
+def test_grids_that_do_not_nest_are_rejected_and_nothing_is_written(tmp_path):
+    coarse, fine, _ = pair_scene(tmp_path)
+    with rasterio.open(fine, "r+") as image:
+        image.transform = Affine(2.5, 0, LEFT + 1.0, 0, -2.5, TOP)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 100, TOP - 100), (LEFT + 120, TOP - 100)])
+    status, log = otb("PatchesExtraction", extraction(tmp_path, coarse, fine, vec), sources=2)
+    assert status != 0
+    assert re.search(r"No patch to sample.*no equal footprint in source 2: 2", log)
+    assert not (tmp_path / "lr.tif").exists() and not (tmp_path / "hr.tif").exists()
+
+
+@pytest.mark.parametrize("value", ["two", "2x", "0", "-1", "", "1.5", "999999999999999999999"])
+def test_a_bad_number_of_sources_is_one_clear_error(tmp_path, value):
+    coarse, fine, _ = pair_scene(tmp_path)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 100, TOP - 100)])
+    parameters = {key: v for key, v in extraction(tmp_path, coarse, fine, vec).items() if not key.startswith("source2")}
+    status, log = otb("PatchesExtraction", parameters, sources=value)
+    assert status == 1
+    assert log.count("OTB_TF_NSOURCES") == 1 and f"'{value}'" in log
+    assert not (tmp_path / "lr.tif").exists()
+
+
+def test_bad_input_is_one_clear_error(tmp_path):
+    coarse, fine, _ = pair_scene(tmp_path)
+    inside = [(LEFT + 100, TOP - 100)]
+    small = write(tmp_path / "small.tif", np.ones((5, 5, 1), np.float32), 10.0)
+    good = extraction(tmp_path, coarse, fine, points(tmp_path / "points.gpkg", inside))
+    polygons = tmp_path / "polygons.gpkg"
+    geopandas.GeoDataFrame({"id": [1]}, geometry=[box(LEFT, TOP - 50, LEFT + 50, TOP)], crs=CRS).to_file(polygons)
+    far = points(tmp_path / "far.gpkg", [(3.0, 43.0)])
+    cases = [
+        ({"field": "absent"}, "no field 'absent'"),
+        ({"vec": polygons}, "is not a point"),
+        ({"vec": far}, "No patch to sample"),
+        ({"vec": tmp_path / "missing.gpkg"}, "missing.gpkg"),
+        ({"source1.il": [coarse, small]}, "5 x 5"),
+        ({"vec": points(tmp_path / "big.gpkg", inside, id=[2**40])}, "32 bits"),
+    ]
+    for change, message in cases:
+        status, log = otb("PatchesExtraction", {**good, **change}, sources=2)
+        assert status != 0 and message in log, log
+
+
+def test_labels_are_truncated_and_features_without_one_are_counted(tmp_path):
+    coarse, _, _ = pair_scene(tmp_path)
+    where = [(LEFT + 100 + 10 * k, TOP - 100) for k in range(4)]
+    keys = {"source1.il": [coarse], "source1.patchsizex": 4, "source1.patchsizey": 4, "source1.out": tmp_path / "p.tif"}
+    for values, expected in (([3.7, -3.7, np.nan, 2.0], [3, -3, 2]), (["12", "abc", None, "4"], [12, 0, 4])):
+        vec = points(tmp_path / "points.gpkg", where, label=values)
+        status, log = otb("PatchesExtraction", {**keys, "vec": vec, "field": "label", "outlabels": [tmp_path / "l.tif", "int32"]})
+        assert status == 0, log
+        assert "accepted 3, rejected 1 (no value in the field: 1)" in log
+        with rasterio.open(tmp_path / "l.tif") as image:
+            assert image.read(1).ravel().tolist() == expected
+
+
+# --- PatchesSelection --------------------------------------------------------------------------------------------------------
+
+
+def select(folder, image, step=5, size=5, **more):
+    keys = {"in": image, "grid.step": step, "grid.psize": size, "outtrain": folder / "train.gpkg", **more}
+    return otb("PatchesSelection", keys)
+
+
+def cells(path, size, spacing=10.0):
+    """Centre pixels (column, row) of the points, as PatchesExtraction finds them."""
+    frame = geopandas.read_file(path)
+    assert frame.crs == CRS
+    shift = 0.0 if size % 2 else 0.5  # even: the point is the corner before the centre column and after the centre row
+    column, row = (frame.geometry.x - LEFT) / spacing, (TOP - frame.geometry.y) / spacing
+    return [(int(np.floor(c + shift)), int(np.floor(r + shift)) - (size % 2 == 0)) for c, r in zip(column, row, strict=True)]
+
+
+def expected_centres(extent, size, step, offset=0):
+    r = size // 2
+    return [i for i in range(r, extent - r) if int(np.fmod(i - (r + 1), step)) == offset % step]
+
+
+@pytest.mark.parametrize(("size", "step", "offset"), [(5, 5, 0), (4, 4, 0), (6, 3, 0), (1, 1, 0), (4, 5, 2), (3, 1, 0)])
+def test_selection_places_otbtfs_grid(tmp_path, size, step, offset):
+    image = write(tmp_path / "image.tif", np.ones((23, 31, 1), np.float32), 10.0)
+    more = {"strategy": "all", "grid.offsetx": offset, "grid.offsety": 0}
+    status, log = select(tmp_path, image, step, size, **more)
+    assert status == 0, log
+    columns, rows = expected_centres(31, size, step, offset), expected_centres(23, size, step)
+    assert cells(tmp_path / "train.gpkg", size) == [(c, r) for r in rows for c in columns]
+    assert geopandas.read_file(tmp_path / "train.gpkg")["id"].tolist() == list(range(len(columns) * len(rows)))
+    # A no-data value that is nowhere changes nothing, whatever the strips' height.
+    os.remove(tmp_path / "train.gpkg")
+    status, log = select(tmp_path, image, step, size, nodata=-1, **more)
+    assert status == 0, log
+    assert cells(tmp_path / "train.gpkg", size) == [(c, r) for r in rows for c in columns]
+
+
+def test_selected_patches_are_inside_and_free_of_no_data(tmp_path):
+    random = np.random.default_rng(5)
+    pixels = random.integers(1, 100, (60, 70, 2)).astype(np.int16)
+    holes = random.random((60, 70)) < 0.01
+    pixels[holes] = 0
+    pixels[5::7, 3::9, 0] = 0  # no-data in one band only: not no-data for the selection
+    mask = np.ones((60, 70, 1), np.uint8)
+    mask[:, 50:] = 0
+    image, mask_file = write(tmp_path / "image.tif", pixels, 10.0), write(tmp_path / "mask.tif", mask, 10.0)
+    status, log = select(tmp_path, image, 2, 6, strategy="all", nodata=0, mask=mask_file)
+    assert status == 0, log
+    bad = holes | (mask[..., 0] == 0)
+    expected = [(c, r) for r in expected_centres(60, 6, 2) for c in expected_centres(70, 6, 2) if not bad[r - 3 : r + 4, c - 3 : c + 4].any()]
+    assert cells(tmp_path / "train.gpkg", 6) == expected and expected
+    # The mask alone counts at the centre.
+    status, log = select(tmp_path, image, 2, 6, strategy="all", mask=mask_file, outtrain=tmp_path / "masked.gpkg")
+    assert status == 0, log
+    assert cells(tmp_path / "masked.gpkg", 6) == [(c, r) for r in expected_centres(60, 6, 2) for c in expected_centres(70, 6, 2) if c < 50]
+
+
+def test_chessboard_and_split(tmp_path):
+    image = write(tmp_path / "image.tif", np.ones((100, 100, 1), np.float32), 10.0)
+    out = {"outvalid": tmp_path / "valid.gpkg", "outtest": tmp_path / "test.gpkg"}
+    everything = [(c, r) for r in expected_centres(100, 5, 5) for c in expected_centres(100, 5, 5)]
+
+    status, log = select(tmp_path, image, strategy="chessboard", outvalid=out["outvalid"])
+    assert status == 0, log
+    train, valid = cells(tmp_path / "train.gpkg", 5), cells(out["outvalid"], 5)
+    assert sorted(train + valid) == sorted(everything)
+    assert all((c // 5 + r // 5) % 2 == 0 for c, r in train) and all((c // 5 + r // 5) % 2 == 1 for c, r in valid)
+    numbers = [geopandas.read_file(path)["id"].tolist() for path in (tmp_path / "train.gpkg", out["outvalid"])]
+    assert [k for group in numbers for k in group] == list(range(len(everything)))
+
+    shares = {"strategy": "split", "strategy.split.trainprop": 60, "strategy.split.validprop": 30, "strategy.split.testprop": 10}
+    orders = []
+    for random in (False, True, True):
+        status, log = select(tmp_path, image, **shares, **out, **{"strategy.split.random": random})
+        assert status == 0, log
+        groups = [cells(path, 5) for path in (tmp_path / "train.gpkg", *out.values())]
+        assert sorted(cell for group in groups for cell in group) == sorted(everything)
+        for group, share in zip(groups, (0.6, 0.3, 0.1), strict=True):
+            assert abs(len(group) - share * len(everything)) <= 2
+        orders.append(groups)
+    assert orders[1] == orders[2] != orders[0]  # random, and the same in every run
+
+
+def test_selected_points_are_the_centres_of_equal_footprints(tmp_path):
+    coarse, fine, pixels = pair_scene(tmp_path)
+    status, log = select(tmp_path, coarse, 4, 4, strategy="all")
+    assert status == 0, log
+    status, log = otb("PatchesExtraction", extraction(tmp_path, coarse, fine, tmp_path / "train.gpkg", size=4), sources=2)
+    assert status == 0, log
+    assert "rejected 0" in log
+    corners = [(c - 2, r + 1 - 2) for c, r in cells(tmp_path / "train.gpkg", 4)]
+    np.testing.assert_array_equal(read(tmp_path / "lr.tif", 4), np.stack([pixels[r : r + 4, c : c + 4] for c, r in corners]))
+
+
+def test_selection_refuses_what_it_cannot_do(tmp_path):
+    image = write(tmp_path / "image.tif", np.zeros((20, 20, 1), np.float32), 10.0)
+    other = write(tmp_path / "mask.tif", np.ones((10, 10, 1), np.uint8), 10.0)
+    cases = [
+        ({"nodata": 0}, "no patch of 5 pixels can be placed"),
+        ({"size": 50}, "no patch of 50 pixels can be placed"),
+        ({"mask": other}, "10 x 10"),
+        ({"strategy": "split", "strategy.split.trainprop": 0}, "shares"),
+        ({"outtrain": tmp_path / "absent" / "train.gpkg"}, "absent"),
+    ]
+    for change, message in cases:
+        status, log = select(tmp_path, image, **change)
+        assert status != 0 and message in log, log
