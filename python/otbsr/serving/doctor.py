@@ -42,5 +42,6 @@ def checks() -> Iterator[Check]:
     for name in APPLICATIONS:
         # The status of -help is 1 even when it works: look at what it prints.
         run = subprocess.run([launcher, name, "-help"], env=environment, capture_output=True, text=True, timeout=60, check=False)
-        shown = "Parameters:" in run.stdout + run.stderr
-        yield Check(name, shown, "loads" if shown else (run.stderr or run.stdout).strip()[-300:])
+        text = run.stdout + run.stderr
+        wrong = [line for line in text.splitlines() if "not find" in line or "FATAL" in line or "ERROR" in line]
+        yield Check(name, "Parameters:" in text, "loads" if "Parameters:" in text else (wrong or ["does not load; install otbsr again"])[0].strip())

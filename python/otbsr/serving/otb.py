@@ -154,7 +154,10 @@ def run_otb(
 
 def follow(words: Sequence[str], environment: Mapping[str, str], report: Report, step: str) -> tuple[int, str]:
     """Start a command on a pseudo-terminal, report its bars, return (exit status, log without the bars' redraws)."""
-    master, slave = pty.openpty()
+    try:
+        master, slave = pty.openpty()
+    except OSError:  # no pseudo-terminals here (a bare chroot): the bars come late, the log is the same
+        master, slave = os.pipe()
     try:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=slave, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True)
     except BaseException:
