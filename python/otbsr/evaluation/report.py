@@ -212,6 +212,7 @@ def limits(content: dict[str, Any]) -> list[str]:
         + ", not other landscapes, dates or sensors.",
         "Training and test blocks alternate like a chequerboard, "
         f"{protocol['buffer']:g} m apart for the training polygons. Neighbouring blocks still resemble each other: all arms gain from it alike.",
+        "One split of the area: another --seed swaps training and test blocks and may give another answer, which the interval does not cover.",
         "Four bands of one date. With 13 bands or a time series, the native image classifies better and the gain may be smaller.",
         "Differences are not corrected for the number of arms and classes looked at: of twenty independent ones, one is expected to leave out zero by chance.",
         "The Spot oracle has Spot's own noise and residual misregistration: it is what better data would give, not an upper bound of what is possible.",
