@@ -331,7 +331,7 @@ def train(
         raise UsageError(f"patches of {training.lr.shape[1]} input pixels leave nothing within a border of {settings.border}; extract larger patches")
     run = {"settings": settings.model_dump(mode="json"), "training": training.hash(), "validation": validation.hash()}
     trainer = Trainer(settings, sensor_kernels(bands, settings.network.factor))
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": []}
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": []}
     checkpoint = Path(checkpoint) if checkpoint else out.with_name(f"{out.name}.checkpoint.npz")
     if checkpoint.is_file():
         arrays, saved = read_checkpoint(checkpoint)
@@ -340,7 +340,10 @@ def train(
         trainer.restore(arrays)
         state = saved["state"]
     elif start_from:
-        trainer.restore(read_checkpoint(Path(start_from))[0], weights_only=True)
+        arrays, saved = read_checkpoint(Path(start_from))
+        trainer.restore(arrays, weights_only=True)
+        state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]
+    state["source"] = {"data": data, "seeds": sorted(seeds), "pairs": len(training)}
 
     baseline = upsampler(bicubic_kernel(settings.network.bands, settings.network.factor), settings.network.factor, "bicubic")
     bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
@@ -381,7 +384,7 @@ def train(
     }
     record = {
         "data": data,
-        "seeds": sorted(seeds),
+        "seeds": sorted({*seeds, *(seed for past in state["history"] for seed in past.get("seeds", []))}),
         "pairs": len(training),
         "validation_pairs": len(validation),
         "training_hash": run["training"],
@@ -389,7 +392,7 @@ def train(
         "seed": settings.seed,
         "steps": state["step"],
         "seconds": round(time.monotonic() - begin),
-        "start_from": str(Path(start_from).name) if start_from else "",
+        "history": state["history"],
         "commit": commit(),
         "settings": run["settings"],
         "curve": state["curve"],
@@ -418,12 +421,14 @@ def card(sidecar: Sidecar, parameters: int) -> str:
     """The model card, from the sidecar."""
     t, m, bands = sidecar.training, sidecar.metrics, sidecar.input.bands
     rows = "\n".join(f"| {b} | {x:.2f} | {y:.2f} | {y - x:+.2f} |" for b, x, y in zip(bands, m["psnr_bands_bicubic"], m["psnr_bands"], strict=True))
+    before = "".join(f" Before that, {past['steps']} steps on {past.get('data') or 'data not recorded'}." for past in t["history"])
     return f"""# {sidecar.name}
 
 Fidelity method: a purely local residual network over bicubic, {parameters:,} parameters, x{sidecar.factor}, bands {" ".join(bands)},
 {sidecar.input.spacing:g} m to {sidecar.input.spacing / sidecar.factor:g} m. In and out: reflectance x 10000. Margin {sidecar.margin} input pixels.
 
-**Trained on** {t["data"] or "patches described in model.json"}: {t["pairs"]} pairs, {t["steps"]} steps, {t["seconds"] / 60:.0f} minutes, seed {t["seed"]}.
+**Trained on** {t["data"] or "patches described in model.json"}:
+{t["pairs"]} pairs, {t["steps"]} steps, {t["seconds"] / 60:.0f} minutes, seed {t["seed"]}.{before}
 
 **Quality** on {m["data"]}, PSNR in dB (reflectance, MAX = 1):
 

@@ -46,7 +46,7 @@ def pairs() -> tuple[Patches, Patches]:
 
 
 def run(tmp_path, pairs, name="model", **changes) -> ModelFolder:
-    return train(*pairs, TrainingSettings.model_validate(QUICK | changes), tmp_path / name, data="edges")
+    return train(*pairs, TrainingSettings.model_validate(QUICK | changes), tmp_path / name, data="edges", seeds=[101])
 
 
 def test_training_beats_bicubic_on_edges_and_writes_a_whole_folder(tmp_path, pairs):
@@ -104,7 +104,9 @@ def test_a_checkpoint_of_another_run_is_refused_but_can_be_a_start(tmp_path, pai
     first = read_checkpoint(start)[0]["average"]
     for x, y in zip(first, read_checkpoint(tmp_path / "second.checkpoint.npz")[0]["weight"], strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
-    assert second.sidecar.training["start_from"] == start.name
+    assert second.sidecar.training["history"] == [{"data": "edges", "seeds": [101], "pairs": 24, "steps": 2}]
+    assert second.sidecar.training["seeds"] == [101], "what it learned before counts as seen"
+    assert "Before that, 2 steps on edges." in (second.path / "README.md").read_text()
 
 
 def test_time_budget_ends_the_run(tmp_path, pairs):
