@@ -176,16 +176,14 @@ private:
   /** Input pixels that the model needs beyond those under its expression field: before and after. */
   static std::pair<IndexValue, IndexValue> Margins(const std::string& axis, int receptive, int expression, double scale)
   {
-    const double total   = receptive - expression * scale;
-    const double rounded = std::round(total);
-    if (std::abs(total - rounded) > 1e-3 || rounded < 0)
+    const double total  = receptive - expression * scale;
+    const auto   pixels = static_cast<IndexValue>(std::floor(total + 1e-3)); // a part of a pixel is no margin
+    if (pixels < 0)
     {
-      throw SamplingGridError("receptive field " + std::to_string(receptive) + " less expression field " + std::to_string(expression) + " x spacing scale " +
-                              std::to_string(scale) + " is " + std::to_string(total) + " input pixels in " + axis +
-                              ", but must be an integer that is not negative; check source1.rfield" + axis + ", output.efield" + axis +
+      throw SamplingGridError("receptive field " + std::to_string(receptive) + " is smaller than expression field " + std::to_string(expression) +
+                              " x spacing scale " + std::to_string(scale) + " in " + axis + "; check source1.rfield" + axis + ", output.efield" + axis +
                               " and output.spcscale");
     }
-    const auto pixels = static_cast<IndexValue>(rounded);
     return {(pixels + 1) / 2, pixels / 2};
   }
 

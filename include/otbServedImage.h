@@ -40,6 +40,9 @@ std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands);
  * name has options of the user's, or is no GeoTIFF. \param blocks as NumberOfWritingBlocks gives it */
 std::string WithTiledWriting(const std::string& extendedName, unsigned int blocks, bool isReal, bool hasNoData, double noData);
 
+/** Check that a file can be created where the output's name says, before any work. \throws ServedImageError */
+void RequireWritableFolder(const std::string& extendedName);
+
 /** The number of blocks to ask OTB's writer for, so that its square blocks are about `block` output pixels wide and cost the model least:
  * OTB derives the width from the number, and a thin last column would be fed with all its margin.
  * \param margin output pixels that the model throws away, both sides together */

@@ -57,7 +57,7 @@ protected:
   /** Runs `work`; errors of ours end as one FATAL message. */
   void Guarded(const std::function<void()>& work)
   {
-    std::string message;
+    std::string said; // not "message": the macro below has one
     try
     {
       work();
@@ -69,10 +69,10 @@ protected:
     }
     catch (const std::exception& error)
     {
-      message = error.what();
+      said = error.what();
     }
     m_Monitor.reset(); // or the message below could be swallowed
-    throw ApplicationException(__FILE__, __LINE__, message);
+    otbAppLogFATAL(<< said);
   }
 
   /** Warn about grids that are unusual but served. */
@@ -147,6 +147,7 @@ private:
     auto* parameter = dynamic_cast<OutputImageParameter*>(this->GetParameterByKey("out"));
     if (parameter != nullptr && this->HasValue("out") && !std::string(parameter->GetFileName()).empty())
     {
+      RequireWritableFolder(parameter->GetFileName());
       const auto size   = filter->GetOutput()->GetLargestPossibleRegion().GetSize();
       const auto margin = static_cast<double>(settings.marginBefore[0] + settings.marginAfter[0]) / settings.scale;
       const auto blocks = NumberOfWritingBlocks(size[0], size[1], static_cast<unsigned int>(std::max(settings.block[0], settings.block[1])), margin);

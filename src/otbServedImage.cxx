@@ -12,11 +12,14 @@
 #include "gdal.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <sstream>
 
@@ -106,6 +109,17 @@ std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands)
     }
   }
   return any ? noData : std::vector<double>();
+}
+
+void RequireWritableFolder(const std::string& extendedName)
+{
+  const std::string file   = FileOfExtendedName(extendedName);
+  const auto        slash  = file.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : file.substr(0, slash);
+  if (access(folder.c_str(), W_OK | X_OK) != 0)
+  {
+    throw ServedImageError(file + ": cannot be created in folder " + folder + " (" + std::strerror(errno) + "); create the folder or choose another");
+  }
 }
 
 unsigned int NumberOfWritingBlocks(size_t width, size_t height, unsigned int block, double margin)

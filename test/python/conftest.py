@@ -1,0 +1,46 @@
+"""Shared by the tests: our OTB applications as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from otbsr.errors import MissingToolError
+from otbsr.serving import otb
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run_application() -> Run:
+    """`run_application(name, *arguments, environment={})` starts one application and returns the finished process.
+
+    Plain subprocess, not `run_otb`: exit status and messages of the application itself are what is tested.
+    """
+    if shutil.which(otb.LAUNCHER) is None:
+        pytest.skip("OTB is not installed")
+    try:
+        otb.application_folder()
+    except MissingToolError as error:
+        pytest.skip(str(error))
+
+    def run(name: str, *arguments: object, environment: dict[str, str | None] | None = None) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, **otb.otb_environment()}
+        for key, value in (environment or {}).items():
+            variables.pop(key, None)
+            if value is not None:
+                variables[key] = value
+        return subprocess.run([otb.LAUNCHER, name, *map(str, arguments)], env=variables, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The committed models."""
+    return Path(__file__).resolve().parents[2] / "models"
