@@ -118,8 +118,8 @@ def read_patches(lr: Sequence[Path], target: Sequence[Path]) -> Patches:
         if not Path(path).is_file():
             raise InputError(f"{path}: no such patches image; run `otbsr pairs` again")
     dataset = DatasetFromPatchesImages(filenames_dict={"lr": [str(p) for p in lr], "target": [str(p) for p in target]}, iterator_cls=in_order())
-    samples = [dataset.read_one_sample() for _ in range(dataset.size)]
-    patches = Patches(*(np.stack([np.asarray(sample[key], np.float32) for sample in samples]) for key in ("lr", "target")))
+    batches = list(dataset.get_tf_dataset(batch_size=64, drop_remainder=False).as_numpy_iterator())
+    patches = Patches(*(np.concatenate([np.asarray(batch[key], np.float32) for batch in batches]) for key in ("lr", "target")))
     rows = patches.lr.shape[1]
     if patches.target.shape[1] % rows or patches.target.shape[1:3] != tuple(patches.factor * side for side in patches.lr.shape[1:3]):
         raise InputError(
