@@ -4,9 +4,11 @@
  */
 #include "otbNumberOfSources.h"
 #include "otbPatchSampler.h"
+#include "otbServedImage.h"
 
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
+#include "otbWrapperOutputImageParameter.h"
 
 namespace otb
 {
@@ -97,6 +99,7 @@ private:
     PatchSampler sampler;
     try
     {
+      FindProducts();
       for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
       {
         const std::string key = "source" + std::to_string(i);
@@ -126,6 +129,7 @@ private:
       SetParameterOutputImage("source" + std::to_string(i + 1) + ".out", sampler.GetPatches(i).GetPointer());
     }
     otbAppLogINFO(<< "patches: " << sampler.Summary());
+    m_Monitor = m_Products.empty() ? nullptr : std::make_unique<WriteMonitor>();
     if (IsParameterEnabled("outlabels") && HasValue("outlabels"))
     {
       const auto& labels = sampler.GetLabels();
@@ -140,6 +144,52 @@ private:
     }
   }
 
+  /** The files that OTB will write after this; none when the application runs in memory. */
+  void FindProducts()
+  {
+    m_Products.clear();
+    m_Monitor.reset();
+    std::vector<std::string> keys;
+    for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
+    {
+      keys.push_back("source" + std::to_string(i) + ".out");
+    }
+    keys.push_back("outlabels");
+    for (const std::string& key : keys)
+    {
+      auto* parameter = dynamic_cast<OutputImageParameter*>(GetParameterByKey(key));
+      if (IsParameterEnabled(key) && parameter && !std::string(parameter->GetFileName()).empty())
+      {
+        RequireWritableFolder(parameter->GetFileName());
+        m_Products.push_back(parameter->GetFileName());
+      }
+    }
+  }
+
+  void AfterExecuteAndWriteOutputs() override
+  {
+    // One image without the others is of no use: when an error was seen, all are removed.
+    std::string error;
+    for (const std::string& product : m_Products)
+    {
+      try
+      {
+        m_Monitor->RequireWhole(product);
+      }
+      catch (const std::exception& damaged)
+      {
+        error = error.empty() ? damaged.what() : error;
+      }
+    }
+    m_Monitor.reset();
+    if (!error.empty())
+    {
+      otbAppLogFATAL(<< error);
+    }
+  }
+
+  std::vector<std::string> m_Products;
+  std::unique_ptr<WriteMonitor> m_Monitor;
   unsigned int m_NumberOfSources = 1;
   std::string m_Error;
   Int32ImageType::Pointer m_Labels;

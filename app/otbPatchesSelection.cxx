@@ -9,6 +9,8 @@
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
 
+#include <cstdio>
+
 namespace otb
 {
 namespace Wrapper
@@ -149,7 +151,20 @@ private:
         }
         else if (IsGiven(outputs[group]))
         {
-          WritePoints(GetParameterString(outputs[group]), wkt, geometry, grid, sites, groups, group, next);
+          const std::string file = GetParameterString(outputs[group]);
+          try
+          {
+            WritePoints(file, wkt, geometry, grid, sites, groups, group, next);
+          }
+          catch (const itk::ExceptionObject& error)
+          {
+            std::remove(file.c_str());
+            // GDAL puts whole SQL scripts into its messages.
+            const std::string what = error.GetDescription();
+            throw std::runtime_error(file + ": cannot be written (" +
+                                     (what.size() > 200 ? what.substr(0, 100) + " ... " + what.substr(what.size() - 60) : what) +
+                                     "); check the folder, the free space, and the ending of the name");
+          }
           otbAppLogINFO(<< outputs[group] << ": " << count << " patches");
         }
         else if (count > 0)

@@ -216,6 +216,28 @@ def test_labels_are_truncated_and_features_without_one_are_counted(tmp_path):
             assert image.read(1).ravel().tolist() == expected
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder of one megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_half_product(tmp_path, small_disk):
+    coarse, fine, _ = pair_scene(tmp_path, size=100)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 10 * i + 100, TOP - 10 * j - 100) for i in range(80) for j in range(0, 80, 8)])
+    status, log = otb("PatchesExtraction", extraction(small_disk, coarse, fine, vec), sources=2)
+    assert status != 0 and "was not written whole" in log
+    assert list(small_disk.iterdir()) == []
+    status, log = select(small_disk, fine, 1, 5, strategy="all")
+    assert status != 0 and "train.gpkg: cannot be written" in log and "free space" in log
+    assert list(small_disk.iterdir()) == []
+
+
 # --- PatchesSelection --------------------------------------------------------------------------------------------------------
 
 
