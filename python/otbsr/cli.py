@@ -218,8 +218,7 @@ def apply_command(
     with bars(quiet, as_json) as report:
         done = apply(source, model, out, bands=names, scale=scale, threads=threads, ram=ram, overwrite=overwrite, report=report)
     result = {"out": done.out, "grid": done.grid.describe(), "bands": " ".join(done.bands), "model": done.model, "seconds": done.seconds}
-    if as_json or not quiet:
-        finish(result, as_json)
+    finish(result, as_json)
 
 
 @app.command("study", epilog="Example: otbsr study demo/world --model models/f --out demo/study")
@@ -228,7 +227,8 @@ def study_command(
     model: ModelFolder,
     out: Output,
     seed: Seed = 1,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Samplings of the training pixels, each with its own classifier.")] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Samplings of the training pixels, each with its own classifiers.")] = 3,
+    folds: Annotated[int, typer.Option("--folds", min=1, max=2, help="2: training and test halves are swapped too, so that every block is judged.")] = 2,
     block: Annotated[float, typer.Option("--block", min=100, help="Side of the blocks that training and test areas are made of, metres.")] = 500.0,
     samples: Annotated[int, typer.Option("--samples", min=10, help="Training pixels per class, at most.")] = 1000,
     overwrite: Overwrite = False,
@@ -240,10 +240,9 @@ def study_command(
     from otbsr.evaluation.study import Protocol, study
 
     with bars(quiet, as_json) as report:
-        result = study(world, model, out, Protocol(seed=seed, repeats=repeats, block=block, samples=samples), overwrite=overwrite, report=report)
+        result = study(world, model, out, Protocol(seed=seed, folds=folds, repeats=repeats, block=block, samples=samples), overwrite=overwrite, report=report)
         page = write_report(out, report=report)
-    if as_json or not quiet:
-        finish({"answer": result.answer, "report": page}, as_json)
+    finish({"answer": result.answer, "report": page}, as_json)
 
 
 @app.command("report", epilog="Example: otbsr report demo/study")

@@ -27,6 +27,12 @@ CHIP = 120
 CHIP_SIZE = 360
 """Side of a zoom in the page, pixels."""
 OVERVIEW_SIZE = 560
+SEEN = {
+    "unseen": "the network was trained on other landscapes, none with this seed",
+    "untrained": "the model is a fixed interpolation, not trained at all",
+    "unknown": "whether the network was trained on this area is not known: its model.json lists no seeds of landscapes",
+}
+"""What the page says of the network and this area, by `refuse_leak`'s answer."""
 MEASURES = {"macro_f1": "macro-F1", "accuracy": "overall accuracy", "kappa": "kappa", "artificial_f1": "artificial-surface F1"}
 
 
@@ -78,6 +84,7 @@ def write_report(folder: str | Path, report: Report = silent) -> Path:
         overview=overview,
         titles=titles,
         measures={key: name for key, name in MEASURES.items() if key in content["arms"]["f"]},
+        seen=SEEN[content["model"]["area"]],
         limits=limits(content),
         scale_bar=300,
     )
@@ -200,6 +207,18 @@ def png(pixels: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def split_limit(content: dict[str, Any]) -> str:
+    """What the answer owes to the split: the change of each fold, or that there is only one."""
+    if content["protocol"]["folds"] == 1:
+        return "One half of the area is judged, the other trains: with --folds 2 both are, and the answer may be another."
+    by_fold = [content["arms"][name]["macro_f1_by_fold"] for name in ("f", content["baseline"])]
+    changes = " and ".join(points(f - base) for f, base in zip(*by_fold, strict=True))
+    return (
+        f"Two folds swap training and test blocks; the change of macro-F1 over bicubic is {changes} points in them. "
+        "Their learners differ and each judges many blocks, which the draw of blocks does not count: the interval may be somewhat too narrow."
+    )
+
+
 def limits(content: dict[str, Any]) -> list[str]:
     """What a reader must know before using the answer, with this study's numbers."""
     counts, protocol = content["counts"], content["protocol"]
@@ -207,22 +226,25 @@ def limits(content: dict[str, Any]) -> list[str]:
     lines = [
         f"The area is simulated (seed {settings.get('seed', 'unknown')}). Materials, sensor and noise are models: "
         "the answer holds for real land only as far as they do.",
-        f"One area, {counts['blocks']['test']} test blocks of about {protocol['block']:g} m. The interval covers the draw of blocks"
+        f"One area, {counts['blocks']['test']} test blocks of about {protocol['block']:g} m. The interval covers the draw of test blocks"
         + (f" and of training samples ({protocol['repeats']} repeats)" if protocol["repeats"] > 1 else "")
-        + ", not other landscapes, dates or sensors.",
+        + ", not other training polygons, landscapes, dates or sensors.",
         "Training and test blocks alternate like a chequerboard, "
         f"{protocol['buffer']:g} m apart for the training polygons. Neighbouring blocks still resemble each other: all arms gain from it alike.",
-        "One split of the area: another --seed swaps training and test blocks and may give another answer, which the interval does not cover.",
+        split_limit(content),
         "Four bands of one date. With 13 bands or a time series, the native image classifies better and the gain may be smaller.",
         "Differences are not corrected for the number of arms and classes looked at: of twenty independent ones, one is expected to leave out zero by chance.",
         "The Spot oracle has Spot's own noise and residual misregistration: it is what better data would give, not an upper bound of what is possible.",
     ]
-    weak = [str(one["name"]) for one, number, test in zip(content["classes"], counts["polygons"], counts["test_pixels"], strict=True) if test and number < 3]
+    fewest = np.array(counts["polygons"]).min(axis=0).tolist()
+    weak = [str(one["name"]) for one, number, test in zip(content["classes"], fewest, counts["test_pixels"], strict=True) if test and number < 3]
     absent = [str(one["name"]) for one, test in zip(content["classes"], counts["test_pixels"], strict=True) if not test]
+    if content["model"]["area"] == "unknown":
+        lines.append("The network's model.json lists no seeds of landscapes: had it been trained on this area, method F would look better than it is.")
     if counts["blocks"]["test"] < 10:
         lines.append(f"Only {counts['blocks']['test']} test blocks: percentile intervals from so few blocks tend to be too narrow.")
     if weak:
-        lines.append(f"Fewer than 3 training polygons: {', '.join(weak)}. Their F1 says little.")
+        lines.append(f"Fewer than 3 training polygons{' in one of the folds' if protocol['folds'] > 1 else ''}: {', '.join(weak)}. Their F1 says little.")
     if absent:
         lines.append(f"Not in the test blocks, left out of macro-F1: {', '.join(absent)}.")
     worse = [

@@ -1,4 +1,4 @@
-"""The study: the same learner on the same samples in every arm, judged on blocks that neither learner nor network saw."""
+"""The study: the same learner on the same samples in every arm, judged on blocks that its learner did not see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from shapely.geometry import box
 
 from otbsr import __version__
-from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.errors import InputError, ModelError, OutputError, ProcessingError, UsageError
 from otbsr.evaluation import landcover, statistics
 from otbsr.evaluation.quality import quality
 from otbsr.grid import Grid
@@ -38,20 +38,31 @@ TITLES = {
     "f": "Method F",
     "spot": "Spot oracle 2.5 m",
 }
-TRAIN, TEST = 1, 2
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What can be chosen: lengths in metres, samples in pixels a class, at most."""
+    """What can be chosen: lengths in metres, samples in pixels a class, at most.
+
+    With two `folds` the chequerboard is judged twice, training and test halves swapped, so that every block is a test block once per
+    repeat; one fold judges the half that `seed` chooses.
+    """
 
     seed: int = 1
+    folds: int = 2
     repeats: int = 3
     block: float = 500.0
     buffer: float = 60.0
     samples: int = 1000
     replicates: int = 2000
     learner: dict[str, object] = field(default_factory=lambda: dict(landcover.FOREST))
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError`."""
+        if self.folds not in (1, 2):
+            raise UsageError(f"{self.folds} folds; a chequerboard has two halves: choose 1 or 2")
+        if self.repeats < 1:
+            raise UsageError(f"{self.repeats} repeats; choose 1 at least")
 
 
 @dataclass(frozen=True)
@@ -102,12 +113,12 @@ def study(
     """
     protocol, out = protocol or Protocol(), Path(out)
     area, folder = World.open(world), ModelFolder.open(model)
-    refuse_leak(area, folder)
+    seen = refuse_leak(area, folder)
     prepare_folder(out, overwrite)
     identity = {"world": file_hash(area.path / "world.json", area.path / "sentinel2_10m.tif", area.path / "landcover_2m5.tif"), "protocol": asdict(protocol)}
-    roles, blocks = split(area.fine, protocol.block, protocol.seed)
+    folds, blocks = split(area.fine, protocol)
     report("areas", 0.0)
-    counts = write_areas(area, roles, blocks, protocol, out)
+    counts = write_areas(area, folds, blocks, protocol, out)
     report("areas", 1.0)
 
     makers: dict[str, Callable[[Path, Report], None]] = {
@@ -139,20 +150,33 @@ def study(
         arms = {name: futures[name].result() if name in futures else finished[name] for name in makers}
     report("classification", 1.0)
     report("intervals", 0.0)
-    content = evaluate(area, folder, protocol, {name: arm for name, arm in arms.items() if arm}, counts, out)
+    content = evaluate(area, folder, seen, protocol, {name: arm for name, arm in arms.items() if arm}, counts, out)
     write_json(out / "study.json", content)
     report("intervals", 1.0)
     return Study(content["answer"], content)
 
 
-def refuse_leak(area: World, folder: ModelFolder) -> None:
-    """Raise `UsageError` when the network was trained on an area with this seed: its result would not be an answer."""
+def refuse_leak(area: World, folder: ModelFolder) -> str:
+    """What the sidecar says of this area: "untrained" (a baseline), "unseen", or "unknown" when it lists no seeds of landscapes.
+
+    Raises `UsageError` when the network was trained on a landscape with this seed, whatever its other settings: its result would be
+    no answer.
+    """
+    if folder.sidecar.method == "baseline":
+        return "untrained"
     training = folder.sidecar.training
-    seeds = {int(seed) for key in ("world_seeds", "area_seeds") for seed in training.get(key, [])}
+    given = [seed for key in ("world_seeds", "seeds") for seed in training.get(key) or []]
+    if not given:
+        return "unknown"
+    try:
+        seeds = {int(seed) for seed in given}
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{folder.path}: model.json lists {given} as seeds of the training landscapes, expected integers; correct the list") from error
     if area.settings.get("seed") in seeds:
         raise UsageError(
             f"{area.path}: seed {area.settings['seed']} is among those that {folder.sidecar.name} was trained on; simulate an area with another seed"
         )
+    return "unseen"
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:
@@ -168,12 +192,14 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
     (out / "arms").mkdir(exist_ok=True)
 
 
-def split(fine: Grid, block: float, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """(roles, blocks): a chequerboard of training and test blocks of about `block` metres on the fine grid.
+def split(fine: Grid, protocol: Protocol) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    """(folds, blocks): a chequerboard of blocks of about `protocol.block` metres on the fine grid.
 
-    roles: TRAIN or TEST by (row, column) of blocks; blocks: (height, width) int32, index of each pixel's block, row by row. Raises
-    `UsageError` when fewer than 2 x 2 blocks fit.
+    folds: the fold whose test block it is, by (row, column) of blocks: 0 or 1, or -1 for the half that one fold never judges; the other
+    blocks are that fold's training blocks. blocks: (height, width) int32, index of each pixel's block, row by row. Raises `UsageError`
+    when fewer than 2 x 2 blocks fit.
     """
+    block = protocol.block
     rows, columns = (round(size * spacing / block) for size, spacing in ((fine.height, fine.dy), (fine.width, fine.dx)))
     if min(rows, columns) < 2:
         size = f"{fine.width * fine.dx:g} x {fine.height * fine.dy:g} m"
@@ -182,45 +208,54 @@ def split(fine: Grid, block: float, seed: int) -> tuple[NDArray[np.uint8], NDArr
         )
     row = np.minimum(np.arange(fine.height) * rows // fine.height, rows - 1)
     column = np.minimum(np.arange(fine.width) * columns // fine.width, columns - 1)
-    roles = np.where((np.add.outer(np.arange(rows), np.arange(columns)) + seed) % 2 == 0, TRAIN, TEST).astype(np.uint8)
-    return roles, (row[:, None] * columns + column[None, :]).astype(np.int32)
+    first = (np.add.outer(np.arange(rows), np.arange(columns)) + protocol.seed) % 2 == 1
+    return np.where(first, 0, 1 if protocol.folds == 2 else -1).astype(np.int8), (row[:, None] * columns + column[None, :]).astype(np.int32)
 
 
-def write_areas(area: World, roles: NDArray[np.uint8], blocks: NDArray[np.int32], protocol: Protocol, out: Path) -> dict[str, Any]:
-    """Write areas.gpkg (blocks and roles), train.gpkg (polygons wholly inside training blocks less the buffer) and test_2m5.tif.
+def write_areas(area: World, folds: NDArray[np.int8], blocks: NDArray[np.int32], protocol: Protocol, out: Path) -> dict[str, Any]:
+    """Write what the folds train on and are judged by.
 
-    Returns counts by class: polygons, and pixels of the test reference.
+    areas.gpkg: blocks, and the fold that judges each. train_N.gpkg: polygons wholly inside the training blocks of fold N less the
+    buffer. test_N_2m5.tif: reference in the test blocks of fold N; test_2m5.tif: in those of every fold.
+    Returns counts by class: training polygons of each fold, and pixels of the test reference.
     """
     rows = []
-    for index, role in enumerate(roles.ravel()):
+    for index, judge in enumerate(folds.ravel()):
         inside = np.argwhere(blocks == index)
         (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
         grid = area.fine.cropped(Window(int(left), int(top), int(right - left), int(bottom - top)))
-        rows.append({"block": index, "role": "train" if role == TRAIN else "test", "geometry": box(*grid.bounds)})
-    crs = area.fine.crs or None
-    areas = gpd.GeoDataFrame(rows, crs=crs)
+        rows.append({"block": index, "fold": int(judge), "geometry": box(*grid.bounds)})
+    areas = gpd.GeoDataFrame(rows, crs=area.fine.crs or None)
     write_vector(areas, out / "areas.gpkg", "areas")
     polygons = gpd.read_file(area.path / "polygons.gpkg", layer="polygons")
-    train_area = areas[areas.role == "train"].geometry.buffer(-protocol.buffer).union_all()
-    kept = polygons[polygons.within(train_area)]
-    if kept.empty:
-        raise UsageError(f"no training polygon lies inside the training blocks less {protocol.buffer:g} m; take larger blocks (--block)")
-    chosen = gpd.GeoDataFrame({landcover.FIELD: kept["class"].astype(int).to_numpy()}, geometry=kept.geometry.to_numpy(), crs=polygons.crs)
-    write_vector(chosen, out / "train.gpkg", "train")
     with rasterio.open(area.path / "landcover_2m5.tif") as dataset:
-        truth, profile = dataset.read(1), dataset.profile
-    truth = np.where(roles.ravel()[blocks] == TEST, truth, 0).astype(np.uint8)
+        exact, profile = dataset.read(1), dataset.profile
     profile.update(dtype="uint8", count=1, nodata=None, compress="deflate")
-    with rasterio.open(out / "test_2m5.tif", "w", **profile) as dataset:
-        dataset.write(truth, 1)
-    codes = [int(one["code"]) for one in area.classes]
+    codes, trained = [int(one["code"]) for one in area.classes], []
+    for fold in range(protocol.folds):
+        train_area = areas[areas.fold != fold].geometry.buffer(-protocol.buffer).union_all()
+        kept = polygons[polygons.within(train_area)]
+        if kept.empty:
+            raise UsageError(f"no training polygon lies inside the training blocks less {protocol.buffer:g} m; take larger blocks (--block)")
+        chosen = gpd.GeoDataFrame({landcover.FIELD: kept["class"].astype(int).to_numpy()}, geometry=kept.geometry.to_numpy(), crs=polygons.crs)
+        write_vector(chosen, out / f"train_{fold}.gpkg", "train")
+        write_labels(out / f"test_{fold}_2m5.tif", np.where(folds.ravel()[blocks] == fold, exact, 0), profile)
+        trained.append([int((chosen[landcover.FIELD] == code).sum()) for code in codes])
+    truth = np.where(folds.ravel()[blocks] >= 0, exact, 0)
+    write_labels(out / "test_2m5.tif", truth, profile)
     return {
-        "polygons": [int((chosen[landcover.FIELD] == code).sum()) for code in codes],
+        "polygons": trained,
         "test_pixels": [int((truth == code).sum()) for code in codes],
         "test_hectares": [round(float((truth == code).sum() * area.fine.dx * area.fine.dy / 1e4), 2) for code in codes],
-        "blocks": {"train": int((roles == TRAIN).sum()), "test": int((roles == TEST).sum())},
-        "roles": roles.tolist(),
+        "blocks": {"all": int(folds.size), "test": int((folds >= 0).sum()), "test_by_fold": [int((folds == fold).sum()) for fold in range(protocol.folds)]},
+        "folds": folds.tolist(),
     }
+
+
+def write_labels(path: Path, labels: NDArray[Any], profile: dict[str, Any]) -> None:
+    """Write class codes as a uint8 GeoTIFF on the grid that rasterio's `profile` gives."""
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(labels.astype(np.uint8), 1)
 
 
 def write_vector(frame: gpd.GeoDataFrame, path: Path, layer: str) -> None:
@@ -269,21 +304,29 @@ def link(source: Path, out: Path) -> None:
 def run_arm(area: World, out: Path, name: str, key: str, protocol: Protocol, blocks: NDArray[np.int32], report: Report) -> dict[str, Any]:
     """Train, map and count one arm, `protocol.repeats` times; write and return its arm.json.
 
-    OTB's confusion matrix and our count by blocks must agree, else `ProcessingError`.
+    Each fold's learner maps that fold's test blocks; the maps of the folds together are the repeat's map, counted once. OTB's
+    confusion matrix and our count by blocks must agree, else `ProcessingError`.
     """
     folder, reference = out / "arms" / name, out / "test_2m5.tif"
     image, classes = folder / "image_2m5.tif", len(area.classes)
     with rasterio.open(reference) as dataset:
-        truth = dataset.read(1)
-    matrices, by_block = [], []
+        truth, profile = dataset.read(1), dataset.profile
+    matrices, by_block, runs = [], [], protocol.repeats * protocol.folds
     for repeat in range(protocol.repeats):
-        model, mapped, table = folder / f"model_{repeat}.rf", folder / f"map_{repeat}.tif", folder / f"confusion_{repeat}.csv"
-        landcover.train(image, out / "train.gpkg", model, protocol.samples, protocol.seed * 1000 + repeat + 1, protocol.learner, threads=1)
-        begin, span = (repeat + 0.15) / protocol.repeats, 0.8 / protocol.repeats
-        landcover.classify(image, model, mapped, reference, part(report, name, begin, begin + span), name, threads=1)
+        mapped, table = folder / f"map_{repeat}.tif", folder / f"confusion_{repeat}.csv"
+        found = np.zeros_like(truth)
+        for fold in range(protocol.folds):
+            run = repeat * protocol.folds + fold
+            model, half = folder / f"model_{repeat}_{fold}.rf", folder / f"map_{repeat}_{fold}.tif"
+            landcover.train(image, out / f"train_{fold}.gpkg", model, protocol.samples, protocol.seed * 1000 + run + 1, protocol.learner, threads=1)
+            progress = part(report, name, (run + 0.3) / runs, (run + 0.9) / runs)
+            landcover.classify(image, model, half, out / f"test_{fold}_2m5.tif", progress, name, threads=1)
+            with rasterio.open(half) as dataset:
+                found += dataset.read(1)  # no pixel is in the test blocks of two folds
+            half.unlink()
+        write_labels(mapped, found, profile)
         matrix = landcover.confusion_of(mapped, reference, table, classes)
-        with rasterio.open(mapped) as dataset:
-            own = statistics.confusion(truth, dataset.read(1), classes, blocks, int(blocks.max()) + 1)
+        own = statistics.confusion(truth, found, classes, blocks, int(blocks.max()) + 1)
         if not np.array_equal(own.sum(0), matrix):
             raise ProcessingError(f"{table}: OTB counted {matrix.sum()} pixels, otbsr {own.sum():g}, and the matrices differ; report this as a bug")
         matrices.append(matrix.tolist())
@@ -295,10 +338,16 @@ def run_arm(area: World, out: Path, name: str, key: str, protocol: Protocol, blo
     return arm
 
 
-def evaluate(area: World, folder: ModelFolder, protocol: Protocol, arms: dict[str, dict[str, Any]], counts: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The content of study.json: measures of each arm, differences to bicubic with intervals, the answer, and what made it."""
-    test = np.array(counts["roles"]).ravel() == TEST
-    tables = {name: np.array(arm["by_block"], dtype=np.float64)[:, test] for name, arm in arms.items()}
+def evaluate(
+    area: World, folder: ModelFolder, seen: str, protocol: Protocol, arms: dict[str, dict[str, Any]], counts: dict[str, Any], out: Path
+) -> dict[str, Any]:
+    """The content of study.json: measures of each arm, differences to bicubic with intervals, the answer, and what made it.
+
+    Matrices of all test blocks, of both folds, are summed before a measure is taken; blocks of both folds are drawn for its interval.
+    """
+    folds = np.array(counts["folds"]).ravel()
+    tables = {name: np.array(arm["by_block"], dtype=np.float64)[:, folds >= 0] for name, arm in arms.items()}
+    fold_of = folds[folds >= 0]
     names = [str(one["name"]) for one in area.classes]
     artificial = np.array([bool(one.get("artificial", False)) for one in area.classes])
     measures: dict[str, statistics.Measure] = {"macro_f1": statistics.macro_f1, "accuracy": statistics.accuracy, "kappa": statistics.kappa}
@@ -315,6 +364,7 @@ def evaluate(area: World, folder: ModelFolder, protocol: Protocol, arms: dict[st
             "title": TITLES[name] if name != "f" else f"Method F ({folder.sidecar.name})",
             **{key: float(one(pooled)) for key, one in measures.items()},
             "macro_f1_by_repeat": [float(value) for value in statistics.macro_f1(table.sum(1))],
+            "macro_f1_by_fold": [float(statistics.macro_f1(table[:, fold_of == fold].sum((0, 1)))) for fold in range(protocol.folds)],
             "class_f1": [float(value) for value in np.nan_to_num(statistics.f1(pooled))],
             "difference": against,
             "class_difference": per_class,
@@ -330,9 +380,9 @@ def evaluate(area: World, folder: ModelFolder, protocol: Protocol, arms: dict[st
         "arms": rows,
         "protocol": asdict(protocol),
         "world": {"path": os.path.relpath(area.path.resolve(), out.resolve()), "settings": area.settings, "grid": area.fine.describe()},
-        "model": {"name": folder.sidecar.name, "path": str(folder.path), "sha256": folder.sidecar.sha256, "training": folder.sidecar.training},
+        "model": {"name": folder.sidecar.name, "path": str(folder.path), "sha256": folder.sidecar.sha256, "area": seen, "training": folder.sidecar.training},
         "versions": versions(),
-        "command": f"otbsr study {area.path} --model {folder.path} --out {out} --seed {protocol.seed} --repeats {protocol.repeats}"
+        "command": f"otbsr study {area.path} --model {folder.path} --out {out} --seed {protocol.seed} --folds {protocol.folds} --repeats {protocol.repeats}"
         f" --block {protocol.block:g} --samples {protocol.samples}",
     }
 

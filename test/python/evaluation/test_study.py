@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from otbsr.errors import InputError, OtbsrError, UsageError
+from otbsr.errors import InputError, ModelError, OtbsrError, UsageError
 from otbsr.evaluation import study as study_module
 from otbsr.evaluation.quality import consistency, psnr
 from otbsr.evaluation.report import write_report
+from otbsr.evaluation.statistics import macro_f1
 from otbsr.evaluation.study import Protocol, World, answer, refuse_leak, split, study
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
@@ -57,19 +58,42 @@ def done(area: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @serves
 def test_areas_are_disjoint_and_every_arm_is_judged_on_the_same_pixels(area: Path, done: Path) -> None:
-    blocks, train = gpd.read_file(done / "areas.gpkg"), gpd.read_file(done / "train.gpkg")
-    test_area = blocks[blocks.role == "test"].union_all()
-    assert train.intersection(test_area).area.sum() == 0 and len(train) > 0
+    blocks = gpd.read_file(done / "areas.gpkg")
+    for fold in range(2):
+        train, test_area = gpd.read_file(done / f"train_{fold}.gpkg"), blocks[blocks.fold == fold].union_all()
+        assert train.intersection(test_area).area.sum() == 0 and len(train) > 0 and test_area.area > 0
     assert blocks.union_all().area == pytest.approx(960 * 960) and blocks.area.sum() == pytest.approx(960 * 960)
     with rasterio.open(done / "test_2m5.tif") as dataset, rasterio.open(area / "landcover_2m5.tif") as exact:
         truth = dataset.read(1)
         used = truth > 0
-        assert np.array_equal(truth[used], exact.read(1)[used]) and dataset.transform == exact.transform
+        assert used.all() and np.array_equal(truth, exact.read(1)) and dataset.transform == exact.transform
+    halves = [rasterio.open(done / f"test_{fold}_2m5.tif").read(1) for fold in range(2)]
+    assert np.array_equal(halves[0] + halves[1], truth) and not (halves[0] * halves[1]).any()
     content = json.loads((done / "study.json").read_text())
     for arm in content["arms"].values():
         matrix = np.array(arm["confusion"])
         assert matrix.sum(axis=(1, 2)).tolist() == [used.sum()] * 2
         assert matrix.sum(axis=2).tolist() == [content["counts"]["test_pixels"]] * 2
+
+
+@serves
+def test_each_block_is_mapped_by_the_fold_that_did_not_train_on_it(area: Path, done: Path, tmp_path: Path) -> None:
+    """One fold alone gives the training polygons, the map and the counts that it gives in the study of both."""
+    study(area, MODELS / "bicubic-x4", tmp_path, replace(PROTOCOL, folds=1, repeats=1))
+    page = write_report(tmp_path).read_text()
+    assert "Grey: training blocks" in page and "Grey: training blocks" not in (done / "report.html").read_text()
+    folds, blocks = split(World.open(area).fine, PROTOCOL)
+    first = folds.ravel() == 0
+    with rasterio.open(tmp_path / "arms/spot/map_0.tif") as one, rasterio.open(done / "arms/spot/map_0.tif") as two:
+        alone, together = one.read(1), two.read(1)
+    assert np.array_equal(alone, np.where(first[blocks], together, 0)) and together.all()
+    single, double = (json.loads((folder / "study.json").read_text()) for folder in (tmp_path, done))
+    assert single["counts"]["polygons"] == double["counts"]["polygons"][:1] and len(double["counts"]["polygons"]) == 2
+    assert single["counts"]["blocks"] == {"all": 25, "test": 13, "test_by_fold": [13]}
+    assert double["counts"]["blocks"] == {"all": 25, "test": 25, "test_by_fold": [13, 12]}
+    by_block = np.array(json.loads((done / "arms/spot/arm.json").read_text())["by_block"])
+    assert by_block[0, first].sum(0).tolist() == single["arms"]["spot"]["confusion"][0]
+    assert double["arms"]["spot"]["macro_f1_by_fold"][0] == pytest.approx(macro_f1(by_block[:, first].sum((0, 1), dtype=float)))
 
 
 @serves
@@ -131,20 +155,66 @@ def test_answer_says_no_difference_when_the_interval_holds_zero() -> None:
 
 
 def test_split_is_a_chequerboard_of_whole_blocks() -> None:
-    roles, blocks = split(Grid(0, 0, 2.5, 2.5, 400, 600), 500, 1)
-    assert roles.shape == (3, 2) and set(np.unique(blocks)) == set(range(6))
-    assert (roles[1:] != roles[:-1]).all() and (roles[:, 1:] != roles[:, :-1]).all()
+    roles, blocks = split(Grid(0, 0, 2.5, 2.5, 400, 600), Protocol())
+    assert roles.tolist() == [[0, 1], [1, 0], [0, 1]] and set(np.unique(blocks)) == set(range(6))
+    assert split(Grid(0, 0, 2.5, 2.5, 400, 600), Protocol(folds=1))[0].tolist() == [[0, -1], [-1, 0], [0, -1]]
+    assert split(Grid(0, 0, 2.5, 2.5, 400, 600), Protocol(seed=2))[0].tolist() == [[1, 0], [0, 1], [1, 0]]
     assert blocks[0, 0] == 0 and blocks[0, -1] == 1 and blocks[-1, -1] == 5 and blocks[200, 0] == 2
     with pytest.raises(UsageError, match="smaller --block"):
-        split(Grid(0, 0, 2.5, 2.5, 200, 200), 500, 1)
+        split(Grid(0, 0, 2.5, 2.5, 200, 200), Protocol())
+    with pytest.raises(UsageError, match="choose 1 or 2"):
+        Protocol(folds=3)
+
+
+def trained(training: dict[str, object]) -> ModelFolder:
+    folder = ModelFolder.open(MODELS / "bicubic-x4")
+    return ModelFolder(folder.path, folder.sidecar.model_copy(update={"method": "fidelity", "name": "mine", "training": training}))
 
 
 def test_an_area_that_the_network_saw_is_refused(area: Path) -> None:
-    folder = ModelFolder.open(MODELS / "bicubic-x4")
-    seen = ModelFolder(folder.path, folder.sidecar.model_copy(update={"training": {"world_seeds": [10, 11]}}))
-    refuse_leak(World.open(area), folder)
+    world = World.open(area)
+    assert refuse_leak(world, ModelFolder.open(MODELS / "bicubic-x4")) == "untrained"
+    for key in ("world_seeds", "seeds"):
+        with pytest.raises(UsageError, match=r"seed 11 .* mine was trained on; simulate an area with another seed"):
+            refuse_leak(world, trained({key: [10, 11]}))
+        assert refuse_leak(world, trained({key: [10, 12]})) == "unseen"
+        assert refuse_leak(world, trained({key: []})) == "unknown"
+        with pytest.raises(ModelError, match="expected integers"):
+            refuse_leak(world, trained({key: ["eleven"]}))
+    assert refuse_leak(world, trained({"seed": 11})) == "unknown"  # the seed of the weights, not of a landscape
+
+
+def test_the_shipped_network_is_refused_on_its_own_landscapes(area: Path) -> None:
+    """Reads the committed sidecar: what training writes is what the study looks for."""
+    world, folder = World.open(area), ModelFolder.open(MODELS / "f-light-x4")
+    assert refuse_leak(world, folder) == "unseen"
+    training = folder.sidecar.training
+    seed = min(training.get("world_seeds") or training["seeds"])
+    with pytest.raises(UsageError, match=f"seed {seed} "):
+        refuse_leak(replace(world, settings={**world.settings, "seed": seed}), folder)
+
+
+@serves
+def test_a_study_on_a_landscape_of_the_network_is_refused_before_anything_is_written(area: Path, tmp_path: Path) -> None:
+    shutil.copytree(MODELS / "bicubic-x4", tmp_path / "model")
+    sidecar = json.loads((tmp_path / "model/model.json").read_text())
+    (tmp_path / "model/model.json").write_text(json.dumps({**sidecar, "method": "fidelity", "training": {"seeds": [11]}}))
     with pytest.raises(UsageError, match="seed 11"):
-        refuse_leak(World.open(area), seen)
+        study(area, tmp_path / "model", tmp_path / "study", PROTOCOL)
+    assert not (tmp_path / "study").exists()
+
+
+@serves
+def test_page_claims_no_more_of_the_network_than_its_sidecar_says(done: Path) -> None:
+    copy = done.with_name("claims")
+    shutil.copytree(done, copy, symlinks=True)
+    content = json.loads((copy / "study.json").read_text())
+    said = {"untrained": "not trained at all", "unseen": "trained on other landscapes", "unknown": "is not known"}
+    for case, words in said.items():
+        content["model"]["area"] = case
+        (copy / "study.json").write_text(json.dumps(content))
+        page = write_report(copy).read_text()
+        assert [other in page for other in said.values()] == [other == words for other in said.values()]
 
 
 def test_a_folder_that_is_no_world(tmp_path: Path) -> None:
