@@ -22,7 +22,7 @@ namespace Wrapper
 class SuperResolution : public TensorflowServing
 {
 public:
-  using Self    = SuperResolution;
+  using Self = SuperResolution;
   using Pointer = itk::SmartPointer<Self>;
   itkNewMacro(Self);
   itkTypeMacro(SuperResolution, otb::Wrapper::Application);
@@ -36,10 +36,13 @@ private:
     SetName("SuperResolution");
     SetDescription("Super-resolve an image with a TensorFlow model");
     SetDocLongDescription(
-        "Runs a super-resolution model over an image. The model is a folder with a TensorFlow SavedModel and model.json, which says the factor, "
-        "the bands in their order, the margin and the output's pixel type. The product has the corner and the footprint of the input, to the "
+        "Runs a super-resolution model over an image. The model is a folder with a TensorFlow SavedModel and model.json, which says the "
+        "factor, "
+        "the bands in their order, the margin and the output's pixel type. The product has the corner and the footprint of the input, to "
+        "the "
         "border, on the grid refined by the factor. Pixels with a no-data or NaN band stay no-data. The result does not depend on "
-        "block size, memory or threads. TensorFlow is looked for when the application runs: environment variable OTB_TF_LIBRARY, or the Python "
+        "block size, memory or threads. TensorFlow is looked for when the application runs: environment variable OTB_TF_LIBRARY, or the "
+        "Python "
         "environment's tensorflow package. A GeoTIFF output without extended file name options is written in compressed tiles.");
     SetDocLimitations("The grid must be axis-aligned and the pixels real.");
     SetDocAuthors("otbsr developers");
@@ -55,7 +58,8 @@ private:
     SetParameterDescription("out", "Super-resolved image. The pixel type, if left at int16, is that of model.json.");
     SetDefaultOutputPixelType("out", ImagePixelType_int16);
     AddParameter(ParameterType_Float, "nodata", "No-data value of the input");
-    SetParameterDescription("nodata", "Input value that means no-data, in any band. By default that of the image's metadata, if it has one.");
+    SetParameterDescription("nodata",
+                            "Input value that means no-data, in any band. By default that of the image's metadata, if it has one.");
     MandatoryOff("nodata");
     AddParameter(ParameterType_Int, "block", "Block size (input pixels; 0 = from the memory)");
     SetParameterDescription("block", "Width and height of the blocks that are given to the model, without margins. Larger is faster.");
@@ -83,7 +87,7 @@ private:
   static unsigned int BlockFor(unsigned int megabytes, unsigned int margin)
   {
     const double bytes = 1e6 * std::max(64.0, static_cast<double>(megabytes) - 256.0);
-    const double side  = std::sqrt(bytes / BytesPerInputPixel) - 2.0 * margin;
+    const double side = std::sqrt(bytes / BytesPerInputPixel) - 2.0 * margin;
     return static_cast<unsigned int>(std::min(1024.0, std::max(64.0, std::floor(side / 64) * 64)));
   }
 
@@ -94,8 +98,8 @@ private:
 
   void Connect()
   {
-    const std::string folder  = GetParameterString("model");
-    const auto        sidecar = ModelSidecar::Read(folder);
+    const std::string folder = GetParameterString("model");
+    const auto sidecar = ModelSidecar::Read(folder);
     RequireServableFile(GetParameterString("in"));
 
     FloatVectorImageType* image = GetParameterImage("in");
@@ -116,38 +120,39 @@ private:
     Settings settings;
     settings.model = std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), sidecar.signature,
                                                        static_cast<unsigned int>(GetParameterInt("threads")));
-    settings.input   = sidecar.inputName;
+    settings.input = sidecar.inputName;
     settings.outputs = {sidecar.outputName};
     const auto& info = settings.model->GetOutput(sidecar.outputName);
     if (info.shape.size() == 4 && info.shape[3] > 0 && static_cast<size_t>(info.shape[3]) != sidecar.outputBands.size())
     {
-      throw ModelSidecarError(folder + "/model.json: output.bands names " + std::to_string(sidecar.outputBands.size()) + " bands, but the SavedModel gives " +
-                              std::to_string(info.shape[3]));
+      throw ModelSidecarError(folder + "/model.json: output.bands names " + std::to_string(sidecar.outputBands.size()) +
+                              " bands, but the SavedModel gives " + std::to_string(info.shape[3]));
     }
-    settings.scale        = 1.0 / sidecar.factor;
+    settings.scale = 1.0 / sidecar.factor;
     settings.marginBefore = settings.marginAfter = {{sidecar.margin, sidecar.margin}};
     unsigned int block = static_cast<unsigned int>(GetParameterInt("block"));
-    block              = block > 0 ? block : BlockFor(static_cast<unsigned int>(GetParameterInt("ram")), sidecar.margin);
-    settings.block     = {{block * sidecar.factor, block * sidecar.factor}};
+    block = block > 0 ? block : BlockFor(static_cast<unsigned int>(GetParameterInt("ram")), sidecar.margin);
+    settings.block = {{block * sidecar.factor, block * sidecar.factor}};
     settings.inputNoData =
         HasUserValue("nodata") ? std::vector<double>{GetParameterFloat("nodata")} : NoDataOf(image->GetImageMetadata(), bands);
     settings.outputNoData = sidecar.hasNoData ? sidecar.noData : 0;
-    settings.writeNoData  = sidecar.hasNoData;
-    settings.bandNames    = sidecar.outputBands;
+    settings.writeNoData = sidecar.hasNoData;
+    settings.bandNames = sidecar.outputBands;
     if (!sidecar.hasNoData && sidecar.outputType.rfind("float", 0) == 0)
     {
       settings.outputNoData = std::numeric_limits<double>::quiet_NaN();
     }
     if (GetParameterOutputImagePixelType("out") == ImagePixelType_int16 && sidecar.outputType != "int16")
     {
-      const std::string  name = sidecar.outputType == "float32" ? "float" : sidecar.outputType == "float64" ? "double" : sidecar.outputType;
-      ImagePixelType     type = ImagePixelType_int16;
+      const std::string name = sidecar.outputType == "float32" ? "float" : sidecar.outputType == "float64" ? "double" : sidecar.outputType;
+      ImagePixelType type = ImagePixelType_int16;
       if (OutputImageParameter::ConvertStringToPixelType(name, type))
       {
         SetParameterOutputImagePixelType("out", type);
       }
     }
-    otbAppLogINFO("Model " << sidecar.name << ": factor " << sidecar.factor << ", margin " << sidecar.margin << ", blocks of " << block << " input pixels, "
+    otbAppLogINFO("Model " << sidecar.name << ": factor " << sidecar.factor << ", margin " << sidecar.margin << ", blocks of " << block
+                           << " input pixels, "
                            << "TensorFlow " << TensorflowLibrary::Get().Version());
     this->Serve(image, settings);
   }

@@ -27,7 +27,7 @@ namespace Wrapper
 class TensorflowModelServe : public TensorflowServing
 {
 public:
-  using Self    = TensorflowModelServe;
+  using Self = TensorflowModelServe;
   using Pointer = itk::SmartPointer<Self>;
   itkNewMacro(Self);
   itkTypeMacro(TensorflowModelServe, otb::Wrapper::Application);
@@ -49,12 +49,15 @@ private:
   {
     SetName("TensorflowModelServe");
     SetDescription("Run a TensorFlow SavedModel over an image");
-    SetDocLongDescription(
-        "Runs a fully convolutional SavedModel over an image, with the parameters of OTBTF's TensorflowModelServe. The receptive field is the "
-        "input that the model needs for one expression field of output, output.spcscale is the output's spacing over the input's. The product "
-        "covers the whole input, which is mirrored at its border, has its corner, and does not depend on the tiles. TensorFlow is looked for when "
-        "the application runs (environment variable OTB_TF_LIBRARY, or the Python environment's tensorflow package).");
-    SetDocLimitations("One source, and fully convolutional models (model.fullyconv). output.spcscale is an integer or one over an integer.");
+    SetDocLongDescription("Runs a fully convolutional SavedModel over an image, with the parameters of OTBTF's TensorflowModelServe. The "
+                          "receptive field is the "
+                          "input that the model needs for one expression field of output, output.spcscale is the output's spacing over the "
+                          "input's. The product "
+                          "covers the whole input, which is mirrored at its border, has its corner, and does not depend on the tiles. "
+                          "TensorFlow is looked for when "
+                          "the application runs (environment variable OTB_TF_LIBRARY, or the Python environment's tensorflow package).");
+    SetDocLimitations(
+        "One source, and fully convolutional models (model.fullyconv). output.spcscale is an integer or one over an integer.");
     SetDocAuthors("otbsr developers");
     SetDocSeeAlso("SuperResolution");
     AddDocTag(Tags::Learning);
@@ -84,7 +87,8 @@ private:
     AddParameter(ParameterType_Float, "output.spcscale", "Output spacing over input spacing");
     SetDefaultParameterFloat("output.spcscale", 1.0);
     AddParameter(ParameterType_StringList, "output.names", "Names of the model's outputs");
-    SetParameterDescription("output.names", "Keys in the model's signature; several are stacked band-wise. By default the first in alphabetical order.");
+    SetParameterDescription("output.names",
+                            "Keys in the model's signature; several are stacked band-wise. By default the first in alphabetical order.");
     MandatoryOff("output.names");
     AddParameter(ParameterType_Float, "output.bv", "Output value where there is no data");
     SetDefaultParameterFloat("output.bv", 0.0);
@@ -95,8 +99,10 @@ private:
     AddParameter(ParameterType_Bool, "optim.disabletiling", "Do not split the writer's blocks");
     AddInteger("optim.tilesizex", "Tile width (output pixels)", 16);
     AddInteger("optim.tilesizey", "Tile height (output pixels)", 16);
-    SetParameterDescription("optim.tilesizex", "Raised to a multiple of the expression field. Only used when given: tiles are larger by default.");
-    SetParameterDescription("optim.tilesizey", "Raised to a multiple of the expression field. Only used when given: tiles are larger by default.");
+    SetParameterDescription("optim.tilesizex",
+                            "Raised to a multiple of the expression field. Only used when given: tiles are larger by default.");
+    SetParameterDescription("optim.tilesizey",
+                            "Raised to a multiple of the expression field. Only used when given: tiles are larger by default.");
 
     AddParameter(ParameterType_OutputImage, "out", "Output image");
     SetDefaultOutputPixelType("out", ImagePixelType_float);
@@ -140,8 +146,8 @@ private:
       text = text.substr(1, text.size() - 2);
     }
     std::vector<double> values;
-    std::stringstream   list(text);
-    bool                real = false, boolean = false;
+    std::stringstream list(text);
+    bool real = false, boolean = false;
     for (std::string word; std::getline(list, word, ',');)
     {
       word.erase(std::remove_if(word.begin(), word.end(), [](unsigned char c) { return std::isspace(c) != 0; }), word.end());
@@ -161,8 +167,8 @@ private:
       }
       real = real || word.find_first_of(".eE") != std::string::npos;
     }
-    const auto&          info = model.GetInput(expression.substr(0, equal));
-    const auto           type = boolean ? tf::Bool : real ? tf::Float : tf::Int32;
+    const auto& info = model.GetInput(expression.substr(0, equal));
+    const auto type = boolean ? tf::Bool : real ? tf::Float : tf::Int32;
     std::vector<int64_t> shape;
     if (!(info.shape.empty() && !info.unknownRank && values.size() == 1))
     {
@@ -176,13 +182,13 @@ private:
   /** Input pixels that the model needs beyond those under its expression field: before and after. */
   static std::pair<IndexValue, IndexValue> Margins(const std::string& axis, int receptive, int expression, double scale)
   {
-    const double total  = receptive - expression * scale;
-    const auto   pixels = static_cast<IndexValue>(std::floor(total + 1e-3)); // a part of a pixel is no margin
+    const double total = receptive - expression * scale;
+    const auto pixels = static_cast<IndexValue>(std::floor(total + 1e-3)); // a part of a pixel is no margin
     if (pixels < 0)
     {
-      throw SamplingGridError("receptive field " + std::to_string(receptive) + " is smaller than expression field " + std::to_string(expression) +
-                              " x spacing scale " + std::to_string(scale) + " in " + axis + "; check source1.rfield" + axis + ", output.efield" + axis +
-                              " and output.spcscale");
+      throw SamplingGridError("receptive field " + std::to_string(receptive) + " is smaller than expression field " +
+                              std::to_string(expression) + " x spacing scale " + std::to_string(scale) + " in " + axis +
+                              "; check source1.rfield" + axis + ", output.efield" + axis + " and output.spcscale");
     }
     return {(pixels + 1) / 2, pixels / 2};
   }
@@ -200,7 +206,8 @@ private:
     }
     if (GetParameterInt("model.fullyconv") == 0)
     {
-      throw TensorflowError("model.fullyconv is off, but this version runs fully convolutional models only (no patch mode): set -model.fullyconv on");
+      throw TensorflowError(
+          "model.fullyconv is off, but this version runs fully convolutional models only (no patch mode): set -model.fullyconv on");
     }
     if (HasUserValue("source1.il"))
     {
@@ -241,21 +248,22 @@ private:
     settings.input = GetParameterString("source1.placeholder");
     for (const auto& entry : settings.model->GetSignature().inputs)
     {
-      const bool taken = std::any_of(settings.constants.begin(), settings.constants.end(), [&](const auto& feed) { return feed.input == &entry.second; });
+      const bool taken =
+          std::any_of(settings.constants.begin(), settings.constants.end(), [&](const auto& feed) { return feed.input == &entry.second; });
       if (settings.input.empty() && !taken)
       {
         settings.input = entry.first;
       }
     }
     const auto& input = settings.model->GetInput(settings.input);
-    const auto  bands = image->GetNumberOfComponentsPerPixel();
+    const auto bands = image->GetNumberOfComponentsPerPixel();
     if (input.shape.size() == 4 && input.shape[3] > 0 && input.shape[3] != static_cast<int64_t>(bands))
     {
       throw ServedImageError("source 1 has " + std::to_string(bands) + " bands, but the model's input \"" + input.key + "\" takes " +
                              std::to_string(input.shape[3]));
     }
     settings.outputs = GetParameterStringList("output.names");
-    settings.scale   = GetParameterFloat("output.spcscale");
+    settings.scale = GetParameterFloat("output.spcscale");
     if (!(settings.scale > 0))
     {
       throw SamplingGridError("output.spcscale is " + std::to_string(settings.scale) + ", but must be positive");
@@ -263,22 +271,23 @@ private:
     const std::string axes[2] = {"x", "y"};
     for (unsigned int k = 0; k < 2; ++k)
     {
-      const int expression         = GetParameterInt("output.efield" + axes[k]);
-      const auto margins           = Margins(axes[k], GetParameterInt("source1.rfield" + axes[k]), expression, settings.scale);
-      settings.marginBefore[k]     = margins.first;
-      settings.marginAfter[k]      = margins.second;
-      settings.expressionField[k]  = expression;
-      const bool       given       = HasUserValue("optim.tilesize" + axes[k]) && GetParameterInt("optim.disabletiling") == 0;
-      const auto       usual       = static_cast<IndexValue>(std::max(1.0, std::round(DefaultBlock / settings.scale)));
-      settings.block[k]            = AlignedTile(given ? GetParameterInt("optim.tilesize" + axes[k]) : usual, expression);
+      const int expression = GetParameterInt("output.efield" + axes[k]);
+      const auto margins = Margins(axes[k], GetParameterInt("source1.rfield" + axes[k]), expression, settings.scale);
+      settings.marginBefore[k] = margins.first;
+      settings.marginAfter[k] = margins.second;
+      settings.expressionField[k] = expression;
+      const bool given = HasUserValue("optim.tilesize" + axes[k]) && GetParameterInt("optim.disabletiling") == 0;
+      const auto usual = static_cast<IndexValue>(std::max(1.0, std::round(DefaultBlock / settings.scale)));
+      settings.block[k] = AlignedTile(given ? GetParameterInt("optim.tilesize" + axes[k]) : usual, expression);
     }
-    const bool hasNoData  = HasUserValue("source1.nodata");
+    const bool hasNoData = HasUserValue("source1.nodata");
     settings.outputNoData = GetParameterFloat("output.bv");
     if (hasNoData)
     {
       settings.inputNoData = {GetParameterFloat("source1.nodata")};
     }
-    else if (GetParameterOutputImagePixelType("out") == ImagePixelType_float || GetParameterOutputImagePixelType("out") == ImagePixelType_double)
+    else if (GetParameterOutputImagePixelType("out") == ImagePixelType_float ||
+             GetParameterOutputImagePixelType("out") == ImagePixelType_double)
     {
       settings.outputNoData = std::numeric_limits<double>::quiet_NaN(); // NaN stays NaN
     }

@@ -28,21 +28,21 @@ public:
  */
 struct ModelSidecar
 {
-  std::string  name;
-  std::string  method;
+  std::string name;
+  std::string method;
   unsigned int factor = 1; ///< input over output spacing
   unsigned int margin = 0; ///< input pixels on each side that the model spoils
 
-  std::string              signature;
-  std::string              inputName;
+  std::string signature;
+  std::string inputName;
   std::vector<std::string> inputBands;
-  double                   inputSpacing = 0; ///< metres; 0: any
+  double inputSpacing = 0; ///< metres; 0: any
 
-  std::string              outputName;
+  std::string outputName;
   std::vector<std::string> outputBands;
-  std::string              outputType; ///< uint8, int16, uint16, int32, uint32, float32 or float64
-  bool                     hasNoData = false;
-  double                   noData    = 0;
+  std::string outputType; ///< uint8, int16, uint16, int32, uint32, float32 or float64
+  bool hasNoData = false;
+  double noData = 0;
 
   /** Reads folder/model.json. \throws ModelSidecarError */
   static ModelSidecar Read(const std::string& folder);

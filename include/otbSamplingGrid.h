@@ -38,12 +38,12 @@ public:
 class SamplingGrid
 {
 public:
-  using RegionType   = itk::ImageRegion<2>;
-  using PointType    = itk::Point<double, 2>;
-  using SpacingType  = itk::Vector<double, 2>;
-  using ImageType    = itk::ImageBase<2>;
-  using IndexValue   = itk::IndexValueType;
-  using SizeValue    = itk::SizeValueType;
+  using RegionType = itk::ImageRegion<2>;
+  using PointType = itk::Point<double, 2>;
+  using SpacingType = itk::Vector<double, 2>;
+  using ImageType = itk::ImageBase<2>;
+  using IndexValue = itk::IndexValueType;
+  using SizeValue = itk::SizeValueType;
   using PositionType = std::array<double, 2>;
 
   /** Share of a pixel below which two positions are the same. */
@@ -135,9 +135,9 @@ public:
   std::string Describe() const;
 
 private:
-  PointType   m_Corner{};
+  PointType m_Corner{};
   SpacingType m_Spacing{};
-  RegionType  m_Region{};
+  RegionType m_Region{};
 };
 
 /** \brief Two patches of equal footprint, or why there are none. */
@@ -150,10 +150,10 @@ struct PatchPair
     OutsideFine,   ///< the fine patch leaves the fine image
     NotNested      ///< the coarse patch's edges are not pixel edges of the fine grid
   };
-  Status                   status = Status::NotNested;
+  Status status = Status::NotNested;
   SamplingGrid::RegionType coarse;
   SamplingGrid::RegionType fine;
-  std::string              why; ///< empty when accepted
+  std::string why; ///< empty when accepted
 };
 
 /** The patch of width x height coarse pixels around a point, snapped to the coarse grid, and the region of the fine grid with exactly

@@ -27,7 +27,7 @@ struct Operation;
 struct Buffer
 {
   const void* data;
-  size_t      length;
+  size_t length;
   void (*deallocator)(void* data, size_t length);
 };
 
@@ -35,20 +35,20 @@ struct Buffer
 struct Output
 {
   Operation* operation;
-  int        index;
+  int index;
 };
 
 /** TF_DataType: the types that are supported. */
 enum DataType : int
 {
-  Float  = 1,
+  Float = 1,
   Double = 2,
-  Int32  = 3,
-  UInt8  = 4,
-  Int16  = 5,
-  Int8   = 6,
-  Int64  = 9,
-  Bool   = 10,
+  Int32 = 3,
+  UInt8 = 4,
+  Int16 = 5,
+  Int8 = 6,
+  Int64 = 9,
+  Bool = 10,
   UInt16 = 17,
   UInt32 = 22,
   UInt64 = 23
@@ -98,33 +98,34 @@ public:
     return m_Path;
   }
 
-  const char* (*Version)()                                                                                                        = nullptr;
-  tf::Status* (*NewStatus)()                                                                                                      = nullptr;
-  void (*DeleteStatus)(tf::Status*)                                                                                               = nullptr;
-  int (*GetCode)(const tf::Status*)                                                                                               = nullptr;
-  const char* (*Message)(const tf::Status*)                                                                                       = nullptr;
-  tf::Graph* (*NewGraph)()                                                                                                        = nullptr;
-  void (*DeleteGraph)(tf::Graph*)                                                                                                 = nullptr;
-  tf::SessionOptions* (*NewSessionOptions)()                                                                                      = nullptr;
-  void (*DeleteSessionOptions)(tf::SessionOptions*)                                                                               = nullptr;
-  void (*SetConfig)(tf::SessionOptions*, const void*, size_t, tf::Status*)                                                        = nullptr;
-  tf::Buffer* (*NewBuffer)()                                                                                                      = nullptr;
-  void (*DeleteBuffer)(tf::Buffer*)                                                                                               = nullptr;
-  tf::Session* (*LoadSessionFromSavedModel)(const tf::SessionOptions*, const tf::Buffer* runOptions, const char* folder, const char* const* tags,
-                                            int numberOfTags, tf::Graph*, tf::Buffer* metaGraph, tf::Status*)                     = nullptr;
-  void (*CloseSession)(tf::Session*, tf::Status*)                                                                                 = nullptr;
-  void (*DeleteSession)(tf::Session*, tf::Status*)                                                                                = nullptr;
-  void (*SessionRun)(tf::Session*, const tf::Buffer* runOptions, const tf::Output* inputs, tf::Tensor* const* inputValues, int numberOfInputs,
-                     const tf::Output* outputs, tf::Tensor** outputValues, int numberOfOutputs, const tf::Operation* const* targets,
-                     int numberOfTargets, tf::Buffer* runMetadata, tf::Status*)                                                   = nullptr;
-  tf::Operation* (*GraphOperationByName)(tf::Graph*, const char*)                                                                 = nullptr;
-  tf::Tensor* (*AllocateTensor)(int type, const int64_t* dims, int rank, size_t bytes)                                            = nullptr;
-  void (*DeleteTensor)(tf::Tensor*)                                                                                               = nullptr;
-  void* (*TensorData)(const tf::Tensor*)                                                                                          = nullptr;
-  size_t (*TensorByteSize)(const tf::Tensor*)                                                                                     = nullptr;
-  int (*NumDims)(const tf::Tensor*)                                                                                               = nullptr;
-  int64_t (*Dim)(const tf::Tensor*, int)                                                                                          = nullptr;
-  int (*TensorType)(const tf::Tensor*)                                                                                            = nullptr;
+  const char* (*Version)() = nullptr;
+  tf::Status* (*NewStatus)() = nullptr;
+  void (*DeleteStatus)(tf::Status*) = nullptr;
+  int (*GetCode)(const tf::Status*) = nullptr;
+  const char* (*Message)(const tf::Status*) = nullptr;
+  tf::Graph* (*NewGraph)() = nullptr;
+  void (*DeleteGraph)(tf::Graph*) = nullptr;
+  tf::SessionOptions* (*NewSessionOptions)() = nullptr;
+  void (*DeleteSessionOptions)(tf::SessionOptions*) = nullptr;
+  void (*SetConfig)(tf::SessionOptions*, const void*, size_t, tf::Status*) = nullptr;
+  tf::Buffer* (*NewBuffer)() = nullptr;
+  void (*DeleteBuffer)(tf::Buffer*) = nullptr;
+  tf::Session* (*LoadSessionFromSavedModel)(const tf::SessionOptions*, const tf::Buffer* runOptions, const char* folder,
+                                            const char* const* tags, int numberOfTags, tf::Graph*, tf::Buffer* metaGraph,
+                                            tf::Status*) = nullptr;
+  void (*CloseSession)(tf::Session*, tf::Status*) = nullptr;
+  void (*DeleteSession)(tf::Session*, tf::Status*) = nullptr;
+  void (*SessionRun)(tf::Session*, const tf::Buffer* runOptions, const tf::Output* inputs, tf::Tensor* const* inputValues,
+                     int numberOfInputs, const tf::Output* outputs, tf::Tensor** outputValues, int numberOfOutputs,
+                     const tf::Operation* const* targets, int numberOfTargets, tf::Buffer* runMetadata, tf::Status*) = nullptr;
+  tf::Operation* (*GraphOperationByName)(tf::Graph*, const char*) = nullptr;
+  tf::Tensor* (*AllocateTensor)(int type, const int64_t* dims, int rank, size_t bytes) = nullptr;
+  void (*DeleteTensor)(tf::Tensor*) = nullptr;
+  void* (*TensorData)(const tf::Tensor*) = nullptr;
+  size_t (*TensorByteSize)(const tf::Tensor*) = nullptr;
+  int (*NumDims)(const tf::Tensor*) = nullptr;
+  int64_t (*Dim)(const tf::Tensor*, int) = nullptr;
+  int (*TensorType)(const tf::Tensor*) = nullptr;
 
 private:
   TensorflowLibrary();

@@ -21,11 +21,11 @@ namespace otb
  */
 struct TensorflowTensorInfo
 {
-  std::string          key;         ///< name in the signature
-  std::string          tensor;      ///< name in the graph, "operation:index"
-  tf::DataType         type = tf::Float;
-  bool                 unknownRank = false;
-  std::vector<int64_t> shape;       ///< -1 for dimensions that are not fixed
+  std::string key;    ///< name in the signature
+  std::string tensor; ///< name in the graph, "operation:index"
+  tf::DataType type = tf::Float;
+  bool unknownRank = false;
+  std::vector<int64_t> shape; ///< -1 for dimensions that are not fixed
 };
 
 /** \class TensorflowSignature
@@ -62,7 +62,8 @@ public:
    * \param signature its name; empty: "serving_default", or the only one there is
    * \param threads that TensorFlow may use; 0: all
    * \throws TensorflowError */
-  explicit TensorflowModel(const std::string& folder, std::vector<std::string> tags = {}, const std::string& signature = "", unsigned int threads = 0);
+  explicit TensorflowModel(const std::string& folder, std::vector<std::string> tags = {}, const std::string& signature = "",
+                           unsigned int threads = 0);
   ~TensorflowModel();
   TensorflowModel(const TensorflowModel&) = delete;
   TensorflowModel& operator=(const TensorflowModel&) = delete;
@@ -78,15 +79,15 @@ public:
   const TensorflowTensorInfo& GetOutput(const std::string& name) const;
 
   TensorPointer NewTensor(tf::DataType type, const std::vector<int64_t>& shape) const;
-  void*         GetData(const TensorPointer& tensor) const;
-  tf::DataType  GetType(const TensorPointer& tensor) const;
+  void* GetData(const TensorPointer& tensor) const;
+  tf::DataType GetType(const TensorPointer& tensor) const;
 
   std::vector<int64_t> GetShape(const TensorPointer& tensor) const;
 
   struct Feed
   {
     const TensorflowTensorInfo* input;
-    TensorPointer               tensor;
+    TensorPointer tensor;
   };
 
   /** Evaluate the outputs. \throws TensorflowError with TensorFlow's message. */
@@ -96,10 +97,10 @@ private:
   tf::Output Find(const TensorflowTensorInfo& info) const;
 
   const TensorflowLibrary& m_Library;
-  std::string              m_Folder;
-  tf::Graph*               m_Graph   = nullptr;
-  tf::Session*             m_Session = nullptr;
-  TensorflowSignature      m_Signature;
+  std::string m_Folder;
+  tf::Graph* m_Graph = nullptr;
+  tf::Session* m_Session = nullptr;
+  TensorflowSignature m_Signature;
 };
 
 } // namespace otb

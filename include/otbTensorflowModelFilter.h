@@ -29,7 +29,8 @@ namespace otb
  *
  * An input pixel is invalid if any of its bands is no-data or not finite. Its place is filled by the mean of the valid pixels within
  * FillRadius (0 if there are none) before the model runs; the output pixels over it are no-data. Valid results that would equal
- * no-data are moved to the next value, if it is reserved. Integer outputs are rounded to the nearest and clamped, in the one copy from the tensor.
+ * no-data are moved to the next value, if it is reserved. Integer outputs are rounded to the nearest and clamped, in the one copy from the
+ * tensor.
  *
  * The filter pulls its input itself. With Prefetch on, the block that a writer is expected to ask for next (raster order) is computed in
  * a thread while this one is written. Requests larger than MaximumBlockSize are computed in several blocks.
@@ -43,14 +44,14 @@ template <class TInputImage, class TOutputImage>
 class TensorflowModelFilter : public itk::ImageToImageFilter<TInputImage, TOutputImage>
 {
 public:
-  using Self         = TensorflowModelFilter;
-  using Superclass   = itk::ImageToImageFilter<TInputImage, TOutputImage>;
-  using Pointer      = itk::SmartPointer<Self>;
+  using Self = TensorflowModelFilter;
+  using Superclass = itk::ImageToImageFilter<TInputImage, TOutputImage>;
+  using Pointer = itk::SmartPointer<Self>;
   using ConstPointer = itk::SmartPointer<const Self>;
-  using RegionType   = typename TOutputImage::RegionType;
-  using InputPixel   = typename TInputImage::InternalPixelType;
-  using OutputPixel  = typename TOutputImage::InternalPixelType;
-  using IndexValue   = itk::IndexValueType;
+  using RegionType = typename TOutputImage::RegionType;
+  using InputPixel = typename TInputImage::InternalPixelType;
+  using OutputPixel = typename TOutputImage::InternalPixelType;
+  using IndexValue = itk::IndexValueType;
 
   itkNewMacro(Self);
   itkTypeMacro(TensorflowModelFilter, itk::ImageToImageFilter);
@@ -68,7 +69,7 @@ public:
   void SetMargins(const std::array<IndexValue, 2>& before, const std::array<IndexValue, 2>& after)
   {
     m_MarginBefore = before;
-    m_MarginAfter  = after;
+    m_MarginAfter = after;
     this->Modified();
   }
 
@@ -89,7 +90,7 @@ public:
   /** Value of output pixels without data; `reserved`: valid results that equal it are moved to the next value. */
   void SetOutputNoData(double value, bool reserved)
   {
-    m_OutputNoData         = value;
+    m_OutputNoData = value;
     m_OutputNoDataReserved = reserved;
     this->Modified();
   }
@@ -130,46 +131,46 @@ private:
   /** A computed block: the tensors, where the block lies in them, and which output pixels have no data. */
   struct Block
   {
-    RegionType                                  region;
+    RegionType region;
     std::vector<TensorflowModel::TensorPointer> tensors; ///< empty if nothing in the block is valid
-    RegionType                                  covered; ///< output pixels of the run, without margins
-    RegionType                                  core;    ///< input pixels of the run, without margins
-    std::vector<unsigned char>                  invalid; ///< of the core, row by row; empty if all are valid
+    RegionType covered;                                  ///< output pixels of the run, without margins
+    RegionType core;                                     ///< input pixels of the run, without margins
+    std::vector<unsigned char> invalid;                  ///< of the core, row by row; empty if all are valid
   };
 
   TInputImage* Input() const
   {
     return const_cast<TInputImage*>(this->GetInput());
   }
-  RegionType              AlignedOutput(const RegionType& output) const;
-  RegionType              CoreInput(const RegionType& alignedOutput) const;
-  Block                   Compute(const RegionType& output) const;
+  RegionType AlignedOutput(const RegionType& output) const;
+  RegionType CoreInput(const RegionType& alignedOutput) const;
+  Block Compute(const RegionType& output) const;
   std::vector<RegionType> SplitIntoBlocks(const RegionType& request) const;
-  bool                    PredictNext(const RegionType& current, RegionType& next);
-  bool                    IsInvalid(const InputPixel* pixel, unsigned int bands) const;
-  void                    FillInvalid(const TInputImage* input, std::vector<InputPixel>& filled, std::vector<unsigned char>& invalid) const;
-  void                    WriteTensor(const std::vector<InputPixel>& pixels, const RegionType& from, const RegionType& fed, tf::DataType type,
-                                      void* data, unsigned int bands) const;
-  void                    Paste(const Block& block) const;
+  bool PredictNext(const RegionType& current, RegionType& next);
+  bool IsInvalid(const InputPixel* pixel, unsigned int bands) const;
+  void FillInvalid(const TInputImage* input, std::vector<InputPixel>& filled, std::vector<unsigned char>& invalid) const;
+  void WriteTensor(const std::vector<InputPixel>& pixels, const RegionType& from, const RegionType& fed, tf::DataType type, void* data,
+                   unsigned int bands) const;
+  void Paste(const Block& block) const;
 
-  std::shared_ptr<const TensorflowModel>   m_Model;
-  const TensorflowTensorInfo*              m_ModelInput = nullptr;
+  std::shared_ptr<const TensorflowModel> m_Model;
+  const TensorflowTensorInfo* m_ModelInput = nullptr;
   std::vector<const TensorflowTensorInfo*> m_ModelOutputs;
-  std::vector<unsigned int>                m_OutputBands;
-  std::vector<TensorflowModel::Feed>       m_Constants;
-  IndexValue                               m_Up   = 1; ///< output pixels per input pixel
-  IndexValue                               m_Down = 1; ///< input pixels per output pixel
-  std::array<IndexValue, 2>                m_MarginBefore{{0, 0}};
-  std::array<IndexValue, 2>                m_MarginAfter{{0, 0}};
-  std::array<IndexValue, 2>                m_ExpressionField{{1, 1}};
-  std::array<IndexValue, 2>                m_MaximumBlock{{2048, 2048}};
-  std::vector<double>                      m_InputNoData;
-  double                                   m_OutputNoData = 0;
-  bool                                     m_OutputNoDataReserved = false;
-  bool                                     m_Prefetch             = false;
+  std::vector<unsigned int> m_OutputBands;
+  std::vector<TensorflowModel::Feed> m_Constants;
+  IndexValue m_Up = 1;   ///< output pixels per input pixel
+  IndexValue m_Down = 1; ///< input pixels per output pixel
+  std::array<IndexValue, 2> m_MarginBefore{{0, 0}};
+  std::array<IndexValue, 2> m_MarginAfter{{0, 0}};
+  std::array<IndexValue, 2> m_ExpressionField{{1, 1}};
+  std::array<IndexValue, 2> m_MaximumBlock{{2048, 2048}};
+  std::vector<double> m_InputNoData;
+  double m_OutputNoData = 0;
+  bool m_OutputNoDataReserved = false;
+  bool m_Prefetch = false;
 
-  std::future<Block>            m_Next;
-  RegionType                    m_NextRegion;
+  std::future<Block> m_Next;
+  RegionType m_NextRegion;
   typename RegionType::SizeType m_StreamSize{{0, 0}}; ///< size of the first block that was asked for
 };
 

@@ -47,16 +47,16 @@ inline TOutput Convert(TValue value, TOutput notANumber)
   else
   {
     // float holds all 8 and 16 bit integers
-    using Working       = typename std::conditional<(sizeof(TOutput) <= 2), TValue, double>::type;
-    constexpr auto low  = static_cast<Working>(std::numeric_limits<TOutput>::min());
+    using Working = typename std::conditional<(sizeof(TOutput) <= 2), TValue, double>::type;
+    constexpr auto low = static_cast<Working>(std::numeric_limits<TOutput>::min());
     constexpr auto high = static_cast<Working>(std::numeric_limits<TOutput>::max());
-    auto           work = static_cast<Working>(value);
-    const bool     nan  = !(work == work);
-    work                = nan ? Working(0) : work;
-    work                = work > low ? work : low;
-    work                = work < high ? work : high;
-    using Integer       = typename std::conditional<(sizeof(TOutput) <= 2), int, long long>::type;
-    const auto rounded  = static_cast<TOutput>(static_cast<Integer>(work + (work < 0 ? Working(-0.5) : Working(0.5))));
+    auto work = static_cast<Working>(value);
+    const bool nan = !(work == work);
+    work = nan ? Working(0) : work;
+    work = work > low ? work : low;
+    work = work < high ? work : high;
+    using Integer = typename std::conditional<(sizeof(TOutput) <= 2), int, long long>::type;
+    const auto rounded = static_cast<TOutput>(static_cast<Integer>(work + (work < 0 ? Working(-0.5) : Working(0.5))));
     return nan ? notANumber : rounded;
   }
 }
@@ -179,23 +179,25 @@ template <class TInputImage, class TOutputImage>
 void TensorflowModelFilter<TInputImage, TOutputImage>::SetModel(std::shared_ptr<const TensorflowModel> model, const std::string& input,
                                                                 const std::vector<std::string>& outputs)
 {
-  m_Model      = model;
+  m_Model = model;
   m_ModelInput = &model->GetInput(input);
   m_ModelOutputs.clear();
   m_OutputBands.clear();
   for (const auto& name : outputs.empty() ? std::vector<std::string>{""} : outputs)
   {
     const auto& info = model->GetOutput(name);
-    const auto  rank = info.shape.size();
+    const auto rank = info.shape.size();
     if (info.unknownRank || rank < 1 || rank > 4)
     {
-      throw TensorflowError("output \"" + info.key + "\" of the model has " + (info.unknownRank ? "an unknown rank" : "rank " + std::to_string(rank)) +
+      throw TensorflowError("output \"" + info.key + "\" of the model has " +
+                            (info.unknownRank ? "an unknown rank" : "rank " + std::to_string(rank)) +
                             ", but images need [1, rows, columns, bands] or [1, rows, columns]; export the model with that shape");
     }
     const int64_t bands = rank == 1 || rank == 3 ? 1 : info.shape.back();
     if (bands < 1)
     {
-      throw TensorflowError("output \"" + info.key + "\" of the model has an unknown number of bands; export the model with a fixed last dimension");
+      throw TensorflowError("output \"" + info.key +
+                            "\" of the model has an unknown number of bands; export the model with a fixed last dimension");
     }
     m_ModelOutputs.push_back(&info);
     m_OutputBands.push_back(static_cast<unsigned int>(bands));
@@ -209,12 +211,12 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::SetScale(double scale)
   const double up = std::round(1 / scale), down = std::round(scale);
   if (scale > 0 && scale <= 1 && std::abs(up * scale - 1) < 1e-6)
   {
-    m_Up   = static_cast<IndexValue>(up);
+    m_Up = static_cast<IndexValue>(up);
     m_Down = 1;
   }
   else if (scale > 1 && std::abs(down - scale) < 1e-6 * scale)
   {
-    m_Up   = 1;
+    m_Up = 1;
     m_Down = static_cast<IndexValue>(down);
   }
   else
@@ -233,7 +235,8 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::GenerateOutputInformation
   {
     if (static_cast<IndexValue>(grid.GetRegion().GetSize(k)) < m_Down)
     {
-      throw SamplingGridError("the image (" + grid.Describe() + ") is smaller than one output pixel of " + std::to_string(m_Down) + " input pixels");
+      throw SamplingGridError("the image (" + grid.Describe() + ") is smaller than one output pixel of " + std::to_string(m_Down) +
+                              " input pixels");
     }
   }
   TOutputImage* output = this->GetOutput();
@@ -279,7 +282,7 @@ auto TensorflowModelFilter<TInputImage, TOutputImage>::AlignedOutput(const Regio
     }
     const IndexValue origin = largest.GetIndex(k), end = output.GetIndex(k) + static_cast<IndexValue>(output.GetSize(k));
     const IndexValue first = tensorflow_model_filter::FloorTo(output.GetIndex(k), origin, step);
-    const IndexValue last  = tensorflow_model_filter::FloorTo(end + step - 1, origin, step);
+    const IndexValue last = tensorflow_model_filter::FloorTo(end + step - 1, origin, step);
     aligned.SetIndex(k, first);
     aligned.SetSize(k, static_cast<itk::SizeValueType>(last - first));
   }
@@ -290,7 +293,7 @@ template <class TInputImage, class TOutputImage>
 auto TensorflowModelFilter<TInputImage, TOutputImage>::CoreInput(const RegionType& alignedOutput) const -> RegionType
 {
   const auto output = this->GetOutput()->GetLargestPossibleRegion();
-  const auto input  = this->GetInput()->GetLargestPossibleRegion();
+  const auto input = this->GetInput()->GetLargestPossibleRegion();
   RegionType core;
   for (unsigned int k = 0; k < 2; ++k)
   {
@@ -324,18 +327,18 @@ template <class TInputImage, class TOutputImage>
 void TensorflowModelFilter<TInputImage, TOutputImage>::FillInvalid(const TInputImage* input, std::vector<InputPixel>& filled,
                                                                    std::vector<unsigned char>& invalid) const
 {
-  const auto         region = input->GetBufferedRegion();
-  const unsigned int bands  = input->GetNumberOfComponentsPerPixel();
-  const auto         width = static_cast<IndexValue>(region.GetSize(0)), height = static_cast<IndexValue>(region.GetSize(1));
-  const InputPixel*  source = input->GetBufferPointer();
-  const auto         count  = static_cast<size_t>(width * height);
+  const auto region = input->GetBufferedRegion();
+  const unsigned int bands = input->GetNumberOfComponentsPerPixel();
+  const auto width = static_cast<IndexValue>(region.GetSize(0)), height = static_cast<IndexValue>(region.GetSize(1));
+  const InputPixel* source = input->GetBufferPointer();
+  const auto count = static_cast<size_t>(width * height);
   filled.assign(source, source + count * bands);
   invalid.resize(count);
   bool any = false;
   for (size_t k = 0; k < count; ++k)
   {
     invalid[k] = this->IsInvalid(source + k * bands, bands) ? 1 : 0;
-    any        = any || invalid[k] != 0;
+    any = any || invalid[k] != 0;
   }
   if (!any)
   {
@@ -347,7 +350,7 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::FillInvalid(const TInputI
   for (IndexValue y = 0; y < height; ++y)
   {
     IndexValue* row = &before[static_cast<size_t>(y * (width + 1))];
-    row[0]          = 0;
+    row[0] = 0;
     for (IndexValue x = 0; x < width; ++x)
     {
       row[x + 1] = row[x] + (invalid[static_cast<size_t>(y * width + x)] == 0 ? 1 : 0);
@@ -363,11 +366,12 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::FillInvalid(const TInputI
         continue;
       }
       const IndexValue left = std::max<IndexValue>(x - FillRadius, 0), right = std::min(x + FillRadius, width - 1);
-      IndexValue       valid = 0;
+      IndexValue valid = 0;
       std::fill(sum.begin(), sum.end(), 0.0);
       for (IndexValue v = std::max<IndexValue>(y - FillRadius, 0); v <= std::min(y + FillRadius, height - 1); ++v)
       {
-        const IndexValue here = before[static_cast<size_t>(v * (width + 1) + right + 1)] - before[static_cast<size_t>(v * (width + 1) + left)];
+        const IndexValue here =
+            before[static_cast<size_t>(v * (width + 1) + right + 1)] - before[static_cast<size_t>(v * (width + 1) + left)];
         for (IndexValue u = left; here > 0 && u <= right; ++u)
         {
           const auto offset = static_cast<size_t>(v * width + u);
@@ -380,7 +384,8 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::FillInvalid(const TInputI
       }
       for (unsigned int band = 0; band < bands; ++band)
       {
-        filled[static_cast<size_t>(y * width + x) * bands + band] = static_cast<InputPixel>(valid > 0 ? sum[band] / static_cast<double>(valid) : 0.0);
+        filled[static_cast<size_t>(y * width + x) * bands + band] =
+            static_cast<InputPixel>(valid > 0 ? sum[band] / static_cast<double>(valid) : 0.0);
       }
     }
   }
@@ -388,20 +393,23 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::FillInvalid(const TInputI
 
 // Rows of the region `fed` (which may leave the image) out of `pixels` of the region `from`, mirrored at the image's edges.
 template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::WriteTensor(const std::vector<InputPixel>& pixels, const RegionType& from, const RegionType& fed,
-                                                                   tf::DataType type, void* data, unsigned int bands) const
+void TensorflowModelFilter<TInputImage, TOutputImage>::WriteTensor(const std::vector<InputPixel>& pixels, const RegionType& from,
+                                                                   const RegionType& fed, tf::DataType type, void* data,
+                                                                   unsigned int bands) const
 {
-  const auto           image  = this->GetInput()->GetLargestPossibleRegion();
-  const auto           source = [&](unsigned int k, IndexValue index) {
-    return image.GetIndex(k) + tensorflow_model_filter::Mirror(index - image.GetIndex(k), static_cast<IndexValue>(image.GetSize(k))) - from.GetIndex(k);
+  const auto image = this->GetInput()->GetLargestPossibleRegion();
+  const auto source = [&](unsigned int k, IndexValue index)
+  {
+    return image.GetIndex(k) + tensorflow_model_filter::Mirror(index - image.GetIndex(k), static_cast<IndexValue>(image.GetSize(k))) -
+           from.GetIndex(k);
   };
-  const auto              width = static_cast<IndexValue>(fed.GetSize(0)), height = static_cast<IndexValue>(fed.GetSize(1));
+  const auto width = static_cast<IndexValue>(fed.GetSize(0)), height = static_cast<IndexValue>(fed.GetSize(1));
   std::vector<IndexValue> columns(static_cast<size_t>(width));
   for (IndexValue x = 0; x < width; ++x)
   {
     columns[static_cast<size_t>(x)] = source(0, fed.GetIndex(0) + x);
   }
-  const size_t            count = static_cast<size_t>(width) * bands, bytes = count * tf::SizeOf(type);
+  const size_t count = static_cast<size_t>(width) * bands, bytes = count * tf::SizeOf(type);
   std::vector<InputPixel> row(count);
   for (IndexValue y = 0; y < height; ++y)
   {
@@ -424,13 +432,13 @@ template <class TInputImage, class TOutputImage>
 auto TensorflowModelFilter<TInputImage, TOutputImage>::Compute(const RegionType& output) const -> Block
 {
   Block block;
-  block.region  = output;
+  block.region = output;
   block.covered = this->AlignedOutput(output);
-  block.core    = this->CoreInput(block.covered);
+  block.core = this->CoreInput(block.covered);
 
   TInputImage* input = this->Input();
-  const auto   image = input->GetLargestPossibleRegion();
-  RegionType   fed, needed;
+  const auto image = input->GetLargestPossibleRegion();
+  RegionType fed, needed;
   for (unsigned int k = 0; k < 2; ++k)
   {
     const auto size = static_cast<IndexValue>(image.GetSize(k));
@@ -440,10 +448,10 @@ auto TensorflowModelFilter<TInputImage, TOutputImage>::Compute(const RegionType&
     for (IndexValue index = 0; index < static_cast<IndexValue>(fed.GetSize(k)); ++index)
     {
       const IndexValue mirrored = tensorflow_model_filter::Mirror(fed.GetIndex(k) + index - image.GetIndex(k), size);
-      low                       = std::min(low, mirrored);
-      high                      = std::max(high, mirrored);
+      low = std::min(low, mirrored);
+      high = std::max(high, mirrored);
     }
-    low  = std::max<IndexValue>(low - FillRadius, 0);
+    low = std::max<IndexValue>(low - FillRadius, 0);
     high = std::min(high + FillRadius, size - 1);
     needed.SetIndex(k, image.GetIndex(k) + low);
     needed.SetSize(k, static_cast<itk::SizeValueType>(high - low + 1));
@@ -453,9 +461,9 @@ auto TensorflowModelFilter<TInputImage, TOutputImage>::Compute(const RegionType&
   input->PropagateRequestedRegion();
   input->UpdateOutputData();
 
-  const unsigned int         bands    = input->GetNumberOfComponentsPerPixel();
-  const RegionType           buffered = input->GetBufferedRegion();
-  std::vector<InputPixel>    pixels;
+  const unsigned int bands = input->GetNumberOfComponentsPerPixel();
+  const RegionType buffered = input->GetBufferedRegion();
+  std::vector<InputPixel> pixels;
   std::vector<unsigned char> invalid;
   this->FillInvalid(input, pixels, invalid);
 
@@ -471,11 +479,11 @@ auto TensorflowModelFilter<TInputImage, TOutputImage>::Compute(const RegionType&
         typename RegionType::IndexType index{{block.core.GetIndex(0) + x, block.core.GetIndex(1) + y}};
         if (image.IsInside(index))
         {
-          const auto          offset = static_cast<size_t>((index[1] - buffered.GetIndex(1)) * static_cast<IndexValue>(buffered.GetSize(0)) + index[0] -
-                                                  buffered.GetIndex(0));
-          const unsigned char flag   = invalid[offset];
+          const auto offset = static_cast<size_t>((index[1] - buffered.GetIndex(1)) * static_cast<IndexValue>(buffered.GetSize(0)) +
+                                                  index[0] - buffered.GetIndex(0));
+          const unsigned char flag = invalid[offset];
           block.invalid[static_cast<size_t>(y) * block.core.GetSize(0) + static_cast<size_t>(x)] = flag;
-          anyValid   = anyValid || flag == 0;
+          anyValid = anyValid || flag == 0;
           anyInvalid = anyInvalid || flag != 0;
         }
       }
@@ -490,7 +498,8 @@ auto TensorflowModelFilter<TInputImage, TOutputImage>::Compute(const RegionType&
     }
   }
 
-  const auto tensor = m_Model->NewTensor(m_ModelInput->type, {1, static_cast<int64_t>(fed.GetSize(1)), static_cast<int64_t>(fed.GetSize(0)), bands});
+  const auto tensor =
+      m_Model->NewTensor(m_ModelInput->type, {1, static_cast<int64_t>(fed.GetSize(1)), static_cast<int64_t>(fed.GetSize(0)), bands});
   this->WriteTensor(pixels, buffered, fed, m_ModelInput->type, m_Model->GetData(tensor), bands);
   std::vector<InputPixel>().swap(pixels);
   auto feeds = m_Constants;
@@ -507,8 +516,8 @@ auto TensorflowModelFilter<TInputImage, TOutputImage>::SplitIntoBlocks(const Reg
   for (unsigned int k = 0; k < 2; ++k)
   {
     const auto length = static_cast<IndexValue>(request.GetSize(k));
-    size[k]           = length * 2 <= m_MaximumBlock[k] * 3 ? length : m_MaximumBlock[k];
-    count[k]          = (length + size[k] - 1) / size[k];
+    size[k] = length * 2 <= m_MaximumBlock[k] * 3 ? length : m_MaximumBlock[k];
+    count[k] = (length + size[k] - 1) / size[k];
   }
   std::vector<RegionType> blocks;
   for (IndexValue y = 0; y < count[1]; ++y)
@@ -516,7 +525,7 @@ auto TensorflowModelFilter<TInputImage, TOutputImage>::SplitIntoBlocks(const Reg
     for (IndexValue x = 0; x < count[0]; ++x)
     {
       const IndexValue position[2] = {x, y};
-      RegionType       block;
+      RegionType block;
       for (unsigned int k = 0; k < 2; ++k)
       {
         block.SetIndex(k, request.GetIndex(k) + position[k] * size[k]);
@@ -551,13 +560,13 @@ bool TensorflowModelFilter<TInputImage, TOutputImage>::PredictNext(const RegionT
 template <class TInputImage, class TOutputImage>
 void TensorflowModelFilter<TInputImage, TOutputImage>::GenerateData()
 {
-  TOutputImage*    output  = this->GetOutput();
+  TOutputImage* output = this->GetOutput();
   const RegionType request = output->GetRequestedRegion();
   output->SetBufferedRegion(request);
   output->Allocate();
 
-  auto       blocks = this->SplitIntoBlocks(request);
-  const auto count  = blocks.size();
+  auto blocks = this->SplitIntoBlocks(request);
+  const auto count = blocks.size();
   RegionType next;
   if (m_Prefetch && this->PredictNext(request, next))
   {
@@ -578,7 +587,7 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::GenerateData()
     if (m_Prefetch && k + 1 < blocks.size())
     {
       m_NextRegion = blocks[k + 1];
-      m_Next       = std::async(std::launch::async, [this, region = m_NextRegion] { return this->Compute(region); });
+      m_Next = std::async(std::launch::async, [this, region = m_NextRegion] { return this->Compute(region); });
     }
     this->Paste(block);
     this->UpdateProgress(static_cast<float>(k + 1) / static_cast<float>(count));
@@ -588,14 +597,15 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::GenerateData()
 template <class TInputImage, class TOutputImage>
 void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block) const
 {
-  auto*             output   = const_cast<TOutputImage*>(this->GetOutput());
-  const auto        buffered = output->GetBufferedRegion();
-  const auto        bands    = static_cast<size_t>(output->GetNumberOfComponentsPerPixel());
-  const auto        width    = static_cast<size_t>(block.region.GetSize(0));
-  const OutputPixel noData   = tensorflow_model_filter::Convert<OutputPixel>(m_OutputNoData, OutputPixel(0));
-  const OutputPixel instead  = tensorflow_model_filter::NextTo(noData);
-  const bool        avoid    = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
-  const auto        rowOf    = [&](IndexValue y) {
+  auto* output = const_cast<TOutputImage*>(this->GetOutput());
+  const auto buffered = output->GetBufferedRegion();
+  const auto bands = static_cast<size_t>(output->GetNumberOfComponentsPerPixel());
+  const auto width = static_cast<size_t>(block.region.GetSize(0));
+  const OutputPixel noData = tensorflow_model_filter::Convert<OutputPixel>(m_OutputNoData, OutputPixel(0));
+  const OutputPixel instead = tensorflow_model_filter::NextTo(noData);
+  const bool avoid = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
+  const auto rowOf = [&](IndexValue y)
+  {
     return output->GetBufferPointer() + (static_cast<size_t>(y - buffered.GetIndex(1)) * buffered.GetSize(0) +
                                          static_cast<size_t>(block.region.GetIndex(0) - buffered.GetIndex(0))) *
                                             bands;
@@ -615,8 +625,8 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block)
   for (size_t t = 0; t < block.tensors.size(); ++t)
   {
     const size_t tensorBands = m_OutputBands[t];
-    const auto   shape       = m_Model->GetShape(block.tensors[t]);
-    size_t       values      = 1;
+    const auto shape = m_Model->GetShape(block.tensors[t]);
+    size_t values = 1;
     for (const int64_t length : shape)
     {
       values *= static_cast<size_t>(length);
@@ -625,15 +635,15 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block)
     IndexValue rows = 0, columns = 0;
     if ((shape.size() == 4 || shape.size() == 3) && shape[0] == 1 && values == static_cast<size_t>(shape[1] * shape[2]) * tensorBands)
     {
-      rows    = shape[1];
+      rows = shape[1];
       columns = shape[2];
     }
     const IndexValue given[2] = {columns, rows};
-    IndexValue       skip[2];
+    IndexValue skip[2];
     for (unsigned int k = 0; k < 2; ++k)
     {
-      const auto       covered = static_cast<IndexValue>(block.covered.GetSize(k));
-      const IndexValue fed     = static_cast<IndexValue>(block.core.GetSize(k)) + m_MarginBefore[k] + m_MarginAfter[k];
+      const auto covered = static_cast<IndexValue>(block.covered.GetSize(k));
+      const IndexValue fed = static_cast<IndexValue>(block.core.GetSize(k)) + m_MarginBefore[k] + m_MarginAfter[k];
       if (given[k] == covered)
       {
         skip[k] = 0;
@@ -649,18 +659,20 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block)
         {
           text += (text.empty() ? "" : " x ") + std::to_string(length);
         }
-        throw TensorflowError("output \"" + m_ModelOutputs[t]->key + "\" of the model is " + text + " for a " + (k == 0 ? "width" : "height") + " of " +
-                              std::to_string(fed) + " input pixels, but it must give " + std::to_string(fed * m_Up / m_Down) + " or (without margins) " +
-                              std::to_string(covered) + " output pixels and " + std::to_string(tensorBands) +
+        throw TensorflowError("output \"" + m_ModelOutputs[t]->key + "\" of the model is " + text + " for a " +
+                              (k == 0 ? "width" : "height") + " of " + std::to_string(fed) + " input pixels, but it must give " +
+                              std::to_string(fed * m_Up / m_Down) + " or (without margins) " + std::to_string(covered) +
+                              " output pixels and " + std::to_string(tensorBands) +
                               " bands; check the receptive field, the expression field and the spacing scale or factor");
       }
       skip[k] += block.region.GetIndex(k) - block.covered.GetIndex(k);
     }
 
-    const auto          type = m_Model->GetType(block.tensors[t]);
-    const void*         data = m_Model->GetData(block.tensors[t]);
+    const auto type = m_Model->GetType(block.tensors[t]);
+    const void* data = m_Model->GetData(block.tensors[t]);
     std::vector<double> wide(type == tf::Float ? 0 : width * tensorBands);
-    const auto          convert = [&](const auto* from, OutputPixel* to) {
+    const auto convert = [&](const auto* from, OutputPixel* to)
+    {
       if (tensorBands == bands)
       {
         for (size_t k = 0; k < width * bands; ++k)
@@ -679,14 +691,16 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block)
     };
     for (IndexValue y = firstRow; y < endRow; ++y)
     {
-      const size_t offset = (static_cast<size_t>(y - firstRow + skip[1]) * static_cast<size_t>(columns) + static_cast<size_t>(skip[0])) * tensorBands;
+      const size_t offset =
+          (static_cast<size_t>(y - firstRow + skip[1]) * static_cast<size_t>(columns) + static_cast<size_t>(skip[0])) * tensorBands;
       if (type == tf::Float)
       {
         convert(static_cast<const float*>(data) + offset, rowOf(y));
       }
       else
       {
-        tensorflow_model_filter::WidenFrom(type, static_cast<const char*>(data) + offset * tf::SizeOf(type), wide.data(), width * tensorBands);
+        tensorflow_model_filter::WidenFrom(type, static_cast<const char*>(data) + offset * tf::SizeOf(type), wide.data(),
+                                           width * tensorBands);
         convert(wide.data(), rowOf(y));
       }
     }
@@ -706,9 +720,9 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block)
     }
     for (size_t x = 0; x < width; ++x)
     {
-      bool             invalid = false;
+      bool invalid = false;
       const IndexValue column = (block.region.GetIndex(0) - block.covered.GetIndex(0) + static_cast<IndexValue>(x)) / m_Up * m_Down;
-      const IndexValue line   = (y - block.covered.GetIndex(1)) / m_Up * m_Down;
+      const IndexValue line = (y - block.covered.GetIndex(1)) / m_Up * m_Down;
       for (IndexValue v = line; v < line + m_Down; ++v)
       {
         for (IndexValue u = column; u < column + m_Down; ++u)
@@ -729,9 +743,9 @@ bool TensorflowModelFilter<TInputImage, TOutputImage>::HasValidPixel(itk::SizeVa
 {
   TInputImage* input = this->Input();
   input->UpdateOutputInformation();
-  const auto         image = input->GetLargestPossibleRegion();
+  const auto image = input->GetLargestPossibleRegion();
   const unsigned int bands = input->GetNumberOfComponentsPerPixel();
-  const auto         end   = image.GetIndex(1) + static_cast<IndexValue>(image.GetSize(1));
+  const auto end = image.GetIndex(1) + static_cast<IndexValue>(image.GetSize(1));
   for (IndexValue y = image.GetIndex(1); y < end; y += static_cast<IndexValue>(lines))
   {
     RegionType strip = image;

@@ -30,7 +30,7 @@ namespace Wrapper
 class TensorflowServing : public Application
 {
 public:
-  using Self    = TensorflowServing;
+  using Self = TensorflowServing;
   using Pointer = itk::SmartPointer<Self>;
   itkTypeMacro(TensorflowServing, otb::Wrapper::Application);
 
@@ -39,19 +39,19 @@ protected:
   struct Settings
   {
     std::shared_ptr<const TensorflowModel> model;
-    std::string                            input;
-    std::vector<std::string>               outputs;
-    std::vector<TensorflowModel::Feed>     constants;
-    double                                 scale = 1;
-    std::array<itk::IndexValueType, 2>     marginBefore{{0, 0}};
-    std::array<itk::IndexValueType, 2>     marginAfter{{0, 0}};
-    std::array<itk::IndexValueType, 2>     expressionField{{1, 1}};
-    std::array<itk::IndexValueType, 2>     block{{2048, 2048}};
-    std::vector<double>                    inputNoData;
-    double                                 outputNoData  = 0;
-    bool                                   writeNoData   = false; ///< no-data is reserved, and in the product's metadata
-    bool                                   prefetch      = true;
-    std::vector<std::string>               bandNames;
+    std::string input;
+    std::vector<std::string> outputs;
+    std::vector<TensorflowModel::Feed> constants;
+    double scale = 1;
+    std::array<itk::IndexValueType, 2> marginBefore{{0, 0}};
+    std::array<itk::IndexValueType, 2> marginAfter{{0, 0}};
+    std::array<itk::IndexValueType, 2> expressionField{{1, 1}};
+    std::array<itk::IndexValueType, 2> block{{2048, 2048}};
+    std::vector<double> inputNoData;
+    double outputNoData = 0;
+    bool writeNoData = false; ///< no-data is reserved, and in the product's metadata
+    bool prefetch = true;
+    std::vector<std::string> bandNames;
   };
 
   /** Runs `work`; errors of ours end as one FATAL message. */
@@ -91,7 +91,7 @@ protected:
   /** Build the filter between the image and parameter "out". */
   void Serve(FloatVectorImageType* image, const Settings& settings)
   {
-    m_BandNames     = settings.bandNames;
+    m_BandNames = settings.bandNames;
     const auto type = this->GetParameterOutputImagePixelType("out");
     switch (type)
     {
@@ -110,7 +110,8 @@ protected:
     case ImagePixelType_double:
       return this->ServeAs<DoubleVectorImageType>(image, settings);
     default:
-      throw ServedImageError("out: pixel type " + OutputImageParameter::ConvertPixelTypeToString(type) + " is not supported; use a real one");
+      throw ServedImageError("out: pixel type " + OutputImageParameter::ConvertPixelTypeToString(type) +
+                             " is not supported; use a real one");
     }
   }
 
@@ -119,7 +120,7 @@ private:
   void ServeAs(FloatVectorImageType* image, const Settings& settings)
   {
     using FilterType = TensorflowModelFilter<FloatVectorImageType, TOutputImage>;
-    using PixelType  = typename TOutputImage::InternalPixelType;
+    using PixelType = typename TOutputImage::InternalPixelType;
 
     const auto noData = static_cast<double>(tensorflow_model_filter::Convert<PixelType>(settings.outputNoData, PixelType(0)));
     if (settings.writeNoData && noData != settings.outputNoData)
@@ -148,10 +149,12 @@ private:
     if (parameter != nullptr && this->HasValue("out") && !std::string(parameter->GetFileName()).empty())
     {
       RequireWritableFolder(parameter->GetFileName());
-      const auto size   = filter->GetOutput()->GetLargestPossibleRegion().GetSize();
+      const auto size = filter->GetOutput()->GetLargestPossibleRegion().GetSize();
       const auto margin = static_cast<double>(settings.marginBefore[0] + settings.marginAfter[0]) / settings.scale;
-      const auto blocks = NumberOfWritingBlocks(size[0], size[1], static_cast<unsigned int>(std::max(settings.block[0], settings.block[1])), margin);
-      parameter->SetFileName(WithTiledWriting(parameter->GetFileName(), blocks, std::is_floating_point<PixelType>::value, settings.writeNoData, noData));
+      const auto blocks =
+          NumberOfWritingBlocks(size[0], size[1], static_cast<unsigned int>(std::max(settings.block[0], settings.block[1])), margin);
+      parameter->SetFileName(
+          WithTiledWriting(parameter->GetFileName(), blocks, std::is_floating_point<PixelType>::value, settings.writeNoData, noData));
       m_Product = parameter->GetFileName();
       m_Monitor.reset();
       m_Monitor = std::make_unique<WriteMonitor>();
@@ -165,17 +168,19 @@ private:
     {
       return;
     }
-    this->Guarded([this]() {
-      m_Monitor->RequireWhole(m_Product);
-      m_Monitor.reset();
-      NameBands(m_Product, m_BandNames);
-    });
+    this->Guarded(
+        [this]()
+        {
+          m_Monitor->RequireWhole(m_Product);
+          m_Monitor.reset();
+          NameBands(m_Product, m_BandNames);
+        });
   }
 
-  itk::ProcessObject::Pointer   m_Filter;
+  itk::ProcessObject::Pointer m_Filter;
   std::unique_ptr<WriteMonitor> m_Monitor;
-  std::string                   m_Product;
-  std::vector<std::string>      m_BandNames;
+  std::string m_Product;
+  std::vector<std::string> m_BandNames;
 };
 
 } // namespace Wrapper

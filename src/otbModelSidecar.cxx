@@ -50,8 +50,8 @@ public:
   double Number(const std::string& key) const
   {
     const std::string text = this->Text(key);
-    size_t            end  = 0;
-    double            value = 0;
+    size_t end = 0;
+    double value = 0;
     try
     {
       value = std::stod(text, &end);
@@ -126,7 +126,7 @@ private:
 ModelSidecar ModelSidecar::Read(const std::string& folder)
 {
   const std::string file = folder + "/model.json";
-  std::ifstream     stream(file);
+  std::ifstream stream(file);
   if (!stream)
   {
     throw ModelSidecarError(file + ": cannot be read; a model folder holds saved_model.pb and model.json (otbsr import-model writes one)");
@@ -146,13 +146,13 @@ ModelSidecar ModelSidecar::Read(const std::string& folder)
     read.Fail("format", format, "this version of otbsr reads format 1");
   }
   ModelSidecar sidecar;
-  sidecar.name   = read.Text("name");
+  sidecar.name = read.Text("name");
   sidecar.method = read.Text("method");
   read.OneOf("method", sidecar.method, {"fidelity", "perceptual", "baseline"});
-  sidecar.factor     = read.Integer("factor", 1, 16);
-  sidecar.margin     = read.Integer("margin", 0, 4096);
-  sidecar.signature  = read.Text("input.signature", "serving_default");
-  sidecar.inputName  = read.Text("input.name");
+  sidecar.factor = read.Integer("factor", 1, 16);
+  sidecar.margin = read.Integer("margin", 0, 4096);
+  sidecar.signature = read.Text("input.signature", "serving_default");
+  sidecar.inputName = read.Text("input.name");
   sidecar.inputBands = read.Names("input.bands");
   if (tree.get_child_optional("input.spacing"))
   {
@@ -162,15 +162,15 @@ ModelSidecar ModelSidecar::Read(const std::string& folder)
       read.Fail("input.spacing", read.Text("input.spacing"), "it must be positive");
     }
   }
-  sidecar.outputName  = read.Text("output.name");
+  sidecar.outputName = read.Text("output.name");
   sidecar.outputBands = read.Names("output.bands");
-  sidecar.outputType  = read.Text("output.dtype", "int16");
+  sidecar.outputType = read.Text("output.dtype", "int16");
   read.OneOf("output.dtype", sidecar.outputType, {"uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"});
   const auto noData = tree.get_child_optional("output.nodata");
   if (noData && noData->data() != "null")
   {
     sidecar.hasNoData = true;
-    sidecar.noData    = read.Number("output.nodata");
+    sidecar.noData = read.Number("output.nodata");
   }
   return sidecar;
 }

@@ -12,7 +12,7 @@ namespace otb
 {
 
 SamplingGrid::SamplingGrid(const PointType& corner, const SpacingType& spacing, const RegionType& region)
-  : m_Corner(corner), m_Spacing(spacing), m_Region(region)
+    : m_Corner(corner), m_Spacing(spacing), m_Region(region)
 {
   if (spacing[0] == 0 || spacing[1] == 0 || !std::isfinite(spacing[0]) || !std::isfinite(spacing[1]))
   {
@@ -28,8 +28,8 @@ SamplingGrid::SamplingGrid(const PointType& corner, const SpacingType& spacing, 
 SamplingGrid SamplingGrid::FromImage(const ImageType* image)
 {
   // OTB keeps a positive spacing and puts its sign into the direction matrix.
-  const auto&       direction = image->GetDirection();
-  const RegionType& region    = image->GetLargestPossibleRegion();
+  const auto& direction = image->GetDirection();
+  const RegionType& region = image->GetLargestPossibleRegion();
   if (direction[0][1] != 0 || direction[1][0] != 0)
   {
     std::ostringstream message;
@@ -38,11 +38,11 @@ SamplingGrid SamplingGrid::FromImage(const ImageType* image)
     throw SamplingGridError(message.str());
   }
   SpacingType spacing;
-  PointType   corner;
+  PointType corner;
   for (unsigned int k = 0; k < 2; ++k)
   {
     spacing[k] = image->GetSpacing()[k] * direction[k][k];
-    corner[k]  = image->GetOrigin()[k] + (static_cast<double>(region.GetIndex(k)) - 0.5) * spacing[k];
+    corner[k] = image->GetOrigin()[k] + (static_cast<double>(region.GetIndex(k)) - 0.5) * spacing[k];
   }
   return SamplingGrid(corner, spacing, region);
 }
@@ -61,12 +61,12 @@ void SamplingGrid::RequireAxisAligned(const double* geoTransform, const std::str
 void SamplingGrid::ApplyTo(ImageType* image) const
 {
   ImageType::DirectionType direction;
-  ImageType::SpacingType   spacing;
+  ImageType::SpacingType spacing;
   direction.SetIdentity();
   for (unsigned int k = 0; k < 2; ++k)
   {
     direction[k][k] = m_Spacing[k] < 0 ? -1.0 : 1.0;
-    spacing[k]      = std::abs(m_Spacing[k]);
+    spacing[k] = std::abs(m_Spacing[k]);
   }
   image->SetLargestPossibleRegion(m_Region);
   image->SetDirection(direction);
@@ -90,7 +90,7 @@ SamplingGrid SamplingGrid::Refined(unsigned int factor) const
   {
     throw SamplingGridError("factor 0 must be at least 1");
   }
-  RegionType  region;
+  RegionType region;
   SpacingType spacing;
   for (unsigned int k = 0; k < 2; ++k)
   {
@@ -112,7 +112,7 @@ SamplingGrid SamplingGrid::Scaled(double scale) const
   {
     return this->Refined(static_cast<unsigned int>(inverse));
   }
-  RegionType  region;
+  RegionType region;
   SpacingType spacing;
   for (unsigned int k = 0; k < 2; ++k)
   {
@@ -153,7 +153,7 @@ SamplingGrid::Footprint SamplingGrid::FootprintOf(const RegionType& region) cons
   for (unsigned int k = 0; k < 2; ++k)
   {
     first[k] = static_cast<double>(region.GetIndex(k));
-    last[k]  = first[k] + static_cast<double>(region.GetSize(k));
+    last[k] = first[k] + static_cast<double>(region.GetSize(k));
   }
   return {this->PointAt(first), this->PointAt(last)};
 }
@@ -186,8 +186,8 @@ bool SamplingGrid::Contains(const RegionType& region) const
 SamplingGrid::RegionType SamplingGrid::PatchAround(const PointType& point, SizeValue width, SizeValue height) const
 {
   const PositionType position = this->PositionOf(point);
-  const SizeValue    size[2]  = {width, height};
-  RegionType         region;
+  const SizeValue size[2] = {width, height};
+  RegionType region;
   for (unsigned int k = 0; k < 2; ++k)
   {
     region.SetIndex(k, static_cast<IndexValue>(std::floor(position[k] + Tolerance)) - static_cast<IndexValue>(size[k] / 2));
@@ -238,13 +238,13 @@ PatchPair EqualFootprintPatches(const SamplingGrid& coarse, const SamplingGrid& 
   if (!coarse.Contains(pair.coarse))
   {
     pair.status = PatchPair::Status::OutsideCoarse;
-    pair.why    = "the patch leaves the coarse image";
+    pair.why = "the patch leaves the coarse image";
   }
   else if (fine.RegionOf(coarse.FootprintOf(pair.coarse), pair.fine, pair.why))
   {
     const bool inside = fine.Contains(pair.fine);
-    pair.status       = inside ? PatchPair::Status::Accepted : PatchPair::Status::OutsideFine;
-    pair.why          = inside ? "" : "the patch leaves the fine image";
+    pair.status = inside ? PatchPair::Status::Accepted : PatchPair::Status::OutsideFine;
+    pair.why = inside ? "" : "the patch leaves the fine image";
   }
   return pair;
 }

@@ -68,7 +68,7 @@ void RequireServableFile(const std::string& extendedName)
   {
     return;
   }
-  std::string   error;
+  std::string error;
   const Dataset dataset = Open(file, GA_ReadOnly, error);
   if (!dataset)
   {
@@ -92,20 +92,20 @@ void RequireServableFile(const std::string& extendedName)
 
 std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands)
 {
-  std::vector<bool>   flags;
+  std::vector<bool> flags;
   std::vector<double> values;
   if (!ReadNoDataFlags(metadata, flags, values))
   {
     return {};
   }
   std::vector<double> noData(bands, std::numeric_limits<double>::quiet_NaN());
-  bool                any = false;
+  bool any = false;
   for (unsigned int band = 0; band < bands && band < flags.size(); ++band)
   {
     if (flags[band])
     {
       noData[band] = values[band];
-      any          = true;
+      any = true;
     }
   }
   return any ? noData : std::vector<double>();
@@ -113,37 +113,39 @@ std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands)
 
 void RequireWritableFolder(const std::string& extendedName)
 {
-  const std::string file   = FileOfExtendedName(extendedName);
-  const auto        slash  = file.rfind('/');
+  const std::string file = FileOfExtendedName(extendedName);
+  const auto slash = file.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : file.substr(0, slash);
   if (access(folder.c_str(), W_OK | X_OK) != 0)
   {
-    throw ServedImageError(file + ": cannot be created in folder " + folder + " (" + std::strerror(errno) + "); create the folder or choose another");
+    throw ServedImageError(file + ": cannot be created in folder " + folder + " (" + std::strerror(errno) +
+                           "); create the folder or choose another");
   }
 }
 
 unsigned int NumberOfWritingBlocks(size_t width, size_t height, unsigned int block, double margin)
 {
   // OTB's ImageRegionSquareTileSplitter: the side is the root of pixels / number, rounded up to a multiple of 16
-  const double       pixels  = static_cast<double>(width) * static_cast<double>(height);
-  const double       side    = block;
-  const auto         usual   = static_cast<unsigned int>(std::max(1.0, std::ceil(pixels / (side * side))));
-  unsigned int       best    = usual;
-  double             bestCost = std::numeric_limits<double>::max();
+  const double pixels = static_cast<double>(width) * static_cast<double>(height);
+  const double side = block;
+  const auto usual = static_cast<unsigned int>(std::max(1.0, std::ceil(pixels / (side * side))));
+  unsigned int best = usual;
+  double bestCost = std::numeric_limits<double>::max();
   for (unsigned int number = std::max(1u, usual - std::min(usual - 1, usual / 4)); number <= usual * 2 + 4; ++number)
   {
-    const auto   raw   = static_cast<size_t>(std::sqrt(std::floor(pixels / number)));
+    const auto raw = static_cast<size_t>(std::sqrt(std::floor(pixels / number)));
     const size_t width16 = std::max<size_t>(16, (raw + 15) / 16 * 16);
     if (static_cast<double>(width16) > 1.1 * side && number < usual * 2)
     {
       continue;
     }
     const double columns = std::ceil(static_cast<double>(width) / static_cast<double>(width16));
-    const double rows    = std::ceil(static_cast<double>(height) / static_cast<double>(width16));
-    const double cost = (static_cast<double>(width) + columns * margin) * (static_cast<double>(height) + rows * margin) + columns * rows * 64 * 64;
+    const double rows = std::ceil(static_cast<double>(height) / static_cast<double>(width16));
+    const double cost =
+        (static_cast<double>(width) + columns * margin) * (static_cast<double>(height) + rows * margin) + columns * rows * 64 * 64;
     if (cost < bestCost)
     {
-      best     = number;
+      best = number;
       bestCost = cost;
     }
   }
@@ -159,8 +161,8 @@ std::string WithTiledWriting(const std::string& extendedName, unsigned int block
   std::ostringstream name;
   name.precision(17);
   name << extendedName << "?&streaming:type=tiled&streaming:sizemode=nbsplits&streaming:sizevalue=" << blocks
-       << "&gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=256&gdal:co:BLOCKYSIZE=256&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1&gdal:co:PREDICTOR=" << (isReal ? 3 : 2)
-       << "&gdal:co:BIGTIFF=IF_SAFER&gdal:co:NUM_THREADS=2";
+       << "&gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=256&gdal:co:BLOCKYSIZE=256&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1&gdal:co:PREDICTOR="
+       << (isReal ? 3 : 2) << "&gdal:co:BIGTIFF=IF_SAFER&gdal:co:NUM_THREADS=2";
   if (hasNoData)
   {
     name << "&nodata=" << noData;
@@ -171,8 +173,8 @@ std::string WithTiledWriting(const std::string& extendedName, unsigned int block
 struct WriteMonitor::State
 {
   mutable std::mutex mutex;
-  std::string        first;
-  CPLErrorHandler    previous = nullptr;
+  std::string first;
+  CPLErrorHandler previous = nullptr;
 
   static State* current;
 
@@ -195,7 +197,7 @@ WriteMonitor::State* WriteMonitor::State::current = nullptr;
 
 WriteMonitor::WriteMonitor() : m_State(new State)
 {
-  State::current    = m_State.get();
+  State::current = m_State.get();
   m_State->previous = CPLSetErrorHandler(&State::Handle); // for all threads, unlike CPLPushErrorHandler
 }
 
@@ -216,11 +218,11 @@ std::string WriteMonitor::FirstError() const
 
 void WriteMonitor::RequireWhole(const std::string& extendedName)
 {
-  const std::string file  = FileOfExtendedName(extendedName);
-  std::string       cause = this->FirstError();
+  const std::string file = FileOfExtendedName(extendedName);
+  std::string cause = this->FirstError();
   if (cause.empty())
   {
-    std::string   error;
+    std::string error;
     const Dataset dataset = Open(file, GA_ReadOnly, error);
     if (!dataset)
     {
@@ -230,9 +232,10 @@ void WriteMonitor::RequireWhole(const std::string& extendedName)
     {
       // the last block of the last band is the last thing that is written
       GDALRasterBandH band = GDALGetRasterBand(dataset.get(), GDALGetRasterCount(dataset.get()));
-      int             width = 0, height = 0;
+      int width = 0, height = 0;
       GDALGetBlockSize(band, &width, &height);
-      const size_t      bytes = static_cast<size_t>(width) * static_cast<size_t>(height) * static_cast<size_t>(GDALGetDataTypeSizeBytes(GDALGetRasterDataType(band)));
+      const size_t bytes = static_cast<size_t>(width) * static_cast<size_t>(height) *
+                           static_cast<size_t>(GDALGetDataTypeSizeBytes(GDALGetRasterDataType(band)));
       std::vector<char> buffer(bytes);
       CPLPushErrorHandler(CPLQuietErrorHandler);
       const auto result =
@@ -254,8 +257,8 @@ void WriteMonitor::RequireWhole(const std::string& extendedName)
 
 void NameBands(const std::string& extendedName, const std::vector<std::string>& names)
 {
-  std::string   error;
-  const auto    file    = FileOfExtendedName(extendedName);
+  std::string error;
+  const auto file = FileOfExtendedName(extendedName);
   const Dataset dataset = IsGeoTiff(file) ? Open(file, GA_Update, error) : Dataset();
   if (!dataset || GDALGetRasterCount(dataset.get()) != static_cast<int>(names.size()))
   {

@@ -113,7 +113,7 @@ std::vector<std::string> Candidates(std::vector<std::string>& lookedAt)
     return {given};
   }
   std::vector<std::string> patterns;
-  Dl_info                  self;
+  Dl_info self;
   if (dladdr(reinterpret_cast<void*>(&FolderOf), &self) != 0 && self.dli_fname != nullptr)
   {
     patterns.push_back(FolderOf(self.dli_fname) + "/../../tensorflow/");
@@ -164,7 +164,7 @@ TensorflowLibrary::TensorflowLibrary()
 {
   setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0); // TensorFlow's start-up notes are not the user's business
 
-  void*       library = nullptr;
+  void* library = nullptr;
   std::string errors;
   for (const char* name : LibraryNames)
   {
@@ -199,7 +199,8 @@ TensorflowLibrary::TensorflowLibrary()
     {
       places += (places.empty() ? "" : ", ") + place;
     }
-    throw TensorflowError("TensorFlow library not found: looked at " + places + " (" + errors + "); pip install tensorflow, or set OTB_TF_LIBRARY");
+    throw TensorflowError("TensorFlow library not found: looked at " + places + " (" + errors +
+                          "); pip install tensorflow, or set OTB_TF_LIBRARY");
   }
 #define OTB_TF_BIND(name) Bind(library, m_Path, "TF_" #name, name)
   OTB_TF_BIND(Version);

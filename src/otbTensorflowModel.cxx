@@ -23,9 +23,9 @@ public:
   struct Field
   {
     uint32_t number = 0;
-    uint64_t value  = 0; ///< of a varint
+    uint64_t value = 0; ///< of a varint
     const uint8_t* begin = nullptr;
-    const uint8_t* end   = nullptr; ///< bytes of a string or a nested message
+    const uint8_t* end = nullptr; ///< bytes of a string or a nested message
 
     WireMessage Message() const
     {
@@ -44,8 +44,8 @@ public:
       return false;
     }
     const uint64_t tag = this->Varint();
-    field              = Field();
-    field.number       = static_cast<uint32_t>(tag >> 3);
+    field = Field();
+    field.number = static_cast<uint32_t>(tag >> 3);
     switch (tag & 7)
     {
     case 0:
@@ -94,7 +94,7 @@ private:
   }
 
   const uint8_t* m_Position = nullptr;
-  const uint8_t* m_End      = nullptr;
+  const uint8_t* m_End = nullptr;
 };
 
 // Field numbers: tensorflow/core/protobuf/meta_graph.proto and tensorflow/core/framework/tensor_shape.proto.
@@ -105,8 +105,8 @@ void ReadShape(WireMessage message, TensorflowTensorInfo& info)
   {
     if (field.number == 2) // dim
     {
-      int64_t            size = 0;
-      WireMessage        dimension = field.Message();
+      int64_t size = 0;
+      WireMessage dimension = field.Message();
       WireMessage::Field inner;
       while (dimension.Next(inner))
       {
@@ -150,7 +150,7 @@ TensorflowTensorInfo ReadTensorInfo(const std::string& key, WireMessage message)
 std::pair<std::string, WireMessage> ReadMapEntry(WireMessage message)
 {
   std::pair<std::string, WireMessage> entry;
-  WireMessage::Field                  field;
+  WireMessage::Field field;
   while (message.Next(field))
   {
     if (field.number == 1)
@@ -211,7 +211,7 @@ public:
 
 private:
   const TensorflowLibrary& m_Library;
-  tf::Status*              m_Status;
+  tf::Status* m_Status;
 };
 
 std::string Join(const std::vector<std::string>& words)
@@ -229,7 +229,8 @@ const TensorflowTensorInfo& FindByName(const std::map<std::string, TensorflowTen
   std::vector<std::string> names;
   for (const auto& info : infos)
   {
-    if (name.empty() || info.first == name || info.first.substr(0, info.first.find(':')) == name || info.first == name.substr(0, name.find(':')))
+    if (name.empty() || info.first == name || info.first.substr(0, info.first.find(':')) == name ||
+        info.first == name.substr(0, name.find(':')))
     {
       return info.second;
     }
@@ -242,17 +243,17 @@ const TensorflowTensorInfo& FindByName(const std::map<std::string, TensorflowTen
 std::map<std::string, TensorflowSignature> ReadTensorflowSignatures(const void* data, size_t length)
 {
   std::map<std::string, TensorflowSignature> signatures;
-  const auto*                                bytes = static_cast<const uint8_t*>(data);
-  WireMessage                                metaGraph(bytes, bytes + length);
-  WireMessage::Field                         field;
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  WireMessage metaGraph(bytes, bytes + length);
+  WireMessage::Field field;
   while (metaGraph.Next(field))
   {
     if (field.number != 5) // signature_def
     {
       continue;
     }
-    auto               entry     = ReadMapEntry(field.Message());
-    auto&              signature = signatures[entry.first];
+    auto entry = ReadMapEntry(field.Message());
+    auto& signature = signatures[entry.first];
     WireMessage::Field inner;
     while (entry.second.Next(inner))
     {
@@ -284,8 +285,9 @@ std::string WriteTensorflowConfiguration(unsigned int threads)
   return bytes + gpu;
 }
 
-TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::string> tags, const std::string& signature, unsigned int threads)
-  : m_Library(TensorflowLibrary::Get()), m_Folder(folder)
+TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::string> tags, const std::string& signature,
+                                 unsigned int threads)
+    : m_Library(TensorflowLibrary::Get()), m_Folder(folder)
 {
   if (!std::ifstream(folder + "/saved_model.pb"))
   {
@@ -300,20 +302,20 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
   {
     tagPointers.push_back(tag.c_str());
   }
-  Status      status(m_Library);
-  const auto  configuration = WriteTensorflowConfiguration(threads);
-  auto*       options       = m_Library.NewSessionOptions();
-  tf::Buffer* metaGraph     = m_Library.NewBuffer();
-  m_Graph                   = m_Library.NewGraph();
+  Status status(m_Library);
+  const auto configuration = WriteTensorflowConfiguration(threads);
+  auto* options = m_Library.NewSessionOptions();
+  tf::Buffer* metaGraph = m_Library.NewBuffer();
+  m_Graph = m_Library.NewGraph();
   m_Library.SetConfig(options, configuration.data(), configuration.size(), status.Get());
   if (status.IsOk())
   {
-    m_Session = m_Library.LoadSessionFromSavedModel(options, nullptr, folder.c_str(), tagPointers.data(), static_cast<int>(tagPointers.size()), m_Graph,
-                                                    metaGraph, status.Get());
+    m_Session = m_Library.LoadSessionFromSavedModel(options, nullptr, folder.c_str(), tagPointers.data(),
+                                                    static_cast<int>(tagPointers.size()), m_Graph, metaGraph, status.Get());
   }
   m_Library.DeleteSessionOptions(options);
   std::map<std::string, TensorflowSignature> signatures;
-  std::string                                error;
+  std::string error;
   if (!status.IsOk())
   {
     error = folder + ": TensorFlow " + m_Library.Version() + " cannot load this SavedModel (tags " + Join(tags) + "): " + status.Message();
@@ -418,20 +420,22 @@ std::vector<int64_t> TensorflowModel::GetShape(const TensorPointer& tensor) cons
 
 tf::Output TensorflowModel::Find(const TensorflowTensorInfo& info) const
 {
-  const auto        colon = info.tensor.rfind(':');
-  const std::string name  = info.tensor.substr(0, colon);
-  tf::Output        output{m_Library.GraphOperationByName(m_Graph, name.c_str()), colon == std::string::npos ? 0 : std::stoi(info.tensor.substr(colon + 1))};
+  const auto colon = info.tensor.rfind(':');
+  const std::string name = info.tensor.substr(0, colon);
+  tf::Output output{m_Library.GraphOperationByName(m_Graph, name.c_str()),
+                    colon == std::string::npos ? 0 : std::stoi(info.tensor.substr(colon + 1))};
   if (output.operation == nullptr)
   {
-    throw TensorflowError(m_Folder + ": the graph has no operation \"" + name + "\" although the signature names it; export the model again");
+    throw TensorflowError(m_Folder + ": the graph has no operation \"" + name +
+                          "\" although the signature names it; export the model again");
   }
   return output;
 }
 
-std::vector<TensorflowModel::TensorPointer> TensorflowModel::Run(const std::vector<Feed>&                        feeds,
+std::vector<TensorflowModel::TensorPointer> TensorflowModel::Run(const std::vector<Feed>& feeds,
                                                                  const std::vector<const TensorflowTensorInfo*>& outputs) const
 {
-  std::vector<tf::Output>  inputEnds, outputEnds;
+  std::vector<tf::Output> inputEnds, outputEnds;
   std::vector<tf::Tensor*> inputValues, outputValues(outputs.size(), nullptr);
   for (const auto& feed : feeds)
   {

@@ -246,7 +246,10 @@ def test_results_are_rounded_and_clamped(run_application, models: Path, tmp_path
 
 def test_images_without_crs_and_south_up_come_out_right_with_a_warning(run_application, models: Path, tmp_path: Path) -> None:
     pixels = scene(30, 20)
-    cases = {"plain": ({"crs": None, "transform": Affine.identity()}, "no coordinate reference"), "south": ({"transform": Affine(10, 0, 300000, 0, 10, 4800000)}, "south-up")}
+    cases = {
+        "plain": ({"crs": None, "transform": Affine.identity()}, "no coordinate reference"),
+        "south": ({"transform": Affine(10, 0, 300000, 0, 10, 4800000)}, "south-up"),
+    }
     for name, (profile, warning) in cases.items():
         image, out = write(tmp_path / f"{name}.tif", pixels, **profile), tmp_path / f"{name}_out.tif"
         log = succeed(run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", out))
