@@ -104,7 +104,7 @@ class Patches:
         """SHA-256 over the pixels: names the split that a model was trained on."""
         state = hashlib.sha256()
         for part in (self.lr, self.target):
-            state.update(np.ascontiguousarray(part, np.float32).tobytes())
+            state.update(np.ascontiguousarray(part, np.float32).data)
         return state.hexdigest()
 
 
@@ -147,7 +147,7 @@ def in_order() -> type:
 
 
 def augmented(lr: Array, target: Array, how: Augmentation, random: np.random.Generator) -> tuple[Array, Array]:
-    """Turn, flip, scale, shift and blur with noise one batch of pairs; radiometry changes alike in input and target."""
+    """Turn, flip, brighten and offset input and target of one batch alike, and add noise to the input."""
     if how.flips:
         turns, flip = int(random.integers(4)), int(random.integers(2))
         lr, target = (np.rot90(x, turns, (1, 2))[:, :, :: -1 if flip else 1] for x in (lr, target))
