@@ -207,6 +207,16 @@ def png(pixels: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def faults(settings: dict[str, Any]) -> str:
+    """The simulated faults of the Spot image besides noise, from the area's settings."""
+    east, north = settings.get("shift") or (0.0, 0.0)
+    found = [f"a shift of {east:g} m east and {north:g} m north"] if (east, north) != (0, 0) else []
+    found += [f"a gain of {settings['gain']:g}"] if settings.get("gain", 1.0) != 1 else []
+    found += [f"a bias of {settings['bias']:g}"] if settings.get("bias", 0.0) != 0 else []
+    found += [f"{settings['date_gap']} days between the dates"] if settings.get("date_gap", 0) else []
+    return f" and {', '.join(found)}" if found else ", but no misregistration, gain, bias or other date here, unlike real pairs"
+
+
 def split_limit(content: dict[str, Any]) -> str:
     """What the answer owes to the split: the change of each fold, or that there is only one."""
     if content["protocol"]["folds"] == 1:
@@ -230,11 +240,11 @@ def limits(content: dict[str, Any]) -> list[str]:
         + (f" and of training samples ({protocol['repeats']} repeats)" if protocol["repeats"] > 1 else "")
         + ", not other training polygons, landscapes, dates or sensors.",
         "Training and test blocks alternate like a chequerboard, "
-        f"{protocol['buffer']:g} m apart for the training polygons. Neighbouring blocks still resemble each other: all arms gain from it alike.",
+        f"{protocol['buffer']:g} m apart for the training polygons. Neighbouring blocks still resemble each other, which flatters every arm.",
         split_limit(content),
         "Four bands of one date. With 13 bands or a time series, the native image classifies better and the gain may be smaller.",
         "Differences are not corrected for the number of arms and classes looked at: of twenty independent ones, one is expected to leave out zero by chance.",
-        "The Spot oracle has Spot's own noise and residual misregistration: it is what better data would give, not an upper bound of what is possible.",
+        f"The Spot oracle has Spot's own noise{faults(settings)}: it is what better data would give, not an upper bound of what is possible.",
     ]
     fewest = np.array(counts["polygons"]).min(axis=0).tolist()
     weak = [str(one["name"]) for one, number, test in zip(content["classes"], fewest, counts["test_pixels"], strict=True) if test and number < 3]

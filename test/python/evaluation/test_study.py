@@ -14,7 +14,7 @@ import rasterio
 from otbsr.errors import InputError, ModelError, OtbsrError, UsageError
 from otbsr.evaluation import study as study_module
 from otbsr.evaluation.quality import consistency, psnr
-from otbsr.evaluation.report import write_report
+from otbsr.evaluation.report import faults, split_limit, write_report
 from otbsr.evaluation.statistics import macro_f1
 from otbsr.evaluation.study import Protocol, World, answer, refuse_leak, split, study
 from otbsr.grid import Grid
@@ -152,6 +152,16 @@ def test_answer_says_no_difference_when_the_interval_holds_zero() -> None:
     assert answer({"value": 0.01, "low": -0.01, "high": 0.03}, 0.6, 0.59).startswith("No difference shown")
     assert "+2.0 points" in answer({"value": 0.02, "low": 0.01, "high": 0.03}, 0.6, 0.58)
     assert answer({"value": -0.02, "low": -0.03, "high": -0.01}, 0.6, 0.62).startswith("Super-resolution harmed")
+
+
+def test_limits_say_what_each_fold_found_and_what_the_oracle_lacks() -> None:
+    content = {"baseline": "bicubic", "protocol": {"folds": 2}, "arms": {"f": {"macro_f1_by_fold": [0.6, 0.52]}, "bicubic": {"macro_f1_by_fold": [0.55, 0.53]}}}
+    assert "+5.0 and −1.0 points" in split_limit(content)
+    assert "One half of the area" in split_limit({**content, "protocol": {"folds": 1}})
+    assert faults({"shift": [2.5, 0], "gain": 1.1, "bias": 0, "date_gap": 5}) == (
+        " and a shift of 2.5 m east and 0 m north, a gain of 1.1, 5 days between the dates"
+    )
+    assert "unlike real pairs" in faults({"shift": [0.0, 0.0], "gain": 1.0})
 
 
 def test_split_is_a_chequerboard_of_whole_blocks() -> None:
