@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,16 @@ from otbsr.serving.otb import run_otb
 
 FIELD = "label"
 FOREST: Mapping[str, object] = {"classifier": "rf", "classifier.rf.nbtrees": 50, "classifier.rf.max": 12, "classifier.rf.min": 5, "classifier.rf.var": 2}
+
+
+def otb_version() -> str:
+    """OTB's version as its ImageClassifier says, "unknown" when it says none."""
+    try:
+        said = run_otb("ImageClassifier", {"version": []})
+    except ProcessingError as error:  # the launcher says its version and ends with status 1
+        said = str(error)
+    found = re.search(r"version (\d+(?:\.\d+)+)", said)
+    return found[1] if found else "unknown"
 
 
 def train(image: Path, polygons: Path, out: Path, samples: int, seed: int, learner: Mapping[str, object] = FOREST, threads: int | None = None) -> str:

@@ -398,10 +398,10 @@ def answer(change: dict[str, float], score: float, base: float) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What ran: otbsr, OTB as its launcher's package says, Python and the libraries that counted."""
+    """What ran: otbsr, OTB, Python and the libraries that counted."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"otbsr": __version__, "python": platform.python_version(), "gdal (rasterio)": rasterio.__gdal_version__}
+    found = {"otbsr": __version__, "otb": landcover.otb_version(), "python": platform.python_version(), "gdal (rasterio)": rasterio.__gdal_version__}
     for name in ("numpy", "rasterio", "tensorflow", "tensorflow-cpu", "keras"):
         try:
             found[name] = version(name)

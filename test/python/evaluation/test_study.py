@@ -114,6 +114,7 @@ def test_oracle_beats_native_and_all_is_said(done: Path) -> None:
     arms = content["arms"]
     assert arms["spot"]["macro_f1"] > arms["native"]["macro_f1"] and arms["spot"]["quality"]["psnr_mean"] > arms["native"]["quality"]["psnr_mean"] + 3
     assert arms["bicubic"]["difference"]["macro_f1"] == {"value": 0, "low": 0, "high": 0}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", content["versions"]["otb"])
     assert {"otbsr", "python"} <= set(content["versions"]) and content["model"]["sha256"]
 
 
