@@ -3,8 +3,9 @@
     python benchmark/serving.py [--model models/f-light-x4] [--size 2048] [--block 512] [--repeats 3]
 
 Both run in child processes, in turn, with the same threads. TensorFlow alone has its blocks (with the same margins) in memory already and
-throws its results away; SuperResolution's time includes its start, reading, compression and writing. The last line is one JSON object; `ratio` is the ratio of the medians, 1 would be as fast as TensorFlow alone;
-`processor_ratio` is the same of processor time, which a busy machine disturbs less.
+throws its results away;
+SuperResolution's time includes its start, reading, compression and writing. The last line is one JSON object; `ratio` is the ratio of the medians, 1 would
+be as fast as TensorFlow alone; `processor_ratio` is the same of processor time, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float
 
 
 def main() -> None:
+    """Run both in turn and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "f-light-x4")
     parser.add_argument("--size", type=int, default=2048)
