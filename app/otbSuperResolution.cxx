@@ -29,7 +29,7 @@ public:
 
 private:
   /** Memory of TensorFlow and of the filter per input pixel, with networks of 32 to 64 channels and factor 4: measured, rounded up. */
-  static constexpr double BytesPerInputPixel = 4096;
+  static constexpr double BytesPerInputPixel = 2560;
 
   void DoInit() override
   {
@@ -88,7 +88,7 @@ private:
   {
     const double bytes = 1e6 * std::max(64.0, static_cast<double>(megabytes) - 256.0);
     const double side = std::sqrt(bytes / BytesPerInputPixel) - 2.0 * margin;
-    return static_cast<unsigned int>(std::min(1024.0, std::max(64.0, std::floor(side / 64) * 64)));
+    return static_cast<unsigned int>(std::min(1024.0, std::max(128.0, std::floor(side / 64) * 64)));
   }
 
   void DoExecute() override
