@@ -421,7 +421,8 @@ def card(sidecar: Sidecar, parameters: int) -> str:
     """The model card, from the sidecar."""
     t, m, bands = sidecar.training, sidecar.metrics, sidecar.input.bands
     rows = "\n".join(f"| {b} | {x:.2f} | {y:.2f} | {y - x:+.2f} |" for b, x, y in zip(bands, m["psnr_bands_bicubic"], m["psnr_bands"], strict=True))
-    before = "".join(f" Before that, {past['steps']} steps on {past.get('data') or 'data not recorded'}." for past in t["history"])
+    past = ", then ".join(f"{run['steps']} steps on {run.get('data') or 'data not recorded'}" for run in t["history"])
+    before = f"\nIt started from weights trained for {past}." if past else ""
     return f"""# {sidecar.name}
 
 Fidelity method: a purely local residual network over bicubic, {parameters:,} parameters, x{sidecar.factor}, bands {" ".join(bands)},
@@ -438,7 +439,7 @@ Fidelity method: a purely local residual network over bicubic, {parameters:,} pa
 | mean | {m["psnr_bicubic"]:.2f} | {m["psnr"]:.2f} | {m["gain_over_bicubic_db"]:+.2f} |
 
 **Limits.** It sharpens what the input hints at; an object that left no trace at {sidecar.input.spacing:g} m does not come back, and texture within a
-parcel is smoothed. What was measured above holds for data like its training data: check real scenes with `otbsr quality`.
+parcel is smoothed. What was measured above holds for data like its training data, and for no other.
 """
 
 

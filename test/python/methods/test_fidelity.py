@@ -89,12 +89,14 @@ def test_super_resolution_serves_the_same_pixels(world, fidelity, tmp_path):
     assert np.abs(difference).max() <= 1
 
 
-def test_flat_ground_stays_flat(fidelity):
-    """Uniform reflectance from dark water to bright sand comes out uniform: no texture is invented."""
-    for level in (100, 1000, 3000):
-        result = fidelity(np.full((64, 64, 4), level, np.int16))
-        assert np.ptp(result, axis=(0, 1)).max() < 0.03 * level + 20
-        assert abs(result.mean() - level) < 0.01 * level + 5
+@pytest.mark.parametrize(
+    "spectrum", [(350, 400, 300, 150), (500, 700, 400, 3500), (2000, 1600, 1200, 2600), (300, 450, 250, 2800)], ids=["water", "crop", "soil", "forest"]
+)
+def test_flat_ground_stays_flat(fidelity, spectrum):
+    """Uniform ground comes out uniform, to the simulated sensor's noise (12-20 DN): no texture is invented, no level shifted."""
+    result = fidelity(np.tile(np.array(spectrum, np.int16), (64, 64, 1)))
+    assert np.ptp(result, axis=(0, 1)).max() < 20
+    assert np.abs(result.mean((0, 1)) - spectrum).max() < 3
 
 
 def test_real_scene_is_sharper_and_consistent(fidelity):

@@ -107,7 +107,7 @@ def test_a_checkpoint_of_another_run_is_refused_but_can_be_a_start(tmp_path, pai
         np.testing.assert_allclose(x, y, atol=1e-6)
     assert second.sidecar.training["history"] == [{"data": "edges", "seeds": [101], "pairs": 24, "steps": 2}]
     assert second.sidecar.training["seeds"] == [101], "what it learned before counts as seen"
-    assert "Before that, 2 steps on edges." in (second.path / "README.md").read_text()
+    assert "It started from weights trained for 2 steps on edges." in (second.path / "README.md").read_text()
 
 
 def test_time_budget_ends_the_run(tmp_path, pairs):
