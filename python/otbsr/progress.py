@@ -49,12 +49,17 @@ def bars(quiet: bool = False, as_json: bool = False) -> Iterator[Report]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as display:
-        tasks: dict[str, TaskID] = {}
+    display = Progress(*columns, console=console)
+    tasks: dict[str, TaskID] = {}
 
-        def report(step: str, share: float) -> None:
-            if step not in tasks:
-                tasks[step] = display.add_task(step, total=1.0)
-            display.update(tasks[step], completed=min(1.0, share))
+    def report(step: str, share: float) -> None:
+        if step not in tasks:
+            display.start()  # not before: a command that fails at once prints its message only
+            tasks[step] = display.add_task(step, total=1.0)
+        display.update(tasks[step], completed=min(1.0, share))
 
+    try:
         yield report
+    finally:
+        if tasks:
+            display.stop()
