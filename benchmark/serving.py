@@ -1,6 +1,6 @@
 """SuperResolution over a GeoTIFF to a compressed GeoTIFF, against TensorFlow alone on the same blocks in memory.
 
-    python benchmark/serving.py [--model models/f-light-x4] [--size 2048] [--block 512] [--repeats 3]
+    python benchmark/serving.py [--model models/f-light-x4] [--size 2048] [--block 512] [--repeats 5]
 
 Both run in child processes, in turn, with the same threads. TensorFlow alone has its blocks (with the same margins) in memory already and
 throws its results away;
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--block", type=int, default=512)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     environment = {**os.environ, **otb.otb_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
     served: list[float] = []
