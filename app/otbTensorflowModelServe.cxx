@@ -2,6 +2,7 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "otbNumberOfSources.h"
 #include "otbWrapperTensorflowServing.h"
 
 #include "otbConcatenateVectorImageFilter.h"
@@ -200,9 +201,9 @@ private:
 
   void Connect()
   {
-    if (const char* sources = std::getenv("OTB_TF_NSOURCES"); sources != nullptr && std::atoi(sources) > 1)
+    if (std::string sources; ReadNumberOfSources(sources) != 1)
     {
-      throw TensorflowError(std::string("OTB_TF_NSOURCES is ") + sources + ", but this version serves one source");
+      throw TensorflowError("OTB_TF_NSOURCES is " + sources + ", but this version serves one source");
     }
     if (GetParameterInt("model.fullyconv") == 0)
     {
