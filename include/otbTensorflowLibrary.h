@@ -31,6 +31,12 @@ struct Buffer
   void (*deallocator)(void* data, size_t length);
 };
 
+/** TF_TString: a value of a string tensor; only its size is part of what is used here. */
+struct Text
+{
+  uint64_t words[3];
+};
+
 /** One end of an edge of the graph; passed by value in the ABI. */
 struct Output
 {
@@ -38,7 +44,7 @@ struct Output
   int index;
 };
 
-/** TF_DataType: the types that are supported. */
+/** TF_DataType, but for types of less than a byte or of 8 bit reals. */
 enum DataType : int
 {
   Float = 1,
@@ -47,17 +53,29 @@ enum DataType : int
   UInt8 = 4,
   Int16 = 5,
   Int8 = 6,
+  String = 7,
+  Complex64 = 8,
   Int64 = 9,
   Bool = 10,
+  QInt8 = 11,
+  QUInt8 = 12,
+  QInt32 = 13,
+  BFloat16 = 14,
+  QInt16 = 15,
+  QUInt16 = 16,
   UInt16 = 17,
+  Complex128 = 18,
+  Half = 19,
+  Resource = 20,
+  Variant = 21,
   UInt32 = 22,
   UInt64 = 23
 };
 
-/** The name of a type as NumPy has it; "type 99" for unsupported ones. */
+/** The name of a type as tf.dtypes has it; "type 99" for unknown ones. */
 std::string NameOf(DataType type);
 
-/** Bytes per element; 0 for unsupported types. */
+/** Bytes per value of the numeric types that can be converted; 0 for the others. */
 size_t SizeOf(DataType type);
 } // namespace tf
 
@@ -119,6 +137,10 @@ public:
                      int numberOfInputs, const tf::Output* outputs, tf::Tensor** outputValues, int numberOfOutputs,
                      const tf::Operation* const* targets, int numberOfTargets, tf::Buffer* runMetadata, tf::Status*) = nullptr;
   tf::Operation* (*GraphOperationByName)(tf::Graph*, const char*) = nullptr;
+  int (*GraphGetTensorNumDims)(tf::Graph*, tf::Output, tf::Status*) = nullptr;
+  void (*GraphGetTensorShape)(tf::Graph*, tf::Output, int64_t* dims, int rank, tf::Status*) = nullptr;
+  int (*OperationNumOutputs)(tf::Operation*) = nullptr;
+  int (*OperationOutputType)(tf::Output) = nullptr;
   tf::Tensor* (*AllocateTensor)(int type, const int64_t* dims, int rank, size_t bytes) = nullptr;
   void (*DeleteTensor)(tf::Tensor*) = nullptr;
   void* (*TensorData)(const tf::Tensor*) = nullptr;
@@ -126,6 +148,9 @@ public:
   int (*NumDims)(const tf::Tensor*) = nullptr;
   int64_t (*Dim)(const tf::Tensor*, int) = nullptr;
   int (*TensorType)(const tf::Tensor*) = nullptr;
+  void (*StringInit)(tf::Text*) = nullptr;
+  void (*StringCopy)(tf::Text*, const char*, size_t) = nullptr;
+  void (*StringDealloc)(tf::Text*) = nullptr;
 
 private:
   TensorflowLibrary();

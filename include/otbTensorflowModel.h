@@ -9,6 +9,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,20 @@ struct TensorflowSignature
   std::map<std::string, TensorflowTensorInfo> outputs;
 };
 
+/** \class TensorflowSaver
+ * \brief The operations of a graph that write and read checkpoints; all empty if it has none.
+ * \ingroup OTBSuperResolutionTools
+ */
+struct TensorflowSaver
+{
+  std::string fileName;         ///< tensor that takes the checkpoint's prefix
+  std::string saveOperation;    ///< tensor or operation
+  std::string restoreOperation; ///< operation
+};
+
+/** Reads the saver out of a serialized MetaGraphDef. \throws TensorflowError if it is malformed. */
+TensorflowSaver ReadTensorflowSaver(const void* data, size_t length);
+
 /** Reads the signatures out of a serialized MetaGraphDef (protobuf's wire format). \throws TensorflowError if it is malformed. */
 std::map<std::string, TensorflowSignature> ReadTensorflowSignatures(const void* data, size_t length);
 
@@ -47,7 +62,7 @@ std::string WriteTensorflowConfiguration(unsigned int threads);
 /** \class TensorflowModel
  * \brief A SavedModel: its signature, and Run.
  *
- * Run may be called from several threads at once.
+ * Run, GetInput and GetOutput may be called from several threads at once.
  *
  * \ingroup OTBSuperResolutionTools
  */
@@ -73,10 +88,16 @@ public:
     return m_Signature;
   }
 
-  /** The input or output of that name: the signature's key, or its part before ':'. Empty: the first key in alphabetical order.
-   * \throws TensorflowError that lists the names there are. */
+  /** The input or output of that name, where a name is, in this order: the signature's key; the part before ':' of one key; a key with
+   * ":0" after it; the graph's name of one of the signature's tensors; any operation of the graph ("name" or "name:output"). Empty: the
+   * first key in alphabetical order. The reference stays valid as long as the model.
+   * \throws TensorflowError that lists the keys there are, or those that the name fits. */
   const TensorflowTensorInfo& GetInput(const std::string& name) const;
   const TensorflowTensorInfo& GetOutput(const std::string& name) const;
+
+  /** Keys in alphabetical order. */
+  std::vector<std::string> GetInputKeys() const;
+  std::vector<std::string> GetOutputKeys() const;
 
   TensorPointer NewTensor(tf::DataType type, const std::vector<int64_t>& shape) const;
   void* GetData(const TensorPointer& tensor) const;
@@ -90,17 +111,40 @@ public:
     TensorPointer tensor;
   };
 
-  /** Evaluate the outputs. \throws TensorflowError with TensorFlow's message. */
-  std::vector<TensorPointer> Run(const std::vector<Feed>& feeds, const std::vector<const TensorflowTensorInfo*>& outputs) const;
+  /** Evaluate the outputs, and run the targets: operations of the graph by their names (what a training step updates).
+   * \throws TensorflowError with TensorFlow's message. */
+  std::vector<TensorPointer> Run(const std::vector<Feed>& feeds, const std::vector<const TensorflowTensorInfo*>& outputs,
+                                 const std::vector<std::string>& targets = {}) const;
+
+  /** Check that the graph has an operation of that name. \throws TensorflowError */
+  void RequireOperation(const std::string& name) const;
+
+  /** Write the variables as a checkpoint: files "prefix.index" and "prefix.data-...". They are complete once they have these names.
+   * \throws TensorflowError if the model has no saver, or the files cannot be written. */
+  void Save(const std::string& prefix) const;
+
+  /** Read the variables from a checkpoint. \throws TensorflowError if the model has no saver, or the checkpoint is not its own. */
+  void Restore(const std::string& prefix);
 
 private:
   tf::Output Find(const TensorflowTensorInfo& info) const;
+  tf::Operation* FindOperation(const std::string& name) const;
+  const TensorflowTensorInfo& FindByName(const std::map<std::string, TensorflowTensorInfo>& infos, const std::string& name,
+                                         const char* kind) const;
+  const TensorflowTensorInfo* FindInGraph(const std::string& name) const;
+  void RunSaver(const std::string& prefix, const std::string& operation) const;
+  std::vector<TensorPointer> RunSession(const std::vector<tf::Output>& inputs, const std::vector<tf::Tensor*>& values,
+                                        const std::vector<tf::Output>& outputs, const std::vector<const tf::Operation*>& targets,
+                                        const std::string& doing) const;
 
   const TensorflowLibrary& m_Library;
   std::string m_Folder;
   tf::Graph* m_Graph = nullptr;
   tf::Session* m_Session = nullptr;
   TensorflowSignature m_Signature;
+  TensorflowSaver m_Saver;
+  mutable std::mutex m_Mutex;
+  mutable std::map<std::string, TensorflowTensorInfo> m_GraphTensors; ///< tensors outside the signature that were asked for
 };
 
 } // namespace otb

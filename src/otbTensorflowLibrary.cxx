@@ -19,32 +19,15 @@ namespace tf
 {
 std::string NameOf(DataType type)
 {
-  switch (type)
-  {
-  case Float:
-    return "float32";
-  case Double:
-    return "float64";
-  case Int32:
-    return "int32";
-  case UInt8:
-    return "uint8";
-  case Int16:
-    return "int16";
-  case Int8:
-    return "int8";
-  case Int64:
-    return "int64";
-  case Bool:
-    return "bool";
-  case UInt16:
-    return "uint16";
-  case UInt32:
-    return "uint32";
-  case UInt64:
-    return "uint64";
-  }
-  return "type " + std::to_string(static_cast<int>(type));
+  static const char* const Names[] = {
+      "no type",         "float32",   "float64", "int32",       "uint8",         "int16",           "int8",
+      "string",          "complex64", "int64",   "bool",        "qint8",         "quint8",          "qint32",
+      "bfloat16",        "qint16",    "quint16", "uint16",      "complex128",    "float16",         "resource",
+      "variant",         "uint32",    "uint64",  "float8_e5m2", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e4m3b11fnuz",
+      "float8_e5m2fnuz", "int4",      "uint4",   "int2",        "uint2",         "float4_e2m1fn"};
+  const int number = static_cast<int>(type);
+  const bool known = number >= 0 && number < static_cast<int>(sizeof(Names) / sizeof(Names[0]));
+  return known ? Names[number] : "type " + std::to_string(number);
 }
 
 size_t SizeOf(DataType type)
@@ -53,21 +36,29 @@ size_t SizeOf(DataType type)
   {
   case UInt8:
   case Int8:
+  case QInt8:
+  case QUInt8:
   case Bool:
     return 1;
   case Int16:
   case UInt16:
+  case QInt16:
+  case QUInt16:
+  case Half:
+  case BFloat16:
     return 2;
   case Float:
   case Int32:
   case UInt32:
+  case QInt32:
     return 4;
   case Double:
   case Int64:
   case UInt64:
     return 8;
+  default:
+    return 0;
   }
-  return 0;
 }
 } // namespace tf
 
@@ -220,6 +211,10 @@ TensorflowLibrary::TensorflowLibrary()
   OTB_TF_BIND(DeleteSession);
   OTB_TF_BIND(SessionRun);
   OTB_TF_BIND(GraphOperationByName);
+  OTB_TF_BIND(GraphGetTensorNumDims);
+  OTB_TF_BIND(GraphGetTensorShape);
+  OTB_TF_BIND(OperationNumOutputs);
+  OTB_TF_BIND(OperationOutputType);
   OTB_TF_BIND(AllocateTensor);
   OTB_TF_BIND(DeleteTensor);
   OTB_TF_BIND(TensorData);
@@ -227,6 +222,9 @@ TensorflowLibrary::TensorflowLibrary()
   OTB_TF_BIND(NumDims);
   OTB_TF_BIND(Dim);
   OTB_TF_BIND(TensorType);
+  OTB_TF_BIND(StringInit);
+  OTB_TF_BIND(StringCopy);
+  OTB_TF_BIND(StringDealloc);
 #undef OTB_TF_BIND
 }
 

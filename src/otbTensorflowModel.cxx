@@ -4,7 +4,11 @@
  */
 #include "otbTensorflowModel.h"
 
+#include <glob.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 
 namespace otb
@@ -224,19 +228,47 @@ std::string Join(const std::vector<std::string>& words)
   return text;
 }
 
-const TensorflowTensorInfo& FindByName(const std::map<std::string, TensorflowTensorInfo>& infos, const std::string& name, const char* kind)
+std::vector<std::string> KeysOf(const std::map<std::string, TensorflowTensorInfo>& infos)
 {
-  std::vector<std::string> names;
+  std::vector<std::string> keys;
   for (const auto& info : infos)
   {
-    if (name.empty() || info.first == name || info.first.substr(0, info.first.find(':')) == name ||
-        info.first == name.substr(0, name.find(':')))
-    {
-      return info.second;
-    }
-    names.push_back(info.first);
+    keys.push_back(info.first);
   }
-  throw TensorflowError(std::string("the model has no ") + kind + " \"" + name + "\"; it has: " + (names.empty() ? "none" : Join(names)));
+  return keys;
+}
+
+/** A graph's name of a tensor, "operation:output", in its parts. */
+std::pair<std::string, int> SplitTensorName(const std::string& name)
+{
+  const auto colon = name.rfind(':');
+  const std::string digits = colon == std::string::npos ? "0" : name.substr(colon + 1);
+  const bool isIndex = !digits.empty() && digits.size() < 6 && digits.find_first_not_of("0123456789") == std::string::npos;
+  return isIndex ? std::make_pair(name.substr(0, colon), std::stoi(digits)) : std::make_pair(std::string(), 0);
+}
+
+/** The files of a checkpoint: what follows its prefix. */
+std::vector<std::string> CheckpointFiles(const std::string& prefix)
+{
+  std::string pattern;
+  for (const char character : prefix)
+  {
+    pattern += std::string(character == '*' || character == '?' || character == '[' || character == '\\' ? "\\" : "") + character;
+  }
+  std::vector<std::string> suffixes;
+  for (const char* suffix : {".data-*", ".index"}) // the index last: without it the rest is no checkpoint
+  {
+    glob_t found;
+    if (glob((pattern + suffix).c_str(), 0, nullptr, &found) == 0)
+    {
+      for (size_t k = 0; k < found.gl_pathc; ++k)
+      {
+        suffixes.push_back(std::string(found.gl_pathv[k]).substr(prefix.size()));
+      }
+    }
+    globfree(&found);
+  }
+  return suffixes;
 }
 } // namespace
 
@@ -265,6 +297,31 @@ std::map<std::string, TensorflowSignature> ReadTensorflowSignatures(const void* 
     }
   }
   return signatures;
+}
+
+TensorflowSaver ReadTensorflowSaver(const void* data, size_t length)
+{
+  TensorflowSaver saver;
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  WireMessage metaGraph(bytes, bytes + length);
+  WireMessage::Field field;
+  while (metaGraph.Next(field))
+  {
+    if (field.number != 3) // saver_def
+    {
+      continue;
+    }
+    WireMessage message = field.Message();
+    WireMessage::Field inner;
+    while (message.Next(inner))
+    {
+      if (inner.number >= 1 && inner.number <= 3)
+      {
+        (inner.number == 1 ? saver.fileName : inner.number == 2 ? saver.saveOperation : saver.restoreOperation) = inner.Text();
+      }
+    }
+  }
+  return saver;
 }
 
 std::string WriteTensorflowConfiguration(unsigned int threads)
@@ -325,6 +382,7 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
     try
     {
       signatures = ReadTensorflowSignatures(metaGraph->data, metaGraph->length);
+      m_Saver = ReadTensorflowSaver(metaGraph->data, metaGraph->length);
     }
     catch (const TensorflowError& damaged)
     {
@@ -371,12 +429,98 @@ TensorflowModel::~TensorflowModel()
 
 const TensorflowTensorInfo& TensorflowModel::GetInput(const std::string& name) const
 {
-  return FindByName(m_Signature.inputs, name, "input");
+  return this->FindByName(m_Signature.inputs, name, "input");
 }
 
 const TensorflowTensorInfo& TensorflowModel::GetOutput(const std::string& name) const
 {
-  return FindByName(m_Signature.outputs, name, "output");
+  return this->FindByName(m_Signature.outputs, name, "output");
+}
+
+std::vector<std::string> TensorflowModel::GetInputKeys() const
+{
+  return KeysOf(m_Signature.inputs);
+}
+
+std::vector<std::string> TensorflowModel::GetOutputKeys() const
+{
+  return KeysOf(m_Signature.outputs);
+}
+
+const TensorflowTensorInfo& TensorflowModel::FindByName(const std::map<std::string, TensorflowTensorInfo>& infos, const std::string& name,
+                                                        const char* kind) const
+{
+  if (name.empty() && !infos.empty())
+  {
+    return infos.begin()->second;
+  }
+  if (const auto exact = infos.find(name); exact != infos.end())
+  {
+    return exact->second;
+  }
+  std::vector<std::string> fitting;
+  for (const auto& info : infos)
+  {
+    if (info.first.find(':') != std::string::npos && info.first.substr(0, info.first.find(':')) == name)
+    {
+      fitting.push_back(info.first);
+    }
+  }
+  if (fitting.size() > 1)
+  {
+    throw TensorflowError(m_Folder + ": \"" + name + "\" may be any of the model's " + kind + "s " + Join(fitting) + "; give one of these");
+  }
+  if (fitting.size() == 1)
+  {
+    return infos.at(fitting.front());
+  }
+  const auto graphName = SplitTensorName(name);
+  if (const auto key = infos.find(graphName.first); graphName.second == 0 && key != infos.end())
+  {
+    return key->second;
+  }
+  for (const auto& info : infos)
+  {
+    if (!graphName.first.empty() && SplitTensorName(info.second.tensor) == graphName)
+    {
+      return info.second;
+    }
+  }
+  if (const auto* info = this->FindInGraph(name))
+  {
+    return *info;
+  }
+  throw TensorflowError(m_Folder + ": the model has no " + kind + " \"" + name +
+                        "\"; it has: " + (infos.empty() ? "none" : Join(KeysOf(infos))));
+}
+
+const TensorflowTensorInfo* TensorflowModel::FindInGraph(const std::string& name) const
+{
+  const std::lock_guard<std::mutex> lock(m_Mutex);
+  if (const auto known = m_GraphTensors.find(name); known != m_GraphTensors.end())
+  {
+    return &known->second;
+  }
+  const auto [operationName, index] = SplitTensorName(name);
+  auto* operation = operationName.empty() ? nullptr : m_Library.GraphOperationByName(m_Graph, operationName.c_str());
+  if (operation == nullptr || index >= m_Library.OperationNumOutputs(operation))
+  {
+    return nullptr;
+  }
+  TensorflowTensorInfo info;
+  info.key = name;
+  info.tensor = operationName + ":" + std::to_string(index);
+  const tf::Output end{operation, index};
+  info.type = static_cast<tf::DataType>(m_Library.OperationOutputType(end));
+  Status status(m_Library);
+  const int rank = m_Library.GraphGetTensorNumDims(m_Graph, end, status.Get());
+  info.unknownRank = !status.IsOk() || rank < 0;
+  if (!info.unknownRank && rank > 0)
+  {
+    info.shape.resize(static_cast<size_t>(rank), -1);
+    m_Library.GraphGetTensorShape(m_Graph, end, info.shape.data(), rank, status.Get());
+  }
+  return &m_GraphTensors.emplace(name, info).first->second;
 }
 
 TensorflowModel::TensorPointer TensorflowModel::NewTensor(tf::DataType type, const std::vector<int64_t>& shape) const
@@ -384,7 +528,8 @@ TensorflowModel::TensorPointer TensorflowModel::NewTensor(tf::DataType type, con
   size_t bytes = tf::SizeOf(type);
   if (bytes == 0)
   {
-    throw TensorflowError("tensors of " + tf::NameOf(type) + " are not supported; use float32, float64, bool or an integer type");
+    throw TensorflowError("tensors of " + tf::NameOf(type) +
+                          " cannot be fed; use float16, bfloat16, float32, float64, bool or an integer type");
   }
   for (const int64_t size : shape)
   {
@@ -418,25 +563,67 @@ std::vector<int64_t> TensorflowModel::GetShape(const TensorPointer& tensor) cons
   return shape;
 }
 
-tf::Output TensorflowModel::Find(const TensorflowTensorInfo& info) const
+tf::Operation* TensorflowModel::FindOperation(const std::string& name) const
 {
-  const auto colon = info.tensor.rfind(':');
-  const std::string name = info.tensor.substr(0, colon);
-  tf::Output output{m_Library.GraphOperationByName(m_Graph, name.c_str()),
-                    colon == std::string::npos ? 0 : std::stoi(info.tensor.substr(colon + 1))};
-  if (output.operation == nullptr)
+  auto* operation = m_Library.GraphOperationByName(m_Graph, SplitTensorName(name).first.c_str());
+  if (operation == nullptr)
   {
     throw TensorflowError(m_Folder + ": the graph has no operation \"" + name +
-                          "\" although the signature names it; export the model again");
+                          "\"; give the name of a node of the graph, as in tf.Operation.name");
+  }
+  return operation;
+}
+
+void TensorflowModel::RequireOperation(const std::string& name) const
+{
+  this->FindOperation(name);
+}
+
+tf::Output TensorflowModel::Find(const TensorflowTensorInfo& info) const
+{
+  const auto name = SplitTensorName(info.tensor);
+  const tf::Output output{m_Library.GraphOperationByName(m_Graph, name.first.c_str()), name.second};
+  if (output.operation == nullptr)
+  {
+    throw TensorflowError(
+        m_Folder + ": " +
+        (info.tensor.empty()
+             ? "\"" + info.key + "\" is no dense tensor; export the model with tf.Tensor as inputs and outputs"
+             : "the graph has no operation \"" + name.first + "\" although the signature names it; export the model again"));
   }
   return output;
 }
 
+std::vector<TensorflowModel::TensorPointer> TensorflowModel::RunSession(const std::vector<tf::Output>& inputs,
+                                                                        const std::vector<tf::Tensor*>& values,
+                                                                        const std::vector<tf::Output>& outputs,
+                                                                        const std::vector<const tf::Operation*>& targets,
+                                                                        const std::string& doing) const
+{
+  std::vector<tf::Tensor*> outputValues(outputs.size(), nullptr);
+  Status status(m_Library);
+  m_Library.SessionRun(m_Session, nullptr, inputs.data(), values.data(), static_cast<int>(inputs.size()), outputs.data(),
+                       outputValues.data(), static_cast<int>(outputs.size()), targets.data(), static_cast<int>(targets.size()), nullptr,
+                       status.Get());
+  if (!status.IsOk())
+  {
+    throw TensorflowError(m_Folder + ": TensorFlow failed to " + doing + ": " + status.Message());
+  }
+  std::vector<TensorPointer> results;
+  for (auto* value : outputValues)
+  {
+    results.emplace_back(value, m_Library.DeleteTensor);
+  }
+  return results;
+}
+
 std::vector<TensorflowModel::TensorPointer> TensorflowModel::Run(const std::vector<Feed>& feeds,
-                                                                 const std::vector<const TensorflowTensorInfo*>& outputs) const
+                                                                 const std::vector<const TensorflowTensorInfo*>& outputs,
+                                                                 const std::vector<std::string>& targets) const
 {
   std::vector<tf::Output> inputEnds, outputEnds;
-  std::vector<tf::Tensor*> inputValues, outputValues(outputs.size(), nullptr);
+  std::vector<tf::Tensor*> inputValues;
+  std::vector<const tf::Operation*> operations;
   for (const auto& feed : feeds)
   {
     inputEnds.push_back(this->Find(*feed.input));
@@ -446,19 +633,82 @@ std::vector<TensorflowModel::TensorPointer> TensorflowModel::Run(const std::vect
   {
     outputEnds.push_back(this->Find(*output));
   }
-  Status status(m_Library);
-  m_Library.SessionRun(m_Session, nullptr, inputEnds.data(), inputValues.data(), static_cast<int>(inputEnds.size()), outputEnds.data(),
-                       outputValues.data(), static_cast<int>(outputEnds.size()), nullptr, 0, nullptr, status.Get());
-  if (!status.IsOk())
+  for (const auto& target : targets)
   {
-    throw TensorflowError(m_Folder + ": TensorFlow failed to run the model: " + status.Message());
+    operations.push_back(this->FindOperation(target));
   }
-  std::vector<TensorPointer> results;
-  for (auto* value : outputValues)
+  return this->RunSession(inputEnds, inputValues, outputEnds, operations, "run the model");
+}
+
+void TensorflowModel::RunSaver(const std::string& prefix, const std::string& operation) const
+{
+  if (m_Saver.fileName.empty() || operation.empty())
   {
-    results.emplace_back(value, m_Library.DeleteTensor);
+    throw TensorflowError(m_Folder + ": the model cannot write or read checkpoints: it has no saver; export it with its variables");
   }
-  return results;
+  const auto file = SplitTensorName(m_Saver.fileName);
+  const TensorPointer tensor(m_Library.AllocateTensor(tf::String, nullptr, 0, sizeof(tf::Text)),
+                             [this](tf::Tensor* owned)
+                             {
+                               m_Library.StringDealloc(static_cast<tf::Text*>(m_Library.TensorData(owned)));
+                               m_Library.DeleteTensor(owned);
+                             });
+  auto* text = static_cast<tf::Text*>(m_Library.TensorData(tensor.get()));
+  m_Library.StringInit(text);
+  m_Library.StringCopy(text, prefix.data(), prefix.size());
+  this->RunSession({tf::Output{this->FindOperation(file.first), file.second}}, {tensor.get()}, {}, {this->FindOperation(operation)},
+                   (operation == m_Saver.saveOperation ? "write checkpoint " : "read checkpoint ") + prefix);
+}
+
+void TensorflowModel::Save(const std::string& prefix) const
+{
+  const std::string unfinished = prefix + ".unfinished" + std::to_string(getpid());
+  const auto removeUnfinished = [&]()
+  {
+    for (const auto& suffix : CheckpointFiles(unfinished))
+    {
+      std::remove((unfinished + suffix).c_str());
+    }
+  };
+  try
+  {
+    this->RunSaver(unfinished, m_Saver.saveOperation);
+  }
+  catch (const TensorflowError&)
+  {
+    removeUnfinished();
+    throw;
+  }
+  const auto files = CheckpointFiles(unfinished);
+  for (const auto& suffix : CheckpointFiles(prefix))
+  {
+    if (std::find(files.begin(), files.end(), suffix) == files.end())
+    {
+      std::remove((prefix + suffix).c_str()); // of an earlier checkpoint in another number of files
+    }
+  }
+  for (const auto& suffix : files)
+  {
+    if (std::rename((unfinished + suffix).c_str(), (prefix + suffix).c_str()) != 0)
+    {
+      removeUnfinished();
+      throw TensorflowError(prefix + suffix + ": cannot be written; check the folder's permissions");
+    }
+  }
+  if (files.empty())
+  {
+    throw TensorflowError(prefix + ": TensorFlow wrote no checkpoint");
+  }
+}
+
+void TensorflowModel::Restore(const std::string& prefix)
+{
+  if (!std::ifstream(prefix + ".index"))
+  {
+    throw TensorflowError(prefix + ": there is no checkpoint of this prefix (file " + prefix +
+                          ".index); give the path of its files without .index and .data-...");
+  }
+  this->RunSaver(prefix, m_Saver.restoreOperation);
 }
 
 } // namespace otb

@@ -8,12 +8,15 @@
 #include "otbTensorflowLibrary.h"
 #include "otbTensorflowModel.h"
 #include "otbTensorflowModelFilter.h"
+#include "otbTensorflowPlaceholder.h"
+#include "otbTensorflowTensor.h"
 
 #include "itkImage.h"
 #include "otbVectorImage.h"
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -21,6 +24,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace
 {
@@ -178,6 +182,11 @@ void WireTest()
     CHECK(!MessageOf<otb::TensorflowError>([&]() { otb::ReadTensorflowSignatures(cut.data(), cut.size()); }).empty() || length == 0 ||
           length == 9);
   }
+  const std::string saver = Field(1, "save/Const:0") + Field(2, "save/Identity:0") + Field(3, "save/restore_all") + Varint(4, 5);
+  const std::string saved = graph + Field(3, saver);
+  const auto read = otb::ReadTensorflowSaver(saved.data(), saved.size());
+  CHECK(read.fileName == "save/Const:0" && read.saveOperation == "save/Identity:0" && read.restoreOperation == "save/restore_all");
+  CHECK(otb::ReadTensorflowSaver(graph.data(), graph.size()).fileName.empty());
   const auto none = otb::WriteTensorflowConfiguration(0), two = otb::WriteTensorflowConfiguration(2);
   CHECK(none == std::string("\x38\x01\x32\x02\x20\x01", 6));
   CHECK(two == std::string("\x10\x02\x28\x02", 4) + none);
@@ -225,18 +234,9 @@ void LibraryTest()
 
 void ConversionTest()
 {
-  using otb::tensorflow_model_filter::Convert;
   using otb::tensorflow_model_filter::FloorTo;
   using otb::tensorflow_model_filter::Mirror;
   using otb::tensorflow_model_filter::NextTo;
-  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
-  CHECK(Convert<int16_t>(0.5f, int16_t(7)) == 1 && Convert<int16_t>(-0.5f, int16_t(7)) == -1 && Convert<int16_t>(0.49f, int16_t(7)) == 0);
-  CHECK(Convert<int16_t>(4e4f, int16_t(7)) == 32767 && Convert<int16_t>(-infinity, int16_t(7)) == -32768 &&
-        Convert<int16_t>(nan, int16_t(7)) == 7);
-  CHECK(Convert<uint8_t>(-3.f, uint8_t(7)) == 0 && Convert<uint8_t>(255.5f, uint8_t(7)) == 255);
-  CHECK(Convert<uint16_t>(65534.5f, uint16_t(7)) == 65535);
-  CHECK(Convert<int32_t>(1e10f, 7) == std::numeric_limits<int32_t>::max() && Convert<uint32_t>(4294967295.0, 7u) == 4294967295u);
-  CHECK(std::isnan(Convert<float>(nan, 7.f)) && Convert<float>(12.9f, 0.f) == 12.9f);
   CHECK(NextTo<int16_t>(-10000) == -9999 && NextTo<uint16_t>(65535) == 65534 && NextTo<float>(-10000.f) > -10000.f);
   for (int size = 1; size < 5; ++size) // NumPy's symmetric: 0 1 2 | 2 1 0 | 0 1 2
   {
@@ -248,6 +248,169 @@ void ConversionTest()
     }
   }
   CHECK(FloorTo(-1, 0, 4) == -4 && FloorTo(7, 0, 4) == 4 && FloorTo(5, 2, 4) == 2 && FloorTo(1, 2, 4) == -2);
+}
+
+/** The value of a half or bfloat16 by its definition. */
+double ValueOf(uint16_t bits, int fractionBits, int bias)
+{
+  const int exponentBits = 15 - fractionBits, exponent = bits >> fractionBits & ((1 << exponentBits) - 1);
+  const double fraction = std::ldexp(bits & ((1 << fractionBits) - 1), -fractionBits), sign = bits & 0x8000 ? -1 : 1;
+  if (exponent == (1 << exponentBits) - 1)
+  {
+    return fraction == 0 ? sign * std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
+  }
+  return sign * (exponent == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, exponent - bias));
+}
+
+/** All values of a type of 16 bits: read right, written back, and the middle between neighbours rounded to even. */
+template <class TReal>
+void SixteenBitTest(int fractionBits, int bias)
+{
+  using otb::tensorflow_tensor::Convert;
+  for (int bits = 0; bits < 0x10000; ++bits)
+  {
+    const TReal real{static_cast<uint16_t>(bits)};
+    const double value = ValueOf(real.bits, fractionBits, bias), read = Convert<double>(real);
+    CHECK(std::isnan(value) ? std::isnan(read) : value == read && std::signbit(value) == std::signbit(read));
+    const auto written = Convert<TReal>(static_cast<float>(read));
+    CHECK(std::isnan(value) ? std::isnan(Convert<float>(written)) : written.bits == real.bits);
+    const double next = ValueOf(static_cast<uint16_t>(bits + 1), fractionBits, bias);
+    if (std::isnan(value) || std::isinf(value) || std::isnan(next) || std::isinf(next))
+    {
+      continue;
+    }
+    const double middle = (value + next) / 2; // exact, and a float
+    const int even = bits % 2 == 0 ? bits : bits + 1;
+    CHECK(Convert<TReal>(static_cast<float>(middle)).bits == even && Convert<TReal>(middle).bits == even);
+    // a double that float would round to the middle
+    CHECK(Convert<TReal>(std::nextafter(middle, value)).bits == bits && Convert<TReal>(std::nextafter(middle, next)).bits == bits + 1);
+  }
+}
+
+void TensorTest()
+{
+  using otb::tensorflow_tensor::BFloat16;
+  using otb::tensorflow_tensor::Boolean;
+  using otb::tensorflow_tensor::Convert;
+  using otb::tensorflow_tensor::Half;
+  SixteenBitTest<Half>(10, 15);
+  SixteenBitTest<BFloat16>(7, 127);
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  CHECK(Convert<Half>(65519.f).bits == 0x7bff && Convert<Half>(65520.f).bits == 0x7c00 && Convert<Half>(-1e30).bits == 0xfc00);
+  CHECK(Convert<Half>(int32_t(2049)).bits == Convert<Half>(2048.f).bits && Convert<uint8_t>(Half{0x3e00}) == 2); // 1.5
+  CHECK(Convert<BFloat16>(3.4e38f).bits == 0x7f80 &&
+        std::isnan(Convert<float>(Convert<BFloat16>(otb::tensorflow_tensor::FloatOfBits(0x7f800001u)))));
+
+  CHECK(Convert<int16_t>(0.5f, int16_t(7)) == 1 && Convert<int16_t>(-0.5f, int16_t(7)) == -1 && Convert<int16_t>(0.49f, int16_t(7)) == 0);
+  CHECK(Convert<int16_t>(0.49999997f) == 0 && Convert<int32_t>(0.49999999999999994) == 0 && Convert<int64_t>(-0.49999999999999994) == 0);
+  CHECK(Convert<int16_t>(4e4f, int16_t(7)) == 32767 && Convert<int16_t>(-infinity, int16_t(7)) == -32768 &&
+        Convert<int16_t>(nan, int16_t(7)) == 7);
+  CHECK(Convert<uint8_t>(-3.f, uint8_t(7)) == 0 && Convert<uint8_t>(255.5f, uint8_t(7)) == 255 && Convert<uint8_t>(nan) == 0);
+  CHECK(Convert<uint16_t>(65534.5f, uint16_t(7)) == 65535 && Convert<int8_t>(-128.6f) == -128);
+  CHECK(Convert<int32_t>(1e10f, 7) == std::numeric_limits<int32_t>::max() && Convert<uint32_t>(4294967295.0, 7u) == 4294967295u);
+  CHECK(std::isnan(Convert<float>(nan, 7.f)) && Convert<float>(12.9f, 0.f) == 12.9f);
+  const int64_t exact = (int64_t(1) << 53) - 1, most = std::numeric_limits<int64_t>::max();
+  CHECK(Convert<int64_t>(Convert<double>(exact)) == exact && Convert<int64_t>(Convert<double>(-exact)) == -exact);
+  CHECK(Convert<uint64_t>(Convert<double>(uint64_t(exact))) == uint64_t(exact));
+  CHECK(Convert<int64_t>(1e30) == most && Convert<int64_t>(-1e30) == -most - 1 && Convert<int64_t>(9223372036854775808.0) == most);
+  CHECK(Convert<uint64_t>(1e30f) == std::numeric_limits<uint64_t>::max() && Convert<uint64_t>(-1.f) == 0 &&
+        Convert<uint64_t>(9223372036854775808.0) == uint64_t(most) + 1);
+  CHECK(Convert<int32_t>(most) == std::numeric_limits<int32_t>::max() && Convert<uint8_t>(int64_t(-5)) == 0 &&
+        Convert<int16_t>(std::numeric_limits<uint64_t>::max()) == 32767 && Convert<uint32_t>(int64_t(4294967295)) == 4294967295u &&
+        Convert<int8_t>(uint8_t(200)) == 127);
+  CHECK(Convert<Boolean>(nan).byte == 0 && Convert<Boolean>(0.25f).byte == 1 && Convert<Boolean>(-0.f).byte == 0 &&
+        Convert<float>(Boolean{2}) == 1);
+
+  // every type there and back, and its size
+  const float pixels[] = {0, 1, 2, 17, 100, 127};
+  for (int number = -1; number < 40; ++number)
+  {
+    const auto type = static_cast<otb::tf::DataType>(number);
+    double memory[6] = {}, back[6] = {};
+    const auto error = MessageOf<otb::TensorflowError>(
+        [&]()
+        {
+          otb::tensorflow_tensor::FromPixels(type, pixels, memory, 6);
+          otb::tensorflow_tensor::ToPixels(type, memory, back, 6);
+        });
+    CHECK(error.empty() == (otb::tf::SizeOf(type) != 0));
+    for (int k = 0; error.empty() && k < 6; ++k)
+    {
+      CHECK(back[k] == (type == otb::tf::Bool ? std::min(pixels[k], 1.f) : pixels[k]));
+    }
+    CHECK(error.empty() || Has(error, "tensors of " + otb::tf::NameOf(type) + " hold no pixels"));
+    const auto* bytes = reinterpret_cast<const char*>(memory);
+    CHECK(std::count(bytes + 6 * otb::tf::SizeOf(type), bytes + sizeof(memory), 0) == long(sizeof(memory) - 6 * otb::tf::SizeOf(type)));
+  }
+  CHECK(otb::tf::NameOf(otb::tf::Half) == "float16" && otb::tf::NameOf(otb::tf::Complex64) == "complex64" &&
+        otb::tf::NameOf(static_cast<otb::tf::DataType>(99)) == "type 99");
+  // one band of two
+  int16_t stacked[6] = {-1, -1, -1, -1, -1, -1};
+  const float one[] = {1.4f, nan, 3};
+  otb::tensorflow_tensor::ToPixels(otb::tf::Float, one, stacked + 1, 3, 1, 2, int16_t(9));
+  CHECK((std::vector<int16_t>(stacked, stacked + 6) == std::vector<int16_t>{-1, 1, -1, 9, -1, 3}));
+}
+
+void PlaceholderTest()
+{
+  using otb::UserPlaceholder;
+  const auto input = [](otb::tf::DataType type, std::vector<int64_t> shape)
+  {
+    otb::TensorflowTensorInfo info;
+    info.key = "x";
+    info.type = type;
+    info.shape = shape;
+    return info;
+  };
+  const auto value = [&](const std::string& text, otb::tf::DataType type) // the first value, as a double
+  {
+    double memory[4] = {}, read = 0;
+    UserPlaceholder::Parse("x=" + text).WriteValues(input(type, {-1}), memory);
+    otb::tensorflow_tensor::ToPixels(type, memory, &read, 1);
+    return read;
+  };
+  const auto error = [&](const std::string& text, otb::tf::DataType type)
+  {
+    return MessageOf<otb::TensorflowError>([&]() { value(text, type); });
+  };
+  CHECK(value("12", otb::tf::Int32) == 12 && value("-12", otb::tf::Float) == -12 && value("1e-3", otb::tf::Double) == 1e-3 &&
+        value(".5", otb::tf::Half) == 0.5 && value("+2.", otb::tf::Float) == 2 && value("1e3", otb::tf::Int64) == 1000 &&
+        value("( 7 , 8)", otb::tf::UInt8) == 7);
+  CHECK(value("true", otb::tf::Bool) == 1 && value("FALSE", otb::tf::Bool) == 0 && value("True", otb::tf::Bool) == 1 &&
+        value("1", otb::tf::Bool) == 1 && value("0", otb::tf::Bool) == 0);
+  for (const char* text : {"1.5", "abc", "true", "12x", "4e9", "-2147483649", "0x10", "1 2", "nan"})
+  {
+    CHECK(Has(error(text, otb::tf::Int32), "\"" + std::string(text) + "\" is no value of int32, the type of the model's input \"x\""));
+  }
+  CHECK(!error("2", otb::tf::Bool).empty() && !error("256", otb::tf::UInt8).empty() && !error("-1", otb::tf::UInt64).empty() &&
+        !error("9223372036854775808", otb::tf::Int64).empty() && Has(error("a", otb::tf::String), "is string, but only numbers"));
+  int64_t large = 0;
+  UserPlaceholder::Parse("x=9007199254740993").WriteValues(input(otb::tf::Int64, {}), &large);
+  CHECK(large == 9007199254740993); // no double has it
+
+  for (const char* text : {"x", "=3", "x=", "x=(1,2", "x=1)", "x=(", "x=()", "x=(1,,2)", "x=1,2", "x=(1,)"})
+  {
+    CHECK(Has(MessageOf<otb::TensorflowError>([&]() { UserPlaceholder::Parse(text); }), "user placeholder \"" + std::string(text) + "\" "));
+  }
+  const auto list = UserPlaceholder::Parse(" a b = (1, 2 ,3,4) "), one = UserPlaceholder::Parse("x=1");
+  CHECK(list.name == "a b" && list.isList && !one.isList && (list.values == std::vector<std::string>{"1", "2", "3", "4"}));
+  using Shape = std::vector<int64_t>;
+  const auto shape = [&](const UserPlaceholder& placeholder, const Shape& declared)
+  {
+    return placeholder.ShapeFor(input(otb::tf::Float, declared));
+  };
+  CHECK(shape(one, {}) == Shape{} && shape(UserPlaceholder::Parse("x=(1)"), {}) == Shape{} && shape(one, {-1}) == Shape{1} &&
+        shape(one, {1}) == Shape{1} && (shape(one, {-1, -1}) == Shape{1, 1}));
+  CHECK(shape(list, {-1}) == Shape{4} && shape(list, {4}) == Shape{4} && (shape(list, {-1, 2}) == Shape{2, 2}) &&
+        (shape(list, {-1, -1}) == Shape{1, 4}) && (shape(list, {2, -1, 1}) == Shape{2, 2, 1}));
+  otb::TensorflowTensorInfo unknown;
+  unknown.unknownRank = true;
+  CHECK(list.ShapeFor(unknown) == Shape{4} && one.ShapeFor(unknown) == Shape{1});
+  for (const auto& declared : {Shape{}, Shape{3}, Shape{3, -1}, Shape{0}})
+  {
+    CHECK(Has(MessageOf<otb::TensorflowError>([&]() { shape(list, declared); }),
+              "has 4 values, but the model's input \"x\" has the shape ["));
+  }
 }
 
 void WritingTest()
@@ -273,9 +436,10 @@ std::string SecondUnit();
 
 int main(int argc, char* argv[])
 {
-  const std::map<std::string, void (*)()> tests{{"grid", GridTest},       {"patch", PatchTest},     {"wire", WireTest},
-                                                {"sidecar", SidecarTest}, {"library", LibraryTest}, {"conversion", ConversionTest},
-                                                {"writing", WritingTest}};
+  const std::map<std::string, void (*)()> tests{
+      {"grid", GridTest},       {"patch", PatchTest},           {"wire", WireTest},     {"sidecar", SidecarTest},
+      {"library", LibraryTest}, {"conversion", ConversionTest}, {"tensor", TensorTest}, {"placeholder", PlaceholderTest},
+      {"writing", WritingTest}};
   const auto test = tests.find(argc > 1 ? argv[1] : "");
   if (test == tests.end() || SecondUnit().empty())
   {
