@@ -36,7 +36,7 @@ struct ModelSidecar
   std::string signature;
   std::string inputName;
   std::vector<std::string> inputBands;
-  double inputSpacing = 0; ///< metres; 0: any
+  double inputSpacing = 0; ///< metres
 
   std::string outputName;
   std::vector<std::string> outputBands;

@@ -35,7 +35,8 @@ namespace otb
  * The filter pulls its input itself. With Prefetch on, the block that a writer is expected to ask for next (raster order) is computed in
  * a thread while this one is written. Requests larger than MaximumBlockSize are computed in several blocks.
  *
- * The output of the model may cover the blocks with their margins (it is cropped) or without them.
+ * The output of the model may cover the blocks with their margins (it is cropped), without them, or with a part of them, the same on
+ * either side.
  *
  * \ingroup Streamed
  * \ingroup OTBSuperResolutionTools

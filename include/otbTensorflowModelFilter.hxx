@@ -644,13 +644,16 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block)
     {
       const auto covered = static_cast<IndexValue>(block.covered.GetSize(k));
       const IndexValue fed = static_cast<IndexValue>(block.core.GetSize(k)) + m_MarginBefore[k] + m_MarginAfter[k];
+      const IndexValue least = std::min(m_MarginBefore[k], m_MarginAfter[k]);
       if (given[k] == covered)
       {
         skip[k] = 0;
       }
-      else if (given[k] == fed * m_Up / m_Down && fed * m_Up % m_Down == 0 && m_MarginBefore[k] * m_Up % m_Down == 0)
+      else if (fed * m_Up % m_Down == 0 && m_MarginBefore[k] * m_Up % m_Down == 0 && given[k] <= fed * m_Up / m_Down &&
+               (fed * m_Up / m_Down - given[k]) % 2 == 0 && (fed * m_Up / m_Down - given[k]) / 2 <= least * m_Up / m_Down)
       {
-        skip[k] = m_MarginBefore[k] * m_Up / m_Down;
+        // the model gives all it was fed, or removed as much on either side
+        skip[k] = m_MarginBefore[k] * m_Up / m_Down - (fed * m_Up / m_Down - given[k]) / 2;
       }
       else
       {

@@ -10,12 +10,20 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
+#include <map>
 
 namespace otb
 {
 namespace
 {
 using Tree = boost::property_tree::ptree;
+
+template <class T>
+std::pair<double, double> LimitsOf()
+{
+  return {static_cast<double>(std::numeric_limits<T>::lowest()), static_cast<double>(std::numeric_limits<T>::max())};
+}
 
 class Reader
 {
@@ -67,6 +75,16 @@ public:
     return value;
   }
 
+  double Positive(const std::string& key) const
+  {
+    const double value = this->Number(key);
+    if (value <= 0)
+    {
+      this->Fail(key, this->Text(key), "it must be positive");
+    }
+    return value;
+  }
+
   unsigned int Integer(const std::string& key, int low, int high) const
   {
     const double value = this->Number(key);
@@ -104,6 +122,20 @@ public:
     return names;
   }
 
+  /** A misspelt key would silently change pixels. */
+  void OnlyKeys(const std::string& group, const std::vector<std::string>& known) const
+  {
+    const Tree node = group.empty() ? m_Tree : m_Tree.get_child(group, Tree());
+    for (const auto& entry : node)
+    {
+      if (std::find(known.begin(), known.end(), entry.first) == known.end())
+      {
+        throw ModelSidecarError(m_File + ": " + (group.empty() ? "" : group + ".") + entry.first +
+                                " is no key of model.json; correct its spelling or take it out");
+      }
+    }
+  }
+
   void OneOf(const std::string& key, const std::string& value, const std::vector<std::string>& allowed) const
   {
     if (std::find(allowed.begin(), allowed.end(), value) == allowed.end())
@@ -129,7 +161,10 @@ ModelSidecar ModelSidecar::Read(const std::string& folder)
   std::ifstream stream(file);
   if (!stream)
   {
-    throw ModelSidecarError(file + ": cannot be read; a model folder holds saved_model.pb and model.json (otbsr import-model writes one)");
+    throw ModelSidecarError(std::ifstream(folder + "/saved_model.pb")
+                                ? folder + ": is a SavedModel without model.json; `otbsr import-model " + folder +
+                                      " --out MODELFOLDER` makes a model folder of it"
+                                : folder + ": cannot be read as a model folder, which holds saved_model.pb and model.json");
   }
   Tree tree;
   try
@@ -145,6 +180,9 @@ ModelSidecar ModelSidecar::Read(const std::string& folder)
   {
     read.Fail("format", format, "this version of otbsr reads format 1");
   }
+  read.OnlyKeys("", {"format", "name", "method", "factor", "margin", "input", "output", "training", "metrics", "licence", "sha256"});
+  read.OnlyKeys("input", {"signature", "name", "bands", "spacing", "scale", "offset"});
+  read.OnlyKeys("output", {"name", "bands", "scale", "offset", "dtype", "nodata"});
   ModelSidecar sidecar;
   sidecar.name = read.Text("name");
   sidecar.method = read.Text("method");
@@ -154,23 +192,36 @@ ModelSidecar ModelSidecar::Read(const std::string& folder)
   sidecar.signature = read.Text("input.signature", "serving_default");
   sidecar.inputName = read.Text("input.name");
   sidecar.inputBands = read.Names("input.bands");
-  if (tree.get_child_optional("input.spacing"))
+  sidecar.inputSpacing = read.Positive("input.spacing");
+  for (const std::string key : {"input.scale", "output.scale"})
   {
-    sidecar.inputSpacing = read.Number("input.spacing");
-    if (sidecar.inputSpacing <= 0)
+    if (tree.get_child_optional(key))
     {
-      read.Fail("input.spacing", read.Text("input.spacing"), "it must be positive");
+      read.Positive(key);
     }
   }
   sidecar.outputName = read.Text("output.name");
   sidecar.outputBands = read.Names("output.bands");
   sidecar.outputType = read.Text("output.dtype", "int16");
-  read.OneOf("output.dtype", sidecar.outputType, {"uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"});
+  static const std::map<std::string, std::pair<double, double>> types = {
+      {"uint8", LimitsOf<uint8_t>()},   {"int16", LimitsOf<int16_t>()}, {"uint16", LimitsOf<uint16_t>()}, {"int32", LimitsOf<int32_t>()},
+      {"uint32", LimitsOf<uint32_t>()}, {"float32", LimitsOf<float>()}, {"float64", LimitsOf<double>()}};
+  std::vector<std::string> names;
+  for (const auto& type : types)
+  {
+    names.push_back(type.first);
+  }
+  read.OneOf("output.dtype", sidecar.outputType, names);
   const auto noData = tree.get_child_optional("output.nodata");
   if (noData && noData->data() != "null")
   {
     sidecar.hasNoData = true;
     sidecar.noData = read.Number("output.nodata");
+    const auto& limits = types.at(sidecar.outputType);
+    if (sidecar.noData < limits.first || sidecar.noData > limits.second)
+    {
+      read.Fail("output.nodata", read.Text("output.nodata"), "it must fit output.dtype " + sidecar.outputType);
+    }
   }
   return sidecar;
 }

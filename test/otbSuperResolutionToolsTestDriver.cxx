@@ -204,7 +204,7 @@ void SidecarTest()
   CHECK(Has(MessageOf<otb::ModelSidecarError>([&]() { otb::ModelSidecar::Read(folder); }), "cannot be read"));
   const std::string head = R"({"format": 1, "name": "n", "method": "fidelity", )";
   const std::string tail =
-      R"("input": {"name": "lr", "bands": ["B4", "B3"]}, "output": {"name": "sr", "bands": ["B4"], "dtype": "int16", "nodata": -10000}})";
+      R"("input": {"name": "lr", "bands": ["B4", "B3"], "spacing": 10}, "output": {"name": "sr", "bands": ["B4"], "dtype": "int16", "nodata": -10000}})";
   CHECK(read(head + R"("factor": 4, "margin": 21, )" + tail).empty());
   const auto good = otb::ModelSidecar::Read(folder);
   CHECK(good.factor == 4 && good.margin == 21 && good.inputBands.size() == 2 && good.outputType == "int16" && good.hasNoData &&

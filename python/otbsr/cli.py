@@ -41,6 +41,11 @@ def finish(result: dict[str, Any], as_json: bool) -> None:
             print(f"{key}: {value}")
 
 
+def words(text: str) -> list[str]:
+    """The words of an option's list: "B4, B3" -> ["B4", "B3"]."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def main(run: Callable[[], Any] = app) -> None:
     """Entry point: errors of `otbsr.errors` become one line on stderr and their exit status."""
     try:
@@ -121,7 +126,7 @@ def simulate(
         cloud_cover=cloud_cover,
         sun_elevation=sun_elevation,
         sun_azimuth=sun_azimuth,
-        products=tuple(name.strip() for name in products.split(",") if name.strip()),
+        products=tuple(words(products)),
     )
     with bars(quiet, as_json) as report:
         world = make_world(out, settings, report, overwrite)
@@ -185,6 +190,72 @@ def train(
     finish({"out": model.path, **{key: model.sidecar.metrics[key] for key in ("psnr", "psnr_bicubic", "gain_over_bicubic_db")}}, as_json)
 
 
+@app.command("import-model", epilog="Example: otbsr import-model sr4rs_sentinel2_bands4328_france2020_savedmodel -o models/sr4rs")
+def import_model_command(
+    source: Annotated[Path, typer.Argument(metavar="SAVEDMODEL", help="Folder with saved_model.pb: SR4RS's, or any fully convolutional network.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Model folder to make: a copy with model.json.")] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write model.json into SAVEDMODEL instead of copying it.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the model [name of the folder].")] = "",
+    method: Annotated[str | None, typer.Option(help="What it was trained for: fidelity, perceptual or baseline [SR4RS: perceptual].")] = None,
+    bands: Annotated[str, typer.Option("--bands", help="Names of the input bands in the model's order [SR4RS: B4,B3,B2,B8].")] = "",
+    output_bands: Annotated[str, typer.Option("--output-bands", help="Names of the output bands [those of the input].")] = "",
+    factor: Annotated[int | None, typer.Option(min=1, help="Input over output spacing [found by running the model].")] = None,
+    margin: Annotated[int | None, typer.Option(min=0, help="Input pixels discarded around a block [radius of the receptive field, found].")] = None,
+    spacing: Annotated[float | None, typer.Option(help="Metres between input pixels [10].")] = None,
+    scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one unit of the model's input [0.0001].")] = None,
+    output_scale: Annotated[float | None, typer.Option("--output-scale", help="Reflectance of one unit of its output [that of the input].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Pixel type of the product [from the output's type and scale].")] = None,
+    nodata: Annotated[float | None, typer.Option(help="No-data value of the product [-10000, or 0 for unsigned types].")] = None,
+    signature: Annotated[str, typer.Option(help="Signature, where there are several [serving_default].")] = "",
+    input_name: Annotated[str, typer.Option("--input", help="Input of the signature [the only one].")] = "",
+    output_name: Annotated[str, typer.Option("--output", help="Output of the signature [the one that leaves out the least border].")] = "",
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a model folder from a SavedModel: finds factor and margin by running it, and refuses networks that blocks would show in."""
+    from otbsr.methods.import_model import import_model
+
+    with bars(quiet, as_json) as report:
+        done = import_model(
+            source,
+            out,
+            in_place=in_place,
+            name=name,
+            method=method,  # type: ignore[arg-type]
+            bands=words(bands),
+            output_bands=words(output_bands),
+            factor=factor,
+            margin=margin,
+            spacing=spacing,
+            scale=scale,
+            output_scale=output_scale,
+            dtype=dtype,  # type: ignore[arg-type]
+            nodata=nodata,
+            signature=signature,
+            input_name=input_name,
+            output_name=output_name,
+            licence=licence,
+            overwrite=overwrite,
+            report=report,
+        )
+    side = done.folder.sidecar
+    finish(
+        {
+            "out": done.folder.path,
+            "layout": done.layout or "unknown",
+            "output": side.output.name,
+            "factor": side.factor,
+            "margin": side.margin,
+            "receptive_field_radius": done.radius,
+            "block_difference": f"{done.difference:.3g}",
+            "response": f"{done.response:.4f} for a grey image of reflectance {done.grey:g}",
+        },
+        as_json,
+    )
+
+
 @app.command()
 def env() -> None:
     """Print the environment in which otbcli_*, QGIS and Python find the applications.
@@ -231,9 +302,8 @@ def apply_command(
     """Super-resolve a product or an image: same corner and footprint, spacing divided by the model's factor."""
     from otbsr.serving.apply import apply
 
-    names = [name.strip() for name in bands.split(",") if name.strip()] or None
     with bars(quiet, as_json) as report:
-        done = apply(source, model, out, bands=names, scale=scale, threads=threads, ram=ram, overwrite=overwrite, report=report)
+        done = apply(source, model, out, bands=words(bands) or None, scale=scale, threads=threads, ram=ram, overwrite=overwrite, report=report)
     result = {"out": done.out, "grid": done.grid.describe(), "bands": " ".join(done.bands), "model": done.model, "seconds": done.seconds}
     finish(result, as_json)
 

@@ -1,7 +1,7 @@
 """The model folder: a SavedModel and its sidecar `model.json`, everything that serving needs to know.
 
-The SavedModel's signature maps `lr` float32 [n, h, w, bands] in DN of the input to `sr` float32 [n, factor h, factor w, bands]
-in DN of the output. What is spoiled by the edge of the given image lies within `margin` input pixels of it.
+The SavedModel's signature maps `input.name` [n, h, w, bands] in DN of the input to `output.name` [n, factor h, factor w, bands] in DN of
+the output, or to the centre of that. What is spoiled by the edge of the given image lies within `margin` input pixels of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,10 @@ from otbsr.errors import ModelError, OutputError
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
-MAXIMUM = {"uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535), "int32": (-(2**31), 2**31 - 1), "float32": (-3.4e38, 3.4e38)}
+DType = Literal["uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"]
+MAXIMUM = {name: (np.iinfo(name).min, np.iinfo(name).max) for name in ("uint8", "int16", "uint16", "int32", "uint32")} | {
+    name: (float(np.finfo(name).min), float(np.finfo(name).max)) for name in ("float32", "float64")
+}
 
 
 class Part(BaseModel):
@@ -52,7 +56,7 @@ class ModelOutput(Part):
     bands: tuple[str, ...] = Field(min_length=1)
     scale: float = Field(1e-4, gt=0)
     offset: float = 0.0
-    dtype: Literal["uint8", "int16", "uint16", "int32", "float32"] = "int16"
+    dtype: DType = "int16"
     nodata: float | None = -10000
 
 
@@ -72,8 +76,11 @@ class Sidecar(Part):
     sha256: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def nodata_fits(self) -> Sidecar:
-        """A no-data value outside the output type could not be written."""
+    def agrees_with_itself(self) -> Sidecar:
+        """Band names differ, and the no-data value can be written in the output type."""
+        for part, bands in (("input", self.input.bands), ("output", self.output.bands)):
+            if len(set(bands)) != len(bands) or "" in bands:
+                raise ValueError(f"{part}.bands {list(bands)} must be names that differ")
         low, high = MAXIMUM[self.output.dtype]
         if self.output.nodata is not None and not low <= self.output.nodata <= high:
             raise ValueError(f"output.nodata {self.output.nodata:g} does not fit output.dtype {self.output.dtype}")
@@ -85,7 +92,12 @@ def read_sidecar(path: Path) -> Sidecar:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ModelError(f"{path}: sidecar cannot be read ({error.strerror}); a model folder needs {GRAPH} and {SIDECAR}") from error
+        remedy = (
+            f"`otbsr import-model {path.parent} --out MODELFOLDER` makes a model folder of a SavedModel"
+            if isinstance(error, FileNotFoundError)
+            else f"a model folder needs {GRAPH} and {SIDECAR}"
+        )
+        raise ModelError(f"{path}: sidecar cannot be read ({error.strerror}); {remedy}") from error
     try:
         return Sidecar.model_validate_json(text)
     except ValidationError as error:
@@ -143,18 +155,69 @@ class ModelFolder:
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Super-resolve an image held in memory, as serving does: [h, w, bands] DN -> [factor h, factor w, bands] DN, float32.
 
-        The image is mirrored about its edges (edge pixel repeated) by `margin`; nothing is rounded. No-data is not handled here.
+        The image is mirrored about its edges (edge pixel repeated) by `margin`; nothing is rounded but the input of a network that takes
+        integers. No-data is not handled here.
         """
-        side, crop = self.sidecar, self.sidecar.margin * self.sidecar.factor
+        side = self.sidecar
         if image.ndim != 3 or image.shape[2] != len(side.input.bands):
             raise ModelError(
                 f"{side.name}: image of shape {image.shape}, expected [rows, columns, {len(side.input.bands)} bands: {' '.join(side.input.bands)}]"
             )
-        lr = np.pad(image.astype(np.float32), ((side.margin, side.margin), (side.margin, side.margin), (0, 0)), mode="symmetric")
+        lr = np.pad(image, ((side.margin, side.margin), (side.margin, side.margin), (0, 0)), mode="symmetric")
         import tensorflow as tf
 
-        sr: NDArray[np.float32] = self.signature(**{side.input.name: tf.constant(lr[None])})[side.output.name].numpy()[0]
-        return sr[crop : sr.shape[0] - crop, crop : sr.shape[1] - crop]
+        kind = self.signature.structured_input_signature[1][side.input.name].dtype.as_numpy_dtype  # type: ignore[attr-defined]
+        sr = self.signature(**{side.input.name: tf.constant(as_type(lr, kind)[None])})[side.output.name].numpy()[0]
+        height, width = side.factor * image.shape[0], side.factor * image.shape[1]
+        above, left = sr.shape[0] - height, sr.shape[1] - width
+        if min(above, left) < 0 or above % 2 or left % 2:
+            raise ModelError(
+                f"{side.name}: gives {sr.shape[1]} x {sr.shape[0]} pixels for {lr.shape[1]} x {lr.shape[0]}, which has no centre of {width} x {height}; "
+                f"correct factor or margin in {SIDECAR}"
+            )
+        inner: NDArray[np.float32] = sr[above // 2 : above // 2 + height, left // 2 : left // 2 + width]
+        return inner.astype(np.float32, copy=False)
+
+
+def as_type(values: NDArray[Any], kind: Any) -> NDArray[Any]:
+    """`values` in the pixel type `kind`, rounded and clamped as serving does where it holds whole numbers only."""
+    kind = np.dtype(kind)
+    if kind.kind not in "iu":
+        return values.astype(kind)
+    limits = np.iinfo(kind)
+    return np.rint(values).clip(limits.min, limits.max).astype(kind)
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder that takes the name `folder` when the block ends well, else goes away; raises `OutputError`."""
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); check the path and the free space") from error
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
+    """Write `model.json` with the hashes of the folder's SavedModel."""
+    hashed = sidecar.model_copy(update={"sha256": {name: digest(folder / name) for name in graph_files(folder)}})
+    partial = folder / f".{SIDECAR}.part"
+    try:
+        partial.write_text(json.dumps(hashed.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, folder / SIDECAR)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "", overwrite: bool = False) -> ModelFolder:
@@ -167,11 +230,7 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
     import tensorflow as tf
 
     folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder, overwrite) as temporary:
         module = tf.Module()
         # The plain tf.Variables, each once: the C API's loader restores no variable that only Keras knows of, and Keras' own
         # ExportArchive writes every weight twice.
@@ -181,16 +240,7 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
         tf.saved_model.save(module, str(temporary), signatures={sidecar.input.signature: serve.get_concrete_function()})
         for extra in ("fingerprint.pb", "assets"):  # neither is read by anybody
             shutil.rmtree(temporary / extra) if (temporary / extra).is_dir() else (temporary / extra).unlink(missing_ok=True)
-        hashed = sidecar.model_copy(update={"sha256": {name: digest(temporary / name) for name in graph_files(temporary)}})
-        (temporary / SIDECAR).write_text(json.dumps(hashed.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        write_sidecar(temporary, sidecar)
         if card:
             (temporary / "README.md").write_text(card, encoding="utf-8")
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); check the path and the free space") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return ModelFolder.open(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +90,22 @@ def test_the_sidecar_is_the_design_s(bicubic):
         (lambda c: c.update(margin=-3), "margin: -3: input should be greater than or equal to 0"),
         (lambda c: c.update(margn=3), "margn: 3: extra inputs are not permitted"),
         (lambda c: c["input"].update(bands=[]), "input.bands: []: tuple should have at least 1 item after validation, not 0"),
-        (lambda c: c["output"].update(dtype="complex64"), "output.dtype: \"complex64\": input should be 'uint8', 'int16', 'uint16', 'int32' or 'float32'"),
+        (
+            lambda c: c["output"].update(dtype="complex64"),
+            "output.dtype: \"complex64\": input should be 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'float32' or 'float64'",
+        ),
         (lambda c: c["output"].update(dtype="uint8"), "value error, output.nodata -10000 does not fit output.dtype uint8"),
         (lambda c: c.update(format=2), "format: 2: input should be 1"),
+        (lambda c: c["input"].update(bands=["B4", "B4", "B2", "B8"]), "value error, input.bands ['B4', 'B4', 'B2', 'B8'] must be names that differ"),
+        (lambda c: c["output"].update(typo=1), "output.typo: 1: extra inputs are not permitted"),
+        (lambda c: c["input"].pop("spacing"), "input.spacing: field required"),
+        (lambda c: c["input"].update(spacing=0), "input.spacing: 0: input should be greater than 0"),
+        (lambda c: c["output"].update(scale=-1), "output.scale: -1: input should be greater than 0"),
+        (lambda c: c.update(method="magic"), "method: \"magic\": input should be 'fidelity', 'perceptual' or 'baseline'"),
     ],
 )
-def test_invalid_sidecar_names_key_value_and_expectation(bicubic, tmp_path, change, message):
+def test_invalid_sidecar_names_key_value_and_expectation(bicubic, tmp_path, change, message, run_application):
+    """Python and the application refuse the same sidecars."""
     copy = edited(bicubic, tmp_path, change)
     with pytest.raises(ModelError) as raised:
         ModelFolder.open(copy)
@@ -102,9 +113,13 @@ def test_invalid_sidecar_names_key_value_and_expectation(bicubic, tmp_path, chan
     assert message in str(raised.value)
     assert str(raised.value).endswith("; correct the sidecar or export the model again")
     assert "\n" not in str(raised.value)
+    process = run_application("SuperResolution", "-in", "none.tif", "-model", copy, "-out", tmp_path / "out.tif")
+    fatal = [line for line in process.stdout.splitlines() if "(FATAL)" in line]
+    key = message.removeprefix("value error, ").replace(" ", ":").split(":")[0]
+    assert process.returncode == 1 and len(fatal) == 1 and f"{copy}/model.json: {key} " in fatal[0]
 
 
-def test_missing_pieces(bicubic, tmp_path):
+def test_missing_pieces(bicubic, tmp_path, run_application):
     with pytest.raises(ModelError, match=r"nowhere: no such model folder; expected a directory with saved_model.pb and model.json"):
         ModelFolder.open(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -115,8 +130,11 @@ def test_missing_pieces(bicubic, tmp_path):
     with pytest.raises(ModelError, match=r"model.json: content: invalid JSON"):
         ModelFolder.open(copy)
     (copy / "model.json").unlink()
-    with pytest.raises(ModelError, match=r"model.json: sidecar cannot be read \(No such file or directory\)"):
+    advice = r"`otbsr import-model .*/copy --out MODELFOLDER` makes a model folder of"
+    with pytest.raises(ModelError, match=rf"model.json: sidecar cannot be read \(No such file or directory\); {advice} a SavedModel"):
         ModelFolder.open(copy)
+    process = run_application("SuperResolution", "-in", "none.tif", "-model", copy, "-out", tmp_path / "out.tif")
+    assert process.returncode == 1 and re.search(rf"\(FATAL\).*/copy: is a SavedModel without model.json; {advice} it", process.stdout)
 
 
 def test_a_damaged_graph_is_noticed(bicubic, tmp_path):
