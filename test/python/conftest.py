@@ -41,6 +41,13 @@ def run_application() -> Run:
 
 
 @pytest.fixture(scope="session")
+def serving(run_application: Run) -> None:
+    """Skips where OTB, our applications or TensorFlow is missing, for tests that start them through the library."""
+    if otb.tensorflow_library() is None:
+        pytest.skip("TensorFlow is not installed")
+
+
+@pytest.fixture(scope="session")
 def models() -> Path:
     """The committed models."""
     return Path(__file__).resolve().parents[2] / "models"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from otbsr.errors import InputError, ModelError, OtbsrError, UsageError
+from otbsr.errors import InputError, ModelError, UsageError
 from otbsr.evaluation import study as study_module
 from otbsr.evaluation.quality import consistency, psnr
 from otbsr.evaluation.report import faults, split_limit, write_report
@@ -19,26 +19,13 @@ from otbsr.evaluation.statistics import macro_f1
 from otbsr.evaluation.study import Protocol, World, answer, refuse_leak, split, study
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
-from otbsr.serving import otb
 from otbsr.world.simulate import WorldSettings, simulate
 
 MODELS = Path(__file__).parents[3] / "models"
 PROTOCOL = Protocol(repeats=2, block=200, buffer=0, samples=200, replicates=200)
 
 
-def applications() -> bool:
-    """Whether OTB and our SuperResolution can be run here."""
-    try:
-        return (
-            shutil.which(otb.LAUNCHER) is not None
-            and (otb.application_folder() / "otbapp_SuperResolution.so").is_file()
-            and otb.tensorflow_library() is not None
-        )
-    except OtbsrError:
-        return False
-
-
-serves = pytest.mark.skipif(not applications(), reason="OTB, its SuperResolution application or TensorFlow is missing")
+serves = pytest.mark.usefixtures("serving")
 
 
 @pytest.fixture(scope="module")

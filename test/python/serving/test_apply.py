@@ -1,7 +1,6 @@
 """`apply`: the product lies exactly on the input's refined grid, or there is one clear message and no file."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from otbsr.errors import GridError, InputError, ModelError, OtbsrError, OutputError
-from otbsr.serving import otb
+from otbsr.errors import GridError, InputError, ModelError, OutputError
 from otbsr.serving.apply import apply
 
 ROOT = Path(__file__).parents[3]
@@ -21,19 +19,7 @@ NEAREST = ROOT / "models" / "nearest-x4"
 BANDS = ("B4", "B3", "B2", "B8")
 
 
-def applications() -> bool:
-    """Whether OTB and our SuperResolution can be run here."""
-    try:
-        return (
-            shutil.which(otb.LAUNCHER) is not None
-            and (otb.application_folder() / "otbapp_SuperResolution.so").is_file()
-            and otb.tensorflow_library() is not None
-        )
-    except OtbsrError:
-        return False
-
-
-serves = pytest.mark.skipif(not applications(), reason="OTB, its SuperResolution application or TensorFlow is missing")
+serves = pytest.mark.usefixtures("serving")
 
 
 def image(path: Path, height: int = 37, width: int = 53, transform: Affine = Affine(10, 0, 600000, 0, -10, 4900020), crs: str | None = "EPSG:32631") -> Path:
