@@ -3,12 +3,22 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "otbNumberOfSources.h"
+#include "otbPatchImageSource.h"
 #include "otbPatchSampler.h"
 #include "otbServedImage.h"
+
+#include "otbImageFileReader.h"
 
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
 #include "otbWrapperOutputImageParameter.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <map>
 
 namespace otb
 {
@@ -97,50 +107,140 @@ private:
       otbAppLogFATAL(<< m_Error);
     }
     PatchSampler sampler;
+    std::string said;
     try
     {
       FindProducts();
       for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
       {
         const std::string key = "source" + std::to_string(i);
-        FloatVectorImageListType::Pointer list = GetParameterImageList(key + ".il");
-        std::vector<PatchSampler::ImageType::Pointer> images;
-        for (std::size_t k = 0; k < list->Size(); ++k)
-        {
-          images.push_back(list->GetNthElement(k));
-        }
         const bool hasNoData = HasUserValue(key + ".nodata");
-        sampler.AddSource(images, GetParameterInt(key + ".patchsizex"), GetParameterInt(key + ".patchsizey"), hasNoData,
-                          hasNoData ? GetParameterFloat(key + ".nodata") : 0.f);
+        sampler.AddSource(std::make_shared<PatchReader>(InputsOf(key + ".il"), GetParameterInt(key + ".patchsizex"),
+                                                        GetParameterInt(key + ".patchsizey"), "source " + std::to_string(i)),
+                          hasNoData, hasNoData ? GetParameterFloat(key + ".nodata") : 0.f);
       }
-      sampler.Sample(sampler.ReadLocations(GetParameterString("vec"), GetParameterString("field")));
+      sampler.Select(sampler.ReadLocations(GetParameterString("vec"), GetParameterString("field")));
+      m_Patches.clear();
+      for (unsigned int i = 0; i < m_NumberOfSources; ++i)
+      {
+        SetPatches("source" + std::to_string(i + 1) + ".out", sampler.GetSources()[i]);
+        if (!sampler.GetSources()[i].sameGround)
+        {
+          otbAppLogWARNING(<< "the patches of source " << i + 1
+                           << " cover other ground than those of the coarsest source: only their centres match");
+        }
+      }
     }
     catch (const std::exception& error)
     {
-      otbAppLogFATAL(<< error.what());
+      said = error.what();
     }
-    for (unsigned int i = 0; i < m_NumberOfSources; ++i)
+    if (!said.empty())
     {
-      if (!sampler.GetSources()[i].sameGround)
-      {
-        otbAppLogWARNING(<< "the patches of source " << i + 1
-                         << " cover other ground than those of the coarsest source: only their centres match");
-      }
-      SetParameterOutputImage("source" + std::to_string(i + 1) + ".out", sampler.GetPatches(i).GetPointer());
+      otbAppLogFATAL(<< said);
     }
+    SetLabels(sampler.GetLabels());
     otbAppLogINFO(<< "patches: " << sampler.Summary());
     m_Monitor = m_Products.empty() ? nullptr : std::make_unique<WriteMonitor>();
-    if (IsParameterEnabled("outlabels") && HasValue("outlabels"))
+  }
+
+  /** The images of a list, and the plain files they come from. */
+  std::vector<PatchReader::Input> InputsOf(const std::string& key)
+  {
+    FloatVectorImageListType::Pointer list = GetParameterImageList(key);
+    const auto names = GetParameterStringList(key);
+    std::vector<PatchReader::Input> inputs;
+    for (std::size_t k = 0; k < list->Size(); ++k)
     {
-      const auto& labels = sampler.GetLabels();
-      Int32ImageType::RegionType region;
-      region.SetSize(0, 1);
-      region.SetSize(1, labels.size());
-      m_Labels = Int32ImageType::New();
-      m_Labels->SetRegions(region);
-      m_Labels->Allocate();
-      std::copy(labels.begin(), labels.end(), m_Labels->GetBufferPointer());
-      SetParameterOutputImage("outlabels", m_Labels.GetPointer());
+      FloatVectorImageType* image = list->GetNthElement(k);
+      const auto* reader = dynamic_cast<const ImageFileReader<FloatVectorImageType>*>(image->GetSource().GetPointer());
+      const bool isFile = reader != nullptr && k < names.size() && !names[k].empty();
+      if (isFile)
+      {
+        RequireServableFile(names[k]);
+      }
+      const bool isPlain = isFile && names[k].find('?') == std::string::npos && names[k] == reader->GetFileName();
+      inputs.push_back({image, isPlain ? names[k] : ""});
+    }
+    return inputs;
+  }
+
+  void SetPatches(const std::string& key, const PatchSampler::Source& source)
+  {
+    const auto type = GetParameterOutputImagePixelType(key);
+    switch (type)
+    {
+    case ImagePixelType_uint8:
+      return SetPatchesAs<UInt8VectorImageType>(key, source);
+    case ImagePixelType_int16:
+      return SetPatchesAs<Int16VectorImageType>(key, source);
+    case ImagePixelType_uint16:
+      return SetPatchesAs<UInt16VectorImageType>(key, source);
+    case ImagePixelType_int32:
+      return SetPatchesAs<Int32VectorImageType>(key, source);
+    case ImagePixelType_uint32:
+      return SetPatchesAs<UInt32VectorImageType>(key, source);
+    case ImagePixelType_float:
+      if (source.reader->GetType() == GDT_Int32 || source.reader->GetType() == GDT_UInt32)
+      {
+        otbAppLogWARNING(<< key
+                         << ": integers of 32 bits lose digits beyond 2^24 as float; write 'file.tif int32' or 'uint32' to keep them");
+      }
+      return SetPatchesAs<FloatVectorImageType>(key, source);
+    case ImagePixelType_double:
+      return SetPatchesAs<DoubleVectorImageType>(key, source);
+    default:
+      throw ServedImageError(key + ": pixel type " + OutputImageParameter::ConvertPixelTypeToString(type) +
+                             " is not supported; use a real one");
+    }
+  }
+
+  template <class TImage>
+  void SetPatchesAs(const std::string& key, const PatchSampler::Source& source)
+  {
+    const PatchReader& reader = *source.reader;
+    std::string folder;
+    auto* parameter = dynamic_cast<OutputImageParameter*>(GetParameterByKey(key));
+    if (parameter != nullptr && !std::string(parameter->GetFileName()).empty())
+    {
+      const auto bytes = reader.GetWidth() * reader.GetHeight() * reader.GetBands() * sizeof(typename TImage::InternalPixelType);
+      parameter->SetFileName(WithPatchWriting(parameter->GetFileName(), reader.GetHeight(), bytes));
+      folder = FolderOf(parameter->GetFileName());
+    }
+    auto patches = PatchImageSource<TImage>::New();
+    patches->SetPatches(source.reader, source.corners, folder);
+    m_Patches.push_back(patches.GetPointer());
+    SetParameterOutputImage<TImage>(key, patches->GetOutput());
+  }
+
+  void SetLabels(const std::vector<int>& labels)
+  {
+    if (!IsParameterEnabled("outlabels") || (!HasValue("outlabels") && !m_Products.empty()))
+    {
+      return;
+    }
+    Int32ImageType::RegionType region;
+    region.SetSize(0, 1);
+    region.SetSize(1, labels.size());
+    m_Labels = Int32ImageType::New();
+    m_Labels->SetRegions(region);
+    m_Labels->Allocate();
+    std::copy(labels.begin(), labels.end(), m_Labels->GetBufferPointer());
+    SetParameterOutputImage("outlabels", m_Labels.GetPointer());
+
+    const auto [least, greatest] = std::minmax_element(labels.begin(), labels.end());
+    const auto type = GetParameterOutputImagePixelType("outlabels");
+    const std::map<ImagePixelType, std::array<double, 2>> ranges = {{ImagePixelType_uint8, {0, 255}},
+                                                                    {ImagePixelType_int16, {-32768, 32767}},
+                                                                    {ImagePixelType_uint16, {0, 65535}},
+                                                                    {ImagePixelType_uint32, {0, 4294967295.}},
+                                                                    {ImagePixelType_float, {-16777216, 16777216}}};
+    const auto range = ranges.find(type);
+    if (range != ranges.end() && (*least < range->second[0] || *greatest > range->second[1]))
+    {
+      otbAppLogWARNING(<< "outlabels: labels from " << *least << " to " << *greatest << " do not fit "
+                       << OutputImageParameter::ConvertPixelTypeToString(type) << ": written as int32");
+      SetParameterOutputImagePixelType("outlabels", ImagePixelType_int32);
     }
   }
 
@@ -168,7 +268,6 @@ private:
 
   void AfterExecuteAndWriteOutputs() override
   {
-    // One image without the others is of no use: when an error was seen, all are removed.
     std::string error;
     for (const std::string& product : m_Products)
     {
@@ -181,13 +280,38 @@ private:
         error = error.empty() ? damaged.what() : error;
       }
     }
-    m_Monitor.reset();
     if (!error.empty())
     {
+      RemoveProducts();
       otbAppLogFATAL(<< error);
+    }
+    m_Monitor.reset();
+  }
+
+  /** One image without the others is of no use. */
+  void RemoveProducts()
+  {
+    m_Monitor.reset();
+    for (const std::string& product : m_Products)
+    {
+      const std::string file = FileOfExtendedName(product);
+      struct stat status;
+      if (stat(file.c_str(), &status) == 0 && S_ISREG(status.st_mode))
+      {
+        std::remove(file.c_str());
+      }
     }
   }
 
+  ~PatchesExtraction() override
+  {
+    if (m_Monitor != nullptr) // writing began and did not end
+    {
+      RemoveProducts();
+    }
+  }
+
+  std::vector<itk::ProcessObject::Pointer> m_Patches;
   std::vector<std::string> m_Products;
   std::unique_ptr<WriteMonitor> m_Monitor;
   unsigned int m_NumberOfSources = 1;

@@ -29,6 +29,9 @@ public:
 /** The file of an extended file name: what stands before "?&". */
 std::string FileOfExtendedName(const std::string& name);
 
+/** The folder of that file. */
+std::string FolderOf(const std::string& extendedName);
+
 /** Check an image file before OTB reads it: it opens, its pixels are not complex, its grid is axis-aligned.
  * In-memory images (no file name) pass. \throws ServedImageError or SamplingGridError */
 void RequireServableFile(const std::string& extendedName);
@@ -39,6 +42,11 @@ std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands);
 /** The output's extended file name with what makes writing fast: a GeoTIFF in tiles, compressed, written in the model's blocks; unless the
  * name has options of the user's, or is no GeoTIFF. \param blocks as NumberOfWritingBlocks gives it */
 std::string WithTiledWriting(const std::string& extendedName, unsigned int blocks, bool isReal, bool hasNoData, double noData);
+
+/** The output's extended file name for an image of patches, one below the other: written in blocks of whole patches, a few at a time; a
+ * GeoTIFF in strips of whole patches, so that each is read in one go. What the name has of the user's options stays. \param bytes of a
+ * patch */
+std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bytes);
 
 /** Check that a file can be created where the output's name says, before any work. \throws ServedImageError */
 void RequireWritableFolder(const std::string& extendedName);

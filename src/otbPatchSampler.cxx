@@ -11,7 +11,6 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <sstream>
 #include <stdexcept>
 
@@ -20,14 +19,14 @@ namespace otb
 namespace
 {
 
-/** Rows are read in strips of at most about this many bytes. */
-constexpr std::size_t StripBytes = std::size_t{128} << 20;
+/** Patches are searched for no-data in groups of at most about this many bytes. */
+constexpr std::size_t GroupBytes = std::size_t{32} << 20;
 
 int LabelOf(const OGRFeature& feature, int field, const std::string& file)
 {
   const OGRFieldType type = feature.GetFieldDefnRef(field)->GetType();
   const double value = type == OFTInteger64 ? static_cast<double>(feature.GetFieldAsInteger64(field)) : feature.GetFieldAsDouble(field);
-  if (!(std::abs(value) <= std::numeric_limits<int>::max()))
+  if (!(value >= std::numeric_limits<int>::min() && value <= std::numeric_limits<int>::max()))
   {
     throw std::runtime_error(file + ": feature " + std::to_string(feature.GetFID()) + " has the label " + std::to_string(value) +
                              ", expected an integer of 32 bits");
@@ -79,40 +78,24 @@ std::vector<PatchSampler::Location> PatchSampler::ReadLocations(const std::strin
   return locations;
 }
 
-void PatchSampler::AddSource(const std::vector<ImageType::Pointer>& images, SizeValue width, SizeValue height, bool hasNoData, float noData)
+void PatchSampler::AddSource(std::shared_ptr<const PatchReader> reader, bool hasNoData, float noData)
 {
-  if (images.empty() || width == 0 || height == 0)
-  {
-    throw std::runtime_error("source " + std::to_string(m_Sources.size() + 1) + " needs images and a patch size of at least 1 x 1");
-  }
   Source source;
-  source.images = images;
-  source.width = width;
-  source.height = height;
+  source.reader = std::move(reader);
   source.hasNoData = hasNoData;
   source.noData = noData;
-  for (std::size_t i = 0; i < images.size(); ++i)
-  {
-    images[i]->UpdateOutputInformation();
-    const auto size = images[i]->GetLargestPossibleRegion().GetSize(), first = images[0]->GetLargestPossibleRegion().GetSize();
-    if (size != first)
-    {
-      std::ostringstream message;
-      message << "source " << m_Sources.size() + 1 << ": image " << i + 1 << " has " << size[0] << " x " << size[1]
-              << " pixels, image 1 has " << first[0] << " x " << first[1] << "; images of one source are stacked and need one size";
-      throw std::runtime_error(message.str());
-    }
-    source.bands += images[i]->GetNumberOfComponentsPerPixel();
-  }
-  source.grid = SamplingGrid::FromImage(images[0]);
-  m_Sources.push_back(source);
+  m_Sources.push_back(std::move(source));
 }
 
-void PatchSampler::SetUpGrids()
+void PatchSampler::FindCoarsest()
 {
+  const auto spacing = [](const Source& source, unsigned int k)
+  {
+    return source.reader->GetGrid().GetSpacing()[k];
+  };
   for (std::size_t i = 1; i < m_Sources.size(); ++i)
   {
-    if (std::abs(m_Sources[i].grid.GetSpacing()[0]) > std::abs(m_Sources[m_Coarse].grid.GetSpacing()[0]))
+    if (std::abs(spacing(m_Sources[i], 0)) > std::abs(spacing(m_Sources[m_Coarse], 0)))
     {
       m_Coarse = i;
     }
@@ -120,33 +103,34 @@ void PatchSampler::SetUpGrids()
   const Source& coarse = m_Sources[m_Coarse];
   for (Source& source : m_Sources)
   {
-    const double x = source.width * source.grid.GetSpacing()[0] / (coarse.width * coarse.grid.GetSpacing()[0]);
-    const double y = source.height * source.grid.GetSpacing()[1] / (coarse.height * coarse.grid.GetSpacing()[1]);
+    const double x = source.reader->GetWidth() * spacing(source, 0) / (coarse.reader->GetWidth() * spacing(coarse, 0));
+    const double y = source.reader->GetHeight() * spacing(source, 1) / (coarse.reader->GetHeight() * spacing(coarse, 1));
     // The ratio is exact for patches that are meant to be pairs; images' spacings may be rounded in the last digits.
     source.sameGround = std::abs(x - 1) < SamplingGrid::Tolerance && std::abs(y - 1) < SamplingGrid::Tolerance;
   }
 }
 
-bool PatchSampler::Place(const Location& location, std::vector<RegionType>& regions)
+bool PatchSampler::Place(const Location& location, std::vector<IndexType>& corners)
 {
-  const Source& coarse = m_Sources[m_Coarse];
+  const PatchReader& coarse = *m_Sources[m_Coarse].reader;
   for (std::size_t i = 0; i < m_Sources.size(); ++i)
   {
-    const Source& source = m_Sources[i];
-    if (i == m_Coarse || !source.sameGround)
+    const PatchReader& reader = *m_Sources[i].reader;
+    if (i == m_Coarse || !m_Sources[i].sameGround)
     {
-      regions[i] = source.grid.PatchAround(location.point, source.width, source.height);
-      if (!source.grid.Contains(regions[i]))
+      const auto region = reader.GetGrid().PatchAround(location.point, reader.GetWidth(), reader.GetHeight());
+      if (!reader.GetGrid().Contains(region))
       {
         ++m_Rejected["outside source " + std::to_string(i + 1)];
         return false;
       }
+      corners[i] = region.GetIndex();
       continue;
     }
-    const PatchPair pair = EqualFootprintPatches(coarse.grid, source.grid, location.point, coarse.width, coarse.height);
+    const PatchPair pair = EqualFootprintPatches(coarse.GetGrid(), reader.GetGrid(), location.point, coarse.GetWidth(), coarse.GetHeight());
     if (pair.status == PatchPair::Status::Accepted)
     {
-      regions[i] = pair.fine;
+      corners[i] = pair.fine.GetIndex();
       continue;
     }
     const bool isCoarse = pair.status == PatchPair::Status::OutsideCoarse;
@@ -157,110 +141,87 @@ bool PatchSampler::Place(const Location& location, std::vector<RegionType>& regi
   return true;
 }
 
-void PatchSampler::Copy(const Source& source, std::size_t index, const std::vector<std::vector<RegionType>>& regions,
-                        std::vector<char>& valid, std::vector<float>& buffer) const
+void PatchSampler::FindNoData(const Source& source, std::vector<char>& valid)
 {
-  const std::size_t patch = source.width * source.height * source.bands;
-  buffer.resize(patch * regions.size());
-  std::vector<std::size_t> order(regions.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return regions[a][index].GetIndex(1) < regions[b][index].GetIndex(1); });
-
-  const RegionType& whole = source.grid.GetRegion();
-  const auto rowBytes = whole.GetSize(0) * source.bands * sizeof(float);
-  const auto rows = static_cast<SamplingGrid::IndexValue>(std::max<std::size_t>(source.height, StripBytes / rowBytes));
-  for (std::size_t begin = 0; begin < order.size();)
+  const PatchReader& reader = *source.reader;
+  // The parameter is a float32, so that pixels of real types are compared as such; integers of 32 bits must not be rounded.
+  const auto search = [&](auto zero, GDALDataType type)
   {
-    // A strip: all following patches that end within `rows` rows of the first one's top.
-    const auto top = regions[order[begin]][index].GetIndex(1);
-    std::size_t end = begin;
-    RegionType strip = regions[order[begin]][index];
-    while (end < order.size())
+    using Pixel = decltype(zero);
+    const auto noData = static_cast<Pixel>(source.noData);
+    const bool isNaN = std::isnan(source.noData);
+    const std::size_t patch = reader.GetWidth() * reader.GetHeight() * reader.GetBands();
+    const std::size_t group = std::max<std::size_t>(1, GroupBytes / (patch * sizeof(Pixel)));
+    const auto order = reader.ReadingOrder(source.corners.data(), source.corners.size());
+    std::vector<Pixel> pixels;
+    std::vector<IndexType> corners;
+    for (std::size_t begin = 0; begin < order.size(); begin += group)
     {
-      const RegionType& region = regions[order[end]][index];
-      if (region.GetIndex(1) + static_cast<SamplingGrid::IndexValue>(source.height) > top + rows)
-      {
-        break;
-      }
-      const auto left = std::min(strip.GetIndex(0), region.GetIndex(0));
-      const auto right = std::max(strip.GetUpperIndex()[0], region.GetUpperIndex()[0]);
-      strip.SetIndex(0, left);
-      strip.SetSize(0, static_cast<SizeValue>(right - left + 1));
-      strip.SetSize(1, static_cast<SizeValue>(region.GetUpperIndex()[1] - top + 1));
-      ++end;
-    }
-    unsigned int band = 0;
-    for (const ImageType::Pointer& image : source.images)
-    {
-      image->SetRequestedRegion(strip);
-      image->PropagateRequestedRegion();
-      image->UpdateOutputData();
-      const RegionType& held = image->GetBufferedRegion();
-      const unsigned int bands = image->GetNumberOfComponentsPerPixel();
+      const std::size_t end = std::min(order.size(), begin + group);
+      corners.clear();
       for (std::size_t k = begin; k < end; ++k)
       {
-        const RegionType& region = regions[order[k]][index];
-        float* to = buffer.data() + order[k] * patch + band;
-        for (SizeValue y = 0; y < source.height; ++y)
+        corners.push_back(source.corners[order[k]]);
+      }
+      pixels.resize(patch * corners.size());
+      reader.Read(corners.data(), corners.size(), type, pixels.data());
+      for (std::size_t k = begin; k < end; ++k)
+      {
+        const Pixel* first = pixels.data() + (k - begin) * patch;
+        if (std::any_of(first, first + patch, [&](Pixel value) { return value == noData || (isNaN && std::isnan(value)); }))
         {
-          const auto row = static_cast<std::size_t>(region.GetIndex(1) - held.GetIndex(1)) + y;
-          const auto left = static_cast<std::size_t>(region.GetIndex(0) - held.GetIndex(0));
-          const float* from = image->GetBufferPointer() + (row * held.GetSize(0) + left) * bands;
-          for (SizeValue x = 0; x < source.width; ++x, from += bands, to += source.bands)
-          {
-            std::copy(from, from + bands, to);
-          }
+          valid[order[k]] = 0;
         }
       }
-      band += bands;
     }
-    begin = end;
-  }
-  if (source.hasNoData)
-  {
-    const bool isNaN = std::isnan(source.noData);
-    for (std::size_t k = 0; k < regions.size(); ++k)
-    {
-      const float* first = buffer.data() + k * patch;
-      if (std::any_of(first, first + patch, [&](float value) { return value == source.noData || (isNaN && std::isnan(value)); }))
-      {
-        valid[k] = 0;
-      }
-    }
-  }
+  };
+  const GDALDataType type = reader.GetType();
+  type == GDT_Int32 || type == GDT_UInt32 ? search(0., GDT_Float64) : search(0.f, GDT_Float32);
 }
 
-void PatchSampler::Sample(const std::vector<Location>& locations)
+void PatchSampler::Select(const std::vector<Location>& locations)
 {
-  this->SetUpGrids();
-  std::vector<std::vector<RegionType>> regions;
-  std::vector<int> labels;
+  this->FindCoarsest();
+  std::vector<IndexType> corners(m_Sources.size());
   for (const Location& location : locations)
   {
-    std::vector<RegionType> placed(m_Sources.size());
-    if (this->Place(location, placed))
+    if (this->Place(location, corners))
     {
-      regions.push_back(placed);
-      labels.push_back(location.label);
+      for (std::size_t i = 0; i < m_Sources.size(); ++i)
+      {
+        m_Sources[i].corners.push_back(corners[i]);
+      }
+      m_Labels.push_back(location.label);
     }
   }
-  std::vector<char> valid(regions.size(), 1);
-  std::vector<std::vector<float>> buffers(m_Sources.size());
-  for (std::size_t i = 0; i < m_Sources.size() && !regions.empty(); ++i)
+  std::vector<char> valid(m_Labels.size(), 1);
+  for (const Source& source : m_Sources)
   {
-    this->Copy(m_Sources[i], i, regions, valid, buffers[i]);
+    if (source.hasNoData)
+    {
+      FindNoData(source, valid);
+    }
   }
-  for (std::size_t k = 0; k < labels.size(); ++k)
+  const auto keep = [&](auto& values)
   {
-    if (valid[k])
+    std::size_t kept = 0;
+    for (std::size_t k = 0; k < valid.size(); ++k)
     {
-      m_Labels.push_back(labels[k]);
+      if (valid[k])
+      {
+        values[kept++] = values[k];
+      }
     }
-    else
-    {
-      ++m_Rejected["no-data"];
-    }
+    values.resize(kept);
+  };
+  keep(m_Labels);
+  for (Source& source : m_Sources)
+  {
+    keep(source.corners);
+  }
+  if (m_Labels.size() < valid.size())
+  {
+    m_Rejected["no-data"] += valid.size() - m_Labels.size();
   }
   if (m_Labels.empty())
   {
@@ -269,34 +230,10 @@ void PatchSampler::Sample(const std::vector<Location>& locations)
     if (!locations.empty())
     {
       const auto& point = locations.front().point;
-      message << "; the first point is (" << point[0] << ", " << point[1] << "), source 1 has " << m_Sources.front().grid.Describe()
-              << "; check the CRS of the points, the sizes and the no-data value";
+      message << "; the first point is (" << point[0] << ", " << point[1] << "), source 1 has "
+              << m_Sources.front().reader->GetGrid().Describe() << "; check the CRS of the points, the sizes and the no-data value";
     }
     throw std::runtime_error(message.str());
-  }
-  for (std::size_t i = 0; i < m_Sources.size(); ++i)
-  {
-    const Source& source = m_Sources[i];
-    const std::size_t patch = source.width * source.height * source.bands;
-    RegionType region;
-    region.SetSize(0, source.width);
-    region.SetSize(1, source.height * m_Labels.size());
-    auto image = ImageType::New();
-    image->SetRegions(region);
-    image->SetNumberOfComponentsPerPixel(source.bands);
-    image->SetSignedSpacing(source.grid.GetSpacing());
-    image->Allocate();
-    float* to = image->GetBufferPointer();
-    for (std::size_t k = 0; k < valid.size(); ++k)
-    {
-      if (valid[k])
-      {
-        const float* from = buffers[i].data() + k * patch;
-        to = std::copy(from, from + patch, to);
-      }
-    }
-    buffers[i] = {};
-    m_Patches.push_back(image);
   }
 }
 

@@ -61,6 +61,13 @@ std::string FileOfExtendedName(const std::string& name)
   return name.substr(0, name.find("?"));
 }
 
+std::string FolderOf(const std::string& extendedName)
+{
+  const std::string file = FileOfExtendedName(extendedName);
+  const auto slash = file.rfind('/');
+  return slash == std::string::npos ? "." : slash == 0 ? "/" : file.substr(0, slash);
+}
+
 void RequireServableFile(const std::string& extendedName)
 {
   const std::string file = FileOfExtendedName(extendedName);
@@ -113,9 +120,7 @@ std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands)
 
 void RequireWritableFolder(const std::string& extendedName)
 {
-  const std::string file = FileOfExtendedName(extendedName);
-  const auto slash = file.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : file.substr(0, slash);
+  const std::string file = FileOfExtendedName(extendedName), folder = FolderOf(extendedName);
   if (access(folder.c_str(), W_OK | X_OK) != 0)
   {
     throw ServedImageError(file + ": cannot be created in folder " + folder + " (" + std::strerror(errno) +
@@ -175,6 +180,26 @@ std::string WithTiledWriting(const std::string& extendedName, unsigned int block
     name << "&nodata=" << noData;
   }
   return name.str();
+}
+
+std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bytes)
+{
+  // Large enough to use each decoded block of the source for many patches, and no more than a fraction of a small computer's memory.
+  constexpr std::size_t groupBytes = std::size_t{32} << 20;
+  const bool hasOptions = extendedName.find('?') != std::string::npos;
+  std::string name = extendedName;
+  if (name.find("&streaming:") == std::string::npos)
+  {
+    const std::size_t patches = std::max<std::size_t>(1, groupBytes / std::max<std::size_t>(1, bytes));
+    name += (hasOptions ? "" : "?") +
+            ("&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=" + std::to_string(patches * height));
+  }
+  if (!hasOptions && IsGeoTiff(extendedName))
+  {
+    const std::size_t patches = 1 + 8192 / std::max<std::size_t>(1, bytes); // small patches: several in a strip
+    name += "&gdal:co:BLOCKYSIZE=" + std::to_string(patches * height) + "&gdal:co:BIGTIFF=IF_SAFER";
+  }
+  return name;
 }
 
 struct WriteMonitor::State

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 
 import geopandas
 import numpy as np
@@ -214,6 +215,117 @@ def test_labels_are_truncated_and_features_without_one_are_counted(tmp_path):
         assert "accepted 3, rejected 1 (no value in the field: 1)" in log
         with rasterio.open(tmp_path / "l.tif") as image:
             assert image.read(1).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize(("dtype", "asked"), [(np.int32, "int32"), (np.uint32, "uint32"), (np.float64, "double"), (np.int16, "int32"), (np.uint8, "")])
+def test_wide_pixels_keep_every_digit(tmp_path, dtype, asked):
+    """§1 and §8: upstream reads everything as float32; here the pixels are what the user asks for."""
+    random = np.random.default_rng(11)
+    if dtype is np.float64:
+        pixels = random.normal(0, 1e9, (30, 30, 2))
+    else:
+        pixels = random.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (30, 30, 2), endpoint=True, dtype=dtype)
+    image = write(tmp_path / "a.tif", pixels, 10.0)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 105, TOP - 85), (LEFT + 195, TOP - 185)])
+    out = [tmp_path / "p.tif", asked] if asked else tmp_path / "p.tif"
+    keys = {"source1.il": [image], "source1.patchsizex": 7, "source1.patchsizey": 7, "source1.out": out, "vec": vec, "field": "id"}
+    status, log = otb("PatchesExtraction", keys)
+    assert status == 0, log
+    with rasterio.open(tmp_path / "p.tif") as patches:
+        assert patches.dtypes[0] == {"double": "float64", "": "float32"}.get(asked, asked)
+    np.testing.assert_array_equal(read(tmp_path / "p.tif", 7), np.stack([pixels[5:12, 7:14], pixels[15:22, 16:23]]))
+
+
+def test_wide_integers_written_as_float_are_warned_about(tmp_path):
+    image = write(tmp_path / "a.tif", np.full((9, 9, 1), 2**24 + 1, np.int32), 10.0)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 45, TOP - 45)])
+    keys = {"source1.il": [image], "source1.patchsizex": 3, "source1.patchsizey": 3, "source1.out": tmp_path / "p.tif", "vec": vec, "field": "id"}
+    status, log = otb("PatchesExtraction", keys)
+    assert status == 0 and "lose digits beyond 2^24" in log, log
+
+
+def test_no_data_of_wide_integers_is_not_rounded(tmp_path):
+    """2^24 + 1 is not the no-data value 2^24, though it is in float32."""
+    pixels = np.full((9, 18, 1), 2**24 + 1, np.int32)
+    pixels[4, 13] = 2**24
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 45, TOP - 45), (LEFT + 135, TOP - 45)])
+    keys = {"source1.il": [write(tmp_path / "a.tif", pixels, 10.0)], "source1.patchsizex": 3, "source1.patchsizey": 3, "source1.nodata": 2**24}
+    status, log = otb("PatchesExtraction", {**keys, "source1.out": [tmp_path / "p.tif", "int32"], "vec": vec, "field": "id"})
+    assert status == 0 and "accepted 1, rejected 1 (no-data: 1)" in log, log
+
+
+def test_options_in_input_and_output_names(tmp_path):
+    """An input with options is read by OTB itself; an output's options stay."""
+    pixels = np.random.default_rng(2).integers(0, 1000, (40, 40, 3)).astype(np.uint16)
+    image = write(tmp_path / "a.tif", pixels, 10.0)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 105, TOP - 85), (LEFT + 195, TOP - 185), (LEFT + 55, TOP - 305)])
+    keys = {"source1.patchsizex": 6, "source1.patchsizey": 6, "vec": vec, "field": "id"}
+    out = f"{tmp_path / 'p.tif'}?&gdal:co:COMPRESS=DEFLATE&box=0:6:6:12"
+    status, log = otb("PatchesExtraction", {**keys, "source1.il": [f"{image}?&bands=2,3", image], "source1.out": [out, "uint16"]})
+    assert status == 0, log
+    expected = np.stack([pixels[r - 3 : r + 3, c - 3 : c + 3][..., [1, 2, 0, 1, 2]] for c, r in ((19, 18), (5, 30))])
+    np.testing.assert_array_equal(read(tmp_path / "p.tif", 6), expected)
+    with rasterio.open(tmp_path / "p.tif") as patches:
+        assert patches.compression is not None and patches.compression.name == "deflate"
+
+
+PEAK = """import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("PEAK", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+sys.exit(code)"""
+
+
+@pytest.mark.parametrize("order", ["scan", "random"])
+def test_memory_does_not_grow_with_the_patches_in_any_order(tmp_path, order):
+    """0.2 GB of patches, in several streams. In random order they go through a temporary file, of which nothing is left."""
+    random = np.random.default_rng(4)
+    pixels = random.integers(0, 60000, (1024, 1024, 4)).astype(np.uint16)
+    profile = {"width": 1024, "height": 1024, "count": 4, "dtype": "uint16", "tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", crs=CRS, transform=Affine(10, 0, LEFT, 0, -10, TOP), **profile) as image:
+        image.write(pixels.transpose(2, 0, 1))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    peaks = []
+    for count in (300, 3000):
+        corners = random.integers(0, 1024 - 64, (count, 2))
+        if order == "scan":
+            corners = corners[np.lexsort((corners[:, 0], corners[:, 1]))]
+        vec = points(tmp_path / f"{count}.gpkg", [(LEFT + 10 * (c + 32) + 3, TOP - 10 * (r + 32) - 4) for c, r in corners.tolist()])
+        keys = {"source1.il": [tmp_path / "a.tif"], "source1.patchsizex": 64, "source1.patchsizey": 64, "vec": vec, "field": "id"}
+        command = command_line("PatchesExtraction", {**keys, "source1.out": [folder / "p.tif", "float"]})
+        environment = {**otb_environment(), "OTB_MAX_RAM_HINT": "8000"}
+        done = subprocess.run([sys.executable, "-c", PEAK, *map(str, command)], env=environment, text=True, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        peaks.append(int(done.stdout.split("PEAK")[1]))
+        patches = read(folder / "p.tif", 64)
+        assert len(patches) == count
+        for k in range(0, count, 7):
+            column, row = corners[k]
+            np.testing.assert_array_equal(patches[k], pixels[row : row + 64, column : column + 64])
+    assert [path.name for path in folder.iterdir()] == ["p.tif"]
+    assert peaks[1] < peaks[0] + 110, peaks  # the difference of the patches is 177 MB, and upstream holds them twice
+
+
+def test_a_damaged_input_is_one_error_and_leaves_nothing(tmp_path):
+    coarse, fine, _ = pair_scene(tmp_path, size=100)
+    with open(fine, "r+b") as file:
+        file.truncate(fine.stat().st_size // 2)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 500, TOP - 10 * row) for row in (50, 950)])
+    status, log = otb("PatchesExtraction", {**extraction(tmp_path, coarse, fine, vec), "outlabels": tmp_path / "l.tif"}, sources=2)
+    assert status != 0 and log.count("(FATAL)") == 1 and "fine.tif" in log and "is the file whole?" in log, log
+    assert not any((tmp_path / name).exists() for name in ("lr.tif", "hr.tif", "l.tif"))
+
+
+def test_labels_that_do_not_fit_are_widened(tmp_path):
+    """§8: labels are uint8 unless said otherwise; OTB would write 255 for 300."""
+    image = write(tmp_path / "a.tif", np.ones((20, 20, 1), np.float32), 10.0)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 45, TOP - 45), (LEFT + 55, TOP - 45)], label=[300, -(2**31)])
+    keys = {"source1.il": [image], "source1.patchsizex": 3, "source1.patchsizey": 3, "source1.out": tmp_path / "p.tif"}
+    status, log = otb("PatchesExtraction", {**keys, "vec": vec, "field": "label", "outlabels": tmp_path / "l.tif"})
+    assert status == 0 and "do not fit uint8: written as int32" in log, log
+    with rasterio.open(tmp_path / "l.tif") as labels:
+        assert (labels.width, labels.height, labels.dtypes[0], labels.transform.a) == (1, 2, "int32", 1.0)
+        assert labels.read(1).ravel().tolist() == [300, -(2**31)]
 
 
 @pytest.fixture

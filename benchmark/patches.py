@@ -1,0 +1,136 @@
+"""PatchesExtraction against plain windowed reads of the same patches in Python (rasterio), from compressed tiled GeoTIFFs.
+
+    python benchmark/patches.py [--pairs 2000 8000] [--size 2048] [--order scan|random] [--repeats 3]
+
+Pairs of 32 and 128 pixels (4 bands, uint16) out of an image of SIZE pixels and one of 4 SIZE pixels. Both run in child processes, in turn. The
+baseline reads each window once and throws it away; PatchesExtraction's time includes its start, the points, and writing all patches. The
+last line is one JSON object: for each number of pairs `ratio`, the ratio of the medians (1 would be as fast as the bare reads),
+`processor_ratio`, the same of processor time, which a busy machine disturbs less, and the peak memories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.windows import Window
+from serving import timed
+
+from otbsr.serving import otb
+
+LEFT, TOP, COARSE, FACTOR, SIDE, BANDS = 300000.0, 4900020.0, 10.0, 4, 32, 4
+
+READ = """
+import sys, time
+import numpy as np, rasterio
+from rasterio.windows import Window
+corners = np.load(sys.argv[1])
+with rasterio.open(sys.argv[2]) as lr, rasterio.open(sys.argv[3]) as hr:
+    start, processor = time.perf_counter(), time.process_time()
+    for column, row in corners.tolist():
+        lr.read(window=Window(column, row, 32, 32))
+        hr.read(window=Window(4 * column, 4 * row, 128, 128))
+    print("SECONDS", time.perf_counter() - start, time.process_time() - processor)
+"""
+
+
+def image(path: Path, size: int, spacing: float) -> None:
+    """A tiled, compressed uint16 GeoTIFF with noise over a coarse pattern, written in strips."""
+    rng = np.random.default_rng(size)
+    profile = {"driver": "GTiff", "count": BANDS, "height": size, "width": size, "dtype": "uint16", "crs": "EPSG:32631"}
+    profile.update(tiled=True, blockxsize=512, blockysize=512, compress="deflate", predictor=2, zlevel=1, num_threads=2)
+    with rasterio.open(path, "w", transform=Affine(spacing, 0, LEFT, 0, -spacing, TOP), **profile) as dataset:
+        for row in range(0, size, 512):
+            coarse = rng.normal(0, 1, (BANDS, 64, size // 8)).repeat(8, axis=1).repeat(8, axis=2)
+            pixels = (2000 + 500 * coarse + 60 * rng.standard_normal((BANDS, 512, size), dtype=np.float32)).clip(1, 12000)
+            dataset.write(pixels.astype(np.uint16), window=Window(0, row, size, 512))
+
+
+def points(folder: Path, count: int, size: int, order: str) -> np.ndarray:
+    """Corners (column, row) of `count` distinct patches, also written as points at their centres."""
+    import geopandas
+
+    rng = np.random.default_rng(1)
+    last = size - SIDE + 1
+    corners = np.stack(np.divmod(rng.choice(last * last, count, replace=False), last)[::-1], axis=1)
+    if order == "scan":
+        corners = corners[np.lexsort((corners[:, 0], corners[:, 1]))]
+    # Even size: any point inside the pixel right of and below the centre names the patch.
+    x, y = LEFT + COARSE * (corners[:, 0] + SIDE / 2 + 0.5), TOP - COARSE * (corners[:, 1] + SIDE / 2 + 0.5)
+    frame = geopandas.GeoDataFrame({"id": np.arange(count)}, geometry=geopandas.points_from_xy(x, y), crs="EPSG:32631")
+    frame.to_file(folder / f"{count}.gpkg", engine="pyogrio")
+    np.save(folder / f"{count}.npy", corners)
+    return corners
+
+
+def check(folder: Path, corners: np.ndarray) -> None:
+    """Stop unless a few patches of both products are the windows that the baseline reads."""
+    with rasterio.open(folder / "hr.tif") as hr, rasterio.open(folder / "patches_hr.tif") as patches:
+        assert patches.height == len(corners) * SIDE * FACTOR
+        for k in range(0, len(corners), max(1, len(corners) // 20)):
+            side = SIDE * FACTOR
+            expected = hr.read(window=Window(*(FACTOR * corners[k]).tolist(), side, side))
+            np.testing.assert_array_equal(patches.read(window=Window(0, k * side, side, side)), expected)
+
+
+def main() -> None:
+    """Run both in turn and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, nargs="+", default=[2000, 8000])
+    parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--order", choices=["scan", "random"], default="scan")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    environment = {**os.environ, **otb.otb_environment(), "OTB_TF_NSOURCES": "2"}
+    result: dict[str, object] = {"name": f"patches {SIDE}/{SIDE * FACTOR} of {options.size}/{options.size * FACTOR} {options.order} order"}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        folder = Path(name)
+        # In a process of its own: a child's peak memory is at least its parent's size.
+        with ProcessPoolExecutor(1) as pool:
+            pool.submit(image, folder / "lr.tif", options.size, COARSE).result()
+            pool.submit(image, folder / "hr.tif", options.size * FACTOR, COARSE / FACTOR).result()
+        for count in options.pairs:
+            corners = points(folder, count, options.size, options.order)
+            application: list[object] = [otb.LAUNCHER, "PatchesExtraction", "-vec", folder / f"{count}.gpkg", "-field", "id"]
+            for source, (kind, side) in enumerate((("lr", SIDE), ("hr", SIDE * FACTOR)), 1):
+                key = f"-source{source}."
+                application += [key + "il", folder / f"{kind}.tif", key + "out", folder / f"patches_{kind}.tif", "uint16"]
+                application += [key + "patchsizex", side, key + "patchsizey", side]
+            child = [sys.executable, "-c", READ, str(folder / f"{count}.npy"), str(folder / "lr.tif"), str(folder / "hr.tif")]
+            ours: list[float] = []
+            processor: list[tuple[float, float]] = []
+            reads: list[float] = []
+            peaks, baseline_peaks = [0.0], [0.0]
+            for _ in range(options.repeats):
+                seconds, used, peak, _ = timed([str(word) for word in application], environment)
+                ours.append(seconds)
+                peaks.append(peak)
+                _, _, peak, log = timed(child, dict(os.environ))
+                wall, alone = map(float, log.split("SECONDS")[1].split())
+                reads.append(wall)
+                processor.append((used, alone))
+                baseline_peaks.append(peak)
+                print(f"{count} pairs: PatchesExtraction {ours[-1]:.2f} s, {peaks[-1]:.0f} MB; reads alone {reads[-1]:.2f} s, {peak:.0f} MB", flush=True)
+            check(folder, corners)
+            result[str(count)] = {
+                "ratio": round(statistics.median(ours) / statistics.median(reads), 3),
+                "processor_ratio": round(statistics.median(p[0] for p in processor) / statistics.median(p[1] for p in processor), 3),
+                "seconds": round(statistics.median(ours), 2),
+                "peak_mb": round(max(peaks)),
+                "baseline_seconds": round(statistics.median(reads), 2),
+                "baseline_peak_mb": round(max(baseline_peaks)),
+            }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "otbPatchReader.h"
+
+#include "itkMultiThreader.h"
+
+#include "cpl_error.h"
+
+#include <algorithm>
+#include <exception>
+#include <numeric>
+#include <sstream>
+#include <stdexcept>
+#include <thread>
+
+namespace otb
+{
+namespace
+{
+
+/** Images in memory are asked for strips of about this many bytes. */
+constexpr std::size_t StripBytes = std::size_t{32} << 20;
+/** What GDAL's cache of decoded blocks needs beside the blocks that patches are read from: what is being written goes through it as well.
+ */
+constexpr GIntBig CacheBytes = GIntBig{64} << 20;
+
+struct DatasetCloser
+{
+  void operator()(void* dataset) const
+  {
+    GDALClose(dataset);
+  }
+};
+using Dataset = std::unique_ptr<void, DatasetCloser>;
+
+Dataset Open(const std::string& file)
+{
+  CPLPushErrorHandler(CPLQuietErrorHandler);
+  Dataset dataset(GDALOpen(file.c_str(), GA_ReadOnly));
+  CPLPopErrorHandler();
+  return dataset;
+}
+
+/** GDAL keeps decoded blocks up to a share of the computer's memory, which would look like memory that grows with the patches. */
+class SmallCache
+{
+public:
+  explicit SmallCache(GIntBig bytes) : m_Previous(GDALGetCacheMax64())
+  {
+    GDALSetCacheMax64(std::min(m_Previous, bytes));
+  }
+  ~SmallCache()
+  {
+    GDALSetCacheMax64(m_Previous);
+  }
+  SmallCache(const SmallCache&) = delete;
+  SmallCache& operator=(const SmallCache&) = delete;
+
+private:
+  GIntBig m_Previous;
+};
+
+} // namespace
+
+struct PatchReader::Stack
+{
+  std::vector<Dataset> datasets; ///< null where the input has no file
+};
+
+PatchReader::~PatchReader() = default;
+
+PatchReader::PatchReader(const std::vector<Input>& inputs, SizeValue width, SizeValue height, const std::string& name)
+    : m_Inputs(inputs), m_Width(width), m_Height(height)
+{
+  if (inputs.empty() || width == 0 || height == 0)
+  {
+    throw std::runtime_error(name + " needs images and a patch size of at least 1 x 1");
+  }
+  GDALAllRegister();
+  for (std::size_t i = 0; i < m_Inputs.size(); ++i)
+  {
+    Input& input = m_Inputs[i];
+    input.image->UpdateOutputInformation();
+    const auto size = input.image->GetLargestPossibleRegion().GetSize();
+    const auto first = m_Inputs[0].image->GetLargestPossibleRegion().GetSize();
+    if (size != first)
+    {
+      std::ostringstream message;
+      message << name << ": image " << i + 1 << " has " << size[0] << " x " << size[1] << " pixels, image 1 has " << first[0] << " x "
+              << first[1] << "; images of one source are stacked and need one size";
+      throw std::runtime_error(message.str());
+    }
+    const unsigned int bands = input.image->GetNumberOfComponentsPerPixel();
+    m_Bands += bands;
+    const Dataset dataset = input.file.empty() ? Dataset() : Open(input.file);
+    // OTB shows some files otherwise than GDAL does: colours for a palette, overviews.
+    if (!dataset || GDALGetRasterXSize(dataset.get()) != static_cast<int>(size[0]) ||
+        GDALGetRasterYSize(dataset.get()) != static_cast<int>(size[1]) || GDALGetRasterCount(dataset.get()) != static_cast<int>(bands))
+    {
+      input.file.clear();
+      m_Type = GDALDataTypeUnion(m_Type, GDT_Float32);
+      m_IsFromFiles = false;
+      continue;
+    }
+    GIntBig row = 0;
+    for (int band = 1; band <= static_cast<int>(bands); ++band)
+    {
+      GDALRasterBandH handle = GDALGetRasterBand(dataset.get(), band);
+      const GDALDataType type = GDALGetRasterDataType(handle);
+      m_Type = GDALDataTypeUnion(m_Type, type);
+      int blockWidth = 0, blockHeight = 0;
+      GDALGetBlockSize(handle, &blockWidth, &blockHeight);
+      m_Block[0] = std::max<itk::IndexValueType>(m_Block[0], blockWidth);
+      m_Block[1] = std::max<itk::IndexValueType>(m_Block[1], blockHeight);
+      row += GIntBig{blockHeight} * (static_cast<GIntBig>(size[0]) + blockWidth) * GDALGetDataTypeSizeBytes(type);
+    }
+    const auto rowsOfBlocks = static_cast<GIntBig>(height) / m_Block[1] + 2;
+    m_CacheBytes = std::max(m_CacheBytes, CacheBytes + row * rowsOfBlocks);
+  }
+  m_Grid = SamplingGrid::FromImage(m_Inputs[0].image);
+}
+
+PatchReader::IndexType PatchReader::BlockOf(const IndexType& corner) const
+{
+  const auto& start = m_Grid.GetRegion().GetIndex();
+  return {{(corner[0] - start[0]) / m_Block[0], (corner[1] - start[1]) / m_Block[1]}};
+}
+
+std::vector<std::size_t> PatchReader::ReadingOrder(const IndexType* corners, std::size_t count) const
+{
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b)
+            {
+              const auto rowA = this->BlockOf(corners[a])[1], rowB = this->BlockOf(corners[b])[1];
+              const auto columnA = corners[a][0], columnB = corners[b][0];
+              return rowA != rowB ? rowA < rowB : columnA != columnB ? columnA < columnB : a < b;
+            });
+  return order;
+}
+
+void PatchReader::ReadFiles(Stack& stack, const IndexType* corners, const std::vector<std::size_t>& share, GDALDataType type,
+                            char* to) const
+{
+  const auto bytes = static_cast<GSpacing>(GDALGetDataTypeSizeBytes(type));
+  const auto pixel = bytes * static_cast<GSpacing>(m_Bands), line = pixel * static_cast<GSpacing>(m_Width);
+  const auto& start = m_Grid.GetRegion().GetIndex();
+  const int width = static_cast<int>(m_Width), height = static_cast<int>(m_Height);
+  stack.datasets.resize(m_Inputs.size());
+  for (const std::size_t k : share)
+  {
+    const IndexType& corner = corners[k];
+    char* patch = to + k * static_cast<std::size_t>(line) * m_Height;
+    for (std::size_t i = 0; i < m_Inputs.size(); ++i)
+    {
+      const auto bands = static_cast<int>(m_Inputs[i].image->GetNumberOfComponentsPerPixel());
+      if (!m_Inputs[i].file.empty())
+      {
+        Dataset& dataset = stack.datasets[i];
+        if (!dataset)
+        {
+          dataset = Open(m_Inputs[i].file);
+        }
+        CPLPushErrorHandler(CPLQuietErrorHandler);
+        CPLErrorReset();
+        const CPLErr result = dataset ? GDALDatasetRasterIOEx(dataset.get(), GF_Read, static_cast<int>(corner[0] - start[0]),
+                                                              static_cast<int>(corner[1] - start[1]), width, height, patch, width, height,
+                                                              type, bands, nullptr, pixel, line, bytes, nullptr)
+                                      : CE_Failure;
+        const std::string cause = CPLGetLastErrorMsg();
+        CPLPopErrorHandler();
+        if (result != CE_None)
+        {
+          throw std::runtime_error(m_Inputs[i].file + ": the " + std::to_string(width) + " x " + std::to_string(height) +
+                                   " pixels from column " + std::to_string(corner[0]) + ", row " + std::to_string(corner[1]) +
+                                   " cannot be read (" + cause + "); is the file whole?");
+        }
+      }
+      patch += bands * bytes;
+    }
+  }
+}
+
+void PatchReader::ReadImage(std::size_t input, unsigned int band, const IndexType* corners, std::vector<std::size_t> order,
+                            GDALDataType type, char* to) const
+{
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return corners[a][1] < corners[b][1]; });
+  ImageType* image = m_Inputs[input].image;
+  const unsigned int bands = image->GetNumberOfComponentsPerPixel();
+  const auto bytes = static_cast<std::size_t>(GDALGetDataTypeSizeBytes(type));
+  const std::size_t pixel = bytes * m_Bands, line = pixel * m_Width;
+  const auto& whole = m_Grid.GetRegion();
+  const auto& start = image->GetLargestPossibleRegion().GetIndex();
+  const auto rows =
+      static_cast<itk::IndexValueType>(std::max<std::size_t>(m_Height, StripBytes / (whole.GetSize(0) * bands * sizeof(float))));
+  for (std::size_t begin = 0; begin < order.size();)
+  {
+    // A strip: all following patches that end within `rows` rows of the first one's top.
+    const auto top = corners[order[begin]][1];
+    auto left = corners[order[begin]][0], right = left;
+    std::size_t end = begin;
+    for (; end < order.size() && corners[order[end]][1] + static_cast<itk::IndexValueType>(m_Height) <= top + rows; ++end)
+    {
+      left = std::min(left, corners[order[end]][0]);
+      right = std::max(right, corners[order[end]][0]);
+    }
+    ImageType::RegionType strip;
+    strip.SetIndex(0, left - whole.GetIndex(0) + start[0]);
+    strip.SetIndex(1, top - whole.GetIndex(1) + start[1]);
+    strip.SetSize(0, static_cast<SizeValue>(right - left) + m_Width);
+    strip.SetSize(1, static_cast<SizeValue>(corners[order[end - 1]][1] - top) + m_Height);
+    image->SetRequestedRegion(strip);
+    image->PropagateRequestedRegion();
+    image->UpdateOutputData();
+    const ImageType::RegionType& held = image->GetBufferedRegion();
+    for (std::size_t k = begin; k < end; ++k)
+    {
+      const IndexType& corner = corners[order[k]];
+      const auto column = static_cast<std::size_t>(corner[0] - whole.GetIndex(0) + start[0] - held.GetIndex(0));
+      const auto row = static_cast<std::size_t>(corner[1] - whole.GetIndex(1) + start[1] - held.GetIndex(1));
+      for (std::size_t y = 0; y < m_Height; ++y)
+      {
+        const float* from = image->GetBufferPointer() + ((row + y) * held.GetSize(0) + column) * bands;
+        char* target = to + (order[k] * m_Height + y) * line + band * bytes;
+        for (unsigned int b = 0; b < bands; ++b)
+        {
+          GDALCopyWords(from + b, GDT_Float32, static_cast<int>(bands * sizeof(float)), target + b * bytes, type, static_cast<int>(pixel),
+                        static_cast<int>(m_Width));
+        }
+      }
+    }
+    begin = end;
+  }
+}
+
+void PatchReader::Read(const IndexType* corners, std::size_t count, GDALDataType type, void* to) const
+{
+  const auto order = this->ReadingOrder(corners, count);
+  auto* target = static_cast<char*>(to);
+  unsigned int band = 0;
+  for (std::size_t i = 0; i < m_Inputs.size(); ++i)
+  {
+    if (m_Inputs[i].file.empty())
+    {
+      this->ReadImage(i, band, corners, order, type, target);
+    }
+    band += m_Inputs[i].image->GetNumberOfComponentsPerPixel();
+  }
+  if (count == 0 || std::all_of(m_Inputs.begin(), m_Inputs.end(), [](const Input& input) { return input.file.empty(); }))
+  {
+    return;
+  }
+  const auto threads = std::min<std::size_t>(itk::MultiThreader::GetGlobalDefaultNumberOfThreads(), count);
+  while (m_Stacks.size() < threads)
+  {
+    m_Stacks.push_back(std::make_unique<Stack>());
+  }
+  // A thread keeps to its columns of blocks, so that what it decoded for one call serves the next; strips have but one column.
+  const auto columns = static_cast<std::size_t>((static_cast<itk::IndexValueType>(m_Grid.GetRegion().GetSize(0)) - 1) / m_Block[0] + 1);
+  std::vector<std::vector<std::size_t>> shares(threads);
+  for (std::size_t k = 0; k < count; ++k)
+  {
+    const auto column = static_cast<std::size_t>(this->BlockOf(corners[order[k]])[0]);
+    shares[columns < 2 * threads ? k * threads / count : column * threads / columns].push_back(order[k]);
+  }
+  const SmallCache cache(m_CacheBytes);
+  std::vector<std::exception_ptr> errors(threads);
+  const auto work = [&](std::size_t thread)
+  {
+    try
+    {
+      this->ReadFiles(*m_Stacks[thread], corners, shares[thread], type, target);
+    }
+    catch (...)
+    {
+      errors[thread] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> pool;
+  for (std::size_t thread = 1; thread < threads; ++thread)
+  {
+    pool.emplace_back(work, thread);
+  }
+  work(0);
+  for (std::thread& thread : pool)
+  {
+    thread.join();
+  }
+  for (const std::exception_ptr& error : errors)
+  {
+    if (error)
+    {
+      std::rethrow_exception(error);
+    }
+  }
+}
+
+} // namespace otb

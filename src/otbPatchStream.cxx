@@ -1,0 +1,142 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "otbPatchStream.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+namespace otb
+{
+namespace
+{
+
+/** Patches go to the temporary file in groups of about this many bytes. */
+constexpr std::size_t GroupBytes = std::size_t{32} << 20;
+/** How often, on average, a block of the file may be wanted again by a later group. */
+constexpr std::size_t Repetitions = 4;
+
+} // namespace
+
+PatchStream::PatchStream(std::shared_ptr<const PatchReader> reader, std::vector<PatchReader::IndexType> corners, GDALDataType type,
+                         const std::string& folder)
+    : m_Reader(std::move(reader)), m_Corners(std::move(corners)), m_Type(type), m_Folder(folder)
+{
+  m_PatchBytes =
+      m_Reader->GetWidth() * m_Reader->GetHeight() * m_Reader->GetBands() * static_cast<std::size_t>(GDALGetDataTypeSizeBytes(type));
+}
+
+PatchStream::~PatchStream()
+{
+  if (m_File >= 0)
+  {
+    close(m_File);
+  }
+}
+
+bool PatchStream::IsScattered(std::size_t group) const
+{
+  std::vector<PatchReader::IndexType> all, some;
+  std::size_t wanted = 0;
+  const auto distinct = [](std::vector<PatchReader::IndexType>& blocks)
+  {
+    const auto less = [](const auto& a, const auto& b)
+    {
+      return a[1] != b[1] ? a[1] < b[1] : a[0] < b[0];
+    };
+    std::sort(blocks.begin(), blocks.end(), less);
+    blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
+    return blocks.size();
+  };
+  for (std::size_t first = 0; first < m_Corners.size(); first += group)
+  {
+    some.clear();
+    for (std::size_t k = first; k < std::min(m_Corners.size(), first + group); ++k)
+    {
+      some.push_back(m_Reader->BlockOf(m_Corners[k]));
+    }
+    wanted += distinct(some);
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return wanted > Repetitions * distinct(all);
+}
+
+void PatchStream::Spool()
+{
+  std::string name = m_Folder + "/.patches-XXXXXX";
+  const auto fail = [&](const char* what)
+  {
+    const std::size_t megabytes = m_PatchBytes * m_Corners.size() / 1000000 + 1;
+    throw std::runtime_error(m_Folder + ": a temporary file of " + std::to_string(megabytes) + " MB cannot be " + what + " here (" +
+                             std::strerror(errno) + "); free some space, or sort the points along the image's rows");
+  };
+  m_File = mkstemp(name.data());
+  if (m_File < 0)
+  {
+    fail("created");
+  }
+  unlink(name.c_str()); // goes away with the last descriptor, whatever happens
+  const auto order = m_Reader->ReadingOrder(m_Corners.data(), m_Corners.size());
+  const std::size_t group = std::max<std::size_t>(1, GroupBytes / m_PatchBytes);
+  std::vector<char> pixels;
+  std::vector<PatchReader::IndexType> corners;
+  for (std::size_t begin = 0; begin < order.size(); begin += group)
+  {
+    const std::size_t end = std::min(order.size(), begin + group);
+    corners.clear();
+    for (std::size_t k = begin; k < end; ++k)
+    {
+      corners.push_back(m_Corners[order[k]]);
+    }
+    pixels.resize(m_PatchBytes * corners.size());
+    m_Reader->Read(corners.data(), corners.size(), m_Type, pixels.data());
+    for (std::size_t k = begin; k < end; ++k)
+    {
+      const char* from = pixels.data() + (k - begin) * m_PatchBytes;
+      for (std::size_t done = 0; done < m_PatchBytes;)
+      {
+        const auto written = pwrite(m_File, from + done, m_PatchBytes - done, static_cast<off_t>(order[k] * m_PatchBytes + done));
+        if (written < 0 && errno != EINTR)
+        {
+          fail("written");
+        }
+        done += static_cast<std::size_t>(std::max<ssize_t>(written, 0));
+      }
+    }
+  }
+}
+
+void PatchStream::Read(std::size_t first, std::size_t count, void* to)
+{
+  if (!m_Decided)
+  {
+    m_Decided = true;
+    if (!m_Folder.empty() && m_Reader->IsFromFiles() && count < m_Corners.size() && this->IsScattered(count))
+    {
+      this->Spool();
+    }
+  }
+  if (m_File < 0)
+  {
+    m_Reader->Read(m_Corners.data() + first, count, m_Type, to);
+    return;
+  }
+  for (std::size_t done = 0; done < count * m_PatchBytes;)
+  {
+    const auto read =
+        pread(m_File, static_cast<char*>(to) + done, count * m_PatchBytes - done, static_cast<off_t>(first * m_PatchBytes + done));
+    if (read == 0 || (read < 0 && errno != EINTR))
+    {
+      throw std::runtime_error(m_Folder + ": the temporary file cannot be read back (" + std::strerror(errno) + ")");
+    }
+    done += static_cast<std::size_t>(std::max<ssize_t>(read, 0));
+  }
+}
+
+} // namespace otb
