@@ -5,6 +5,7 @@ Images are in DN divided by the network's spread, so that 1 means about 0.1 refl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +13,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from otbsr.methods.sensor import degrade, kernel_radius
 
 EPSILON = 1e-7
 
@@ -25,53 +28,91 @@ class LossWeights(BaseModel):
     gradient: float = Field(0.2, ge=0)
     spectral: float = Field(0.05, ge=0)
     consistency: float = Field(0.2, ge=0)
+    registration: int = Field(0, ge=0, le=4, description="target pixels over which each pair's best shift is searched (pixel and gradient terms)")
 
 
 def charbonnier(difference: Any, epsilon: float = 1e-2) -> Any:
-    """Mean of sqrt(d^2 + epsilon^2) - epsilon: |d| with a smooth foot (Charbonnier et al. 1994)."""
-    return ops.mean(ops.sqrt(difference**2 + epsilon**2) - epsilon)
+    """Mean of sqrt(d^2 + epsilon^2) - epsilon, per image [n]: |d| with a smooth foot (Charbonnier et al. 1994)."""
+    return ops.mean(ops.sqrt(difference**2 + epsilon**2) - epsilon, axis=(1, 2, 3))
 
 
 def gradient(target: Any, result: Any) -> Any:
-    """Charbonnier of the difference's first differences along rows and columns: edges in place, whatever their level."""
+    """Charbonnier of the difference's first differences along rows and columns, per image: edges in place, whatever their level."""
     d = result - target
     return 0.5 * (charbonnier(d[:, 1:] - d[:, :-1]) + charbonnier(d[:, :, 1:] - d[:, :, :-1]))
 
 
+def shifts(radius: int) -> list[tuple[int, int]]:
+    """All (rows, columns) within `radius`, the nearest first."""
+    span = range(-radius, radius + 1)
+    return sorted(((dy, dx) for dy in span for dx in span), key=lambda s: (s[0] ** 2 + s[1] ** 2, s))
+
+
+def over_shifts(term: Callable[[Any, Any], Any], target: Any, result: Any, radius: int) -> Any:
+    """A per-image term at the shift of the target, of at most `radius` pixels each way, where it is least: [n].
+
+    Between two sensors some misregistration is left in every pair; compared in place, a network learns to blur by it.
+    """
+    if radius == 0:
+        return term(target, result)
+    height, width = ops.shape(target)[1], ops.shape(target)[2]
+    inner = result[:, radius : height - radius, radius : width - radius]
+    moved = [target[:, radius + dy : height - radius + dy, radius + dx : width - radius + dx] for dy, dx in shifts(radius)]
+    return ops.min(ops.stack([term(image, inner) for image in moved]), axis=0)
+
+
 def spectral_angle(target: Any, result: Any) -> Any:
-    """Mean of 1 - cos(angle between the two pixels' spectra); 1 - cos has a gradient at 0, where the angle has none."""
+    """Mean of 1 - cos(angle between the two pixels' spectra), per image; 1 - cos has a gradient at 0, where the angle has none."""
     dot = ops.sum(target * result, -1)
     norms = ops.sqrt((ops.sum(target**2, -1) + EPSILON) * (ops.sum(result**2, -1) + EPSILON))
-    return ops.mean(1.0 - dot / norms)
-
-
-def degrade(image: Any, kernels: NDArray[np.float32], factor: int) -> Any:
-    """The image as the coarse sensor would see it: filter each band, keep one pixel in `factor`.
-
-    image [n, factor h, factor w, bands]; kernels [factor (2r + 1), factor (2r + 1), bands] on the fine grid, each summing to 1,
-    centred on a coarse pixel's centre (even sizes fall on a fine corner, as nested grids need). Returns the coarse pixels
-    [n, h - 2r, w - 2r, bands] whose footprint lies wholly within the image.
-    """
-    return ops.depthwise_conv(image, ops.convert_to_tensor(kernels[..., None]), strides=factor, padding="valid")
+    return ops.mean(1.0 - dot / norms, axis=(1, 2))
 
 
 def consistency(lr: Any, result: Any, kernels: NDArray[np.float32], factor: int) -> Any:
-    """Charbonnier between the result degraded by the sensor and its input, away from the border."""
-    radius = (kernels.shape[0] // factor - 1) // 2
+    """Charbonnier between the result degraded by the sensor and its input, per image, away from the border."""
+    radius = kernel_radius(kernels, factor)
     inner = lr[:, radius : ops.shape(lr)[1] - radius, radius : ops.shape(lr)[2] - radius]
     return charbonnier(degrade(result, kernels, factor) - inner)
 
 
 def fidelity_loss(lr: Any, target: Any, result: Any, kernels: NDArray[np.float32], factor: int, weights: LossWeights) -> Any:
-    """Weighted sum of pixel (Charbonnier), gradient, spectral angle and sensor consistency."""
-    total = weights.pixel * charbonnier(result - target)
-    if weights.gradient:
-        total = total + weights.gradient * gradient(target, result)
+    """Mean over the batch of the weighted sum of pixel (Charbonnier), gradient, spectral angle and sensor consistency."""
+
+    def in_place(moved: Any, inner: Any) -> Any:
+        return weights.pixel * charbonnier(inner - moved) + (weights.gradient * gradient(moved, inner) if weights.gradient else 0.0)
+
+    total = over_shifts(in_place, target, result, weights.registration)
     if weights.spectral:
         total = total + weights.spectral * spectral_angle(target, result)
     if weights.consistency:
         total = total + weights.consistency * consistency(lr, result, kernels, factor)
-    return total
+    return ops.mean(total)
+
+
+# --- adversarial ---------------------------------------------------------------------------------------------------------------
+
+
+def critic_loss(real: Any, fake: Any, relativistic: bool) -> Any:
+    """What the discriminator minimises, from its scores of real and made images, any shape: least squares (Mao et al. 2017).
+
+    Relativistic average: a real image should score 1 above the mean of the made ones, and the reverse (Jolicoeur-Martineau 2019).
+    """
+    if relativistic:
+        return 0.5 * (ops.mean((real - ops.mean(fake) - 1.0) ** 2) + ops.mean((fake - ops.mean(real) + 1.0) ** 2))
+    return 0.5 * (ops.mean((real - 1.0) ** 2) + ops.mean(fake**2))
+
+
+def deception_loss(real: Any, fake: Any, relativistic: bool) -> Any:
+    """What the generator minimises against the same scores."""
+    if relativistic:
+        return 0.5 * (ops.mean((real - ops.mean(fake) + 1.0) ** 2) + ops.mean((fake - ops.mean(real) - 1.0) ** 2))
+    return 0.5 * ops.mean((fake - 1.0) ** 2)
+
+
+def feature_distance(real: list[Any], fake: list[Any]) -> Any:
+    """Mean over layers of the mean absolute difference of features, each layer scaled by its own mean size on the real image."""
+    terms = [ops.mean(ops.abs(f - ops.stop_gradient(r))) / (ops.mean(ops.abs(ops.stop_gradient(r))) + EPSILON) for r, f in zip(real, fake, strict=True)]
+    return sum(terms) / len(terms)
 
 
 def psnr(target: Any, result: Any, maximum: float) -> Any:

@@ -8,32 +8,81 @@ design). The upsampling is polyphase: all work is done on the coarse grid, one d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from otbsr.methods.sensor import IN_GRAPH_REACH, kernel_radius, polyphase_degradation, sensor_kernels, spacing_ratio
 
 Kernel = NDArray[np.float32]
 
 
+MEANS = {"B1": 700, "B2": 700, "B3": 900, "B4": 1000, "B5": 1400, "B6": 2200, "B7": 2500, "B8": 2600, "B8A": 2700, "B9": 2600, "B11": 2100, "B12": 1500}
+"""Typical DN of Sentinel-2's bands over land; only to centre a network's input."""
+
+SIZES = {
+    "tiny": {"channels": 20, "blocks": 4},
+    "light": {"channels": 32, "blocks": 6},
+    "base": {"channels": 64, "blocks": 8},
+}
+"""Named sizes: about 60 thousand, 200 thousand and 1 million parameters at x4 with 4 bands."""
+
+
 class NetworkSettings(BaseModel):
-    """Architecture of the fidelity network: stored in `model.json` and in checkpoints."""
+    """Architecture of a network, F or P: stored in `model.json` and in checkpoints."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    bands: int = Field(4, ge=1, description="bands in and out")
+    bands: tuple[str, ...] = Field(("B4", "B3", "B2", "B8"), min_length=1, description="bands in, all on one grid")
+    outputs: tuple[str, ...] = Field((), description="bands out, some of the bands in; none named: all")
     factor: int = Field(4, ge=2, le=8, description="input spacing over output spacing")
+    body: Literal["attention", "residual"] = Field("attention", description="attention: F's blocks (SPAN); residual: P's (SRResNet without normalisation)")
     channels: int = Field(32, ge=4, description="features of every layer")
-    blocks: int = Field(6, ge=2, description="attention blocks, three 3x3 convolutions each")
+    blocks: int = Field(6, ge=2, description="blocks of three (attention) or two (residual) 3x3 convolutions")
     width: int = Field(2, ge=1, description="how many times wider the convolutions are in training than when fused")
-    mean: tuple[float, ...] = Field((1000.0, 900.0, 700.0, 2600.0), description="DN subtracted from each band")
+    back_projection: int = Field(1, ge=0, le=3, description="times that the difference to the input, as the sensor sees the result, is added back")
+    mean: tuple[float, ...] = Field((), description="DN subtracted from each band; none: what is typical of the band")
     spread: float = Field(1000.0, gt=0, description="DN that become 1 inside the network")
 
+    @model_validator(mode="before")
+    @classmethod
+    def named_size(cls, values: Any) -> Any:
+        """`size: tiny|light|base` stands for channels and blocks."""
+        if isinstance(values, dict) and "size" in values:
+            size = values["size"]
+            if size not in SIZES:
+                raise ValueError(f"size is {size!r}, expected one of {', '.join(SIZES)}")
+            return SIZES[size] | {key: value for key, value in values.items() if key != "size"}
+        return values
 
-# --- bicubic ---------------------------------------------------------------------------------------------------------------
+    @model_validator(mode="after")
+    def bands_agree(self) -> NetworkSettings:
+        """Bands are named once, outputs are among them, and each has its mean."""
+        if len(set(self.bands)) < len(self.bands) or len(set(self.outputs)) < len(self.outputs):
+            raise ValueError(f"bands {' '.join(self.bands)}, outputs {' '.join(self.outputs)}: a band is named twice")
+        strange = [band for band in self.outputs if band not in self.bands]
+        if strange:
+            raise ValueError(f"outputs {' '.join(strange)} are not among the bands {' '.join(self.bands)}")
+        if self.mean and len(self.mean) != len(self.bands):
+            raise ValueError(f"mean has {len(self.mean)} values, expected one for each of the {len(self.bands)} bands")
+        return self
+
+    @property
+    def bands_out(self) -> tuple[str, ...]:
+        """Names of the bands out, in order."""
+        return self.outputs or self.bands
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """DN subtracted from each band."""
+        return self.mean or tuple(float(MEANS.get(band, 1000)) for band in self.bands)
+
+
+# --- interpolation ---------------------------------------------------------------------------------------------------------------
 
 
 def keys_cubic(distance: NDArray[np.float64], a: float = -0.5) -> NDArray[np.float64]:
@@ -66,9 +115,35 @@ def bicubic_kernel(bands: int, factor: int) -> Kernel:
     return polyphase_kernel(bands, factor, keys_cubic(np.arange(-2, 3)[None, :] - fine_positions(factor)[:, None]))
 
 
+def lanczos_kernel(bands: int, factor: int, lobes: int = 3) -> Kernel:
+    """Polyphase kernel of Lanczos interpolation, sinc(x) sinc(x / lobes), each phase normalised to sum 1."""
+    distance = np.arange(-lobes, lobes + 1)[None, :] - fine_positions(factor)[:, None]
+    taps = np.where(np.abs(distance) < lobes, np.sinc(distance) * np.sinc(distance / lobes), 0.0)
+    return polyphase_kernel(bands, factor, taps / taps.sum(1, keepdims=True))
+
+
 def nearest_kernel(bands: int, factor: int) -> Kernel:
     """Polyphase kernel that repeats each pixel factor x factor times (1x1 on the coarse grid)."""
     return polyphase_kernel(bands, factor, np.ones((factor, 1)))
+
+
+def base_kernel(settings: NetworkSettings) -> Kernel:
+    """What a network's detail is added to: [k, k, bands, factor * factor * bands out], bicubic.
+
+    A band of coarser spacing, given on the grid by repeating its pixels, is interpolated with the cubic stretched to its spacing: smooth
+    whatever the phase of the repeated pixels, so that blocks stay exact.
+    """
+    ratios = {band: spacing_ratio(band) for band in settings.bands_out}
+    radius = 2 * max(ratios.values())
+    taps = {}
+    for ratio in set(ratios.values()):
+        stretched = keys_cubic((np.arange(-radius, radius + 1)[None, :] - fine_positions(settings.factor)[:, None]) / ratio)
+        taps[ratio] = stretched / stretched.sum(1, keepdims=True)
+    factor, size = settings.factor, 2 * radius + 1
+    kernel = np.zeros((size, size, len(settings.bands), factor, factor, len(settings.bands_out)))
+    for index, band in enumerate(settings.bands_out):
+        kernel[:, :, settings.bands.index(band), :, :, index] = np.einsum("py,qx->yxpq", taps[ratios[band]], taps[ratios[band]])
+    return kernel.reshape(size, size, len(settings.bands), -1).astype(np.float32)
 
 
 def depth_to_space(x: Any, factor: int) -> Any:
@@ -112,7 +187,45 @@ class FixedConvolution(keras.layers.Layer):
         return ops.conv(x, ops.convert_to_tensor(self.kernel), padding="same")
 
 
-# --- the fidelity network ----------------------------------------------------------------------------------------------------
+class BackProjection(keras.layers.Layer):
+    """Adds back what the sensor would see amiss: fine + up(input - degraded(fine)), all on the coarse grid (Irani and Peleg 1991).
+
+    Only bands of the grid's own spacing take part: what a coarser band's pixel covers depends on its phase, blocks must not.
+    """
+
+    def __init__(self, settings: NetworkSettings, **kwargs: Any) -> None:
+        super().__init__(trainable=False, **kwargs)
+        self.factor = settings.factor
+        own = [index for index, band in enumerate(settings.bands_out) if spacing_ratio(band) == 1]
+        names = tuple(settings.bands_out[index] for index in own)
+        count, phases = len(settings.bands_out), settings.factor**2
+        kernels = sensor_kernels(names, settings.factor, IN_GRAPH_REACH)
+        down = polyphase_degradation(kernels, settings.factor)
+        up = bicubic_kernel(len(own), settings.factor)
+        self.select = np.zeros((1, 1, len(settings.bands), len(own)), np.float32)
+        for k, index in enumerate(own):
+            self.select[0, 0, settings.bands.index(settings.bands_out[index]), k] = 1.0
+        size = down.shape[0]
+        spread = np.zeros((size, size, phases, count, len(own)), np.float32)  # coarser bands get zeros
+        spread[:, :, :, own, :] = down.reshape(size, size, phases, len(own), len(own))
+        self.down: Kernel = spread.reshape(size, size, phases * count, len(own))
+        spread = np.zeros((5, 5, len(own), phases, count), np.float32)
+        spread[..., own] = up.reshape(5, 5, len(own), phases, len(own))
+        self.up: Kernel = spread.reshape(5, 5, len(own), phases * count)
+
+    def call(self, inputs: list[Any]) -> Any:
+        """(fine image with its phases as channels, input), both on the coarse grid -> as the first."""
+        fine, lr = inputs
+        seen = ops.conv(fine, ops.convert_to_tensor(self.down), padding="same")
+        given = ops.conv(lr, ops.convert_to_tensor(self.select), padding="same")
+        return fine + ops.conv(given - seen, ops.convert_to_tensor(self.up), padding="same")
+
+    def compute_output_shape(self, shapes: list[tuple[int | None, ...]]) -> tuple[int | None, ...]:
+        """Shape of `call`'s result."""
+        return shapes[0]
+
+
+# --- the networks ------------------------------------------------------------------------------------------------------------
 
 
 class Attention(keras.layers.Layer):
@@ -174,14 +287,8 @@ def plain_convolution(filters: int, name: str) -> keras.layers.Layer:
     return keras.layers.Conv2D(filters, 3, padding="same", name=name)
 
 
-def assemble(settings: NetworkSettings, convolution: Callable[[int, str], keras.layers.Layer], name: str) -> keras.Model:
-    """The network with 3x3 convolutions of the given kind: DN [n, h, w, bands] -> DN [n, factor h, factor w, bands]."""
-    phases = settings.factor**2 * settings.bands
-    if len(settings.mean) != settings.bands:
-        raise ValueError(f"mean has {len(settings.mean)} values, expected one for each of the {settings.bands} bands")
-    lr = keras.Input((None, None, settings.bands), name="lr")
-    x = keras.layers.Rescaling(1 / settings.spread, [-mean / settings.spread for mean in settings.mean], name="normalise")(lr)
-    head = convolution(settings.channels, "head")(x)
+def attention_body(head: Any, settings: NetworkSettings, convolution: Callable[[int, str], keras.layers.Layer]) -> Any:
+    """F's features: attention blocks, the first, the middle and the last of them merged with the head (SPAN)."""
     features, first, middle = head, head, head
     for i in range(settings.blocks):
         skip = features
@@ -195,26 +302,46 @@ def assemble(settings: NetworkSettings, convolution: Callable[[int, str], keras.
         first = features if i == 0 else first
     tail = convolution(settings.channels, "tail")(features)
     merged = keras.layers.Concatenate(name="merge")([head, tail, first, middle])
-    merged = keras.layers.Conv2D(settings.channels, 1, name="merge_1x1")(merged)
-    detail = convolution(phases, "phases")(merged)
-    cubic = FixedConvolution(bicubic_kernel(settings.bands, settings.factor), name="bicubic")(lr)
-    detail = keras.layers.Rescaling(settings.spread, name="to_dn")(detail)
-    return keras.Model(lr, DepthToSpace(settings.factor, name="sr")(keras.layers.Add(name="residual")([cubic, detail])), name=name)
+    return keras.layers.Conv2D(settings.channels, 1, name="merge_1x1")(merged)
 
 
-def fidelity_network(settings: NetworkSettings) -> keras.Model:
-    """The fidelity network F in its training form: DN in, DN out, residual over bicubic."""
-    model = assemble(settings, wide_convolution(settings), "fidelity")
-    quiet = [model.get_layer(f"block{i}_3") for i in range(settings.blocks)] + [model.get_layer("phases")]
-    for layer in quiet:  # start near bicubic, blocks near identity
+def residual_body(head: Any, settings: NetworkSettings, convolution: Callable[[int, str], keras.layers.Layer]) -> Any:
+    """P's features: residual blocks of two convolutions without normalisation, and one skip around all of them (SRResNet)."""
+    features = head
+    for i in range(settings.blocks):
+        inner = keras.layers.LeakyReLU(0.1, name=f"block{i}_1_leaky")(convolution(settings.channels, f"block{i}_1")(features))
+        features = keras.layers.Add(name=f"block{i}_skip")([features, convolution(settings.channels, f"block{i}_2")(inner)])
+    return keras.layers.Add(name="long_skip")([head, convolution(settings.channels, "tail")(features)])
+
+
+def assemble(settings: NetworkSettings, convolution: Callable[[int, str], keras.layers.Layer], name: str) -> keras.Model:
+    """The network with 3x3 convolutions of the given kind: DN [n, h, w, bands] -> DN [n, factor h, factor w, bands out]."""
+    phases = settings.factor**2 * len(settings.bands_out)
+    lr = keras.Input((None, None, len(settings.bands)), name="lr")
+    x = keras.layers.Rescaling(1 / settings.spread, [-mean / settings.spread for mean in settings.means], name="normalise")(lr)
+    body = {"attention": attention_body, "residual": residual_body}[settings.body]
+    features = body(convolution(settings.channels, "head")(x), settings, convolution)
+    detail = keras.layers.Rescaling(settings.spread, name="to_dn")(convolution(phases, "phases")(features))
+    fine = keras.layers.Add(name="residual")([FixedConvolution(base_kernel(settings), name="bicubic")(lr), detail])
+    for i in range(settings.back_projection):
+        fine = BackProjection(settings, name=f"back_projection{i}")([fine, lr])
+    return keras.Model(lr, DepthToSpace(settings.factor, name="sr")(fine), name=name)
+
+
+def network(settings: NetworkSettings) -> keras.Model:
+    """A network in its training form: DN in, DN out, residual over bicubic, near bicubic when untrained."""
+    model = assemble(settings, wide_convolution(settings), "network")
+    last = {"attention": 3, "residual": 2}[settings.body]
+    quiet = [model.get_layer(f"block{i}_{last}") for i in range(settings.blocks)] + [model.get_layer("phases")]
+    for layer in quiet:  # blocks near identity
         for weight in (layer.squeeze, layer.skip):
             weight.assign(0.2 * weight)
     return model
 
 
 def fuse(model: keras.Model, settings: NetworkSettings) -> keras.Model:
-    """The serving form of a trained `fidelity_network`: the same function with plain 3x3 convolutions."""
-    plain = assemble(settings, plain_convolution, "fidelity_fused")
+    """The serving form of a trained `network`: the same function with plain 3x3 convolutions."""
+    plain = assemble(settings, plain_convolution, "fused")
     for layer in plain.layers:
         trained = model.get_layer(layer.name) if layer.weights else None
         if isinstance(trained, WideConvolution):
@@ -225,8 +352,22 @@ def fuse(model: keras.Model, settings: NetworkSettings) -> keras.Model:
 
 
 def margin(settings: NetworkSettings) -> int:
-    """Radius of the receptive field in input pixels: one per 3x3 convolution in sequence; bicubic's 2 is within it."""
-    return max(1 + 3 * settings.blocks + 1 + 1, 2)
+    """Radius of the receptive field in input pixels: one per 3x3 convolution in sequence, then that of each back-projection."""
+    convolutions = 1 + {"attention": 3, "residual": 2}[settings.body] * settings.blocks + 1 + 1
+    detail = max(convolutions, base_kernel(settings).shape[0] // 2)
+    radius = kernel_radius(sensor_kernels(settings.bands_out, settings.factor, IN_GRAPH_REACH), settings.factor) if settings.back_projection else 0
+    return detail + settings.back_projection * (radius + 2)
+
+
+def operations(settings: NetworkSettings) -> int:
+    """Multiplications per input pixel of the serving form, back-projection included."""
+    plain = assemble(settings, plain_convolution, "counted")
+    total = 0
+    for layer in plain.layers:
+        kernels = [layer.kernel] if isinstance(layer, keras.layers.Conv2D | FixedConvolution) else []
+        kernels += [layer.down, layer.up] if isinstance(layer, BackProjection) else []
+        total += sum(int(np.prod(kernel.shape)) for kernel in kernels)
+    return total
 
 
 def upsampler(kernel: Kernel, factor: int, name: str) -> keras.Model:

@@ -1,7 +1,8 @@
-"""Training of the fidelity network: one loop, from the patches images that OTB's PatchesExtraction wrote to a model folder.
+"""Training of F and P: one loop, from the patches images that OTB's PatchesExtraction wrote to a model folder.
 
 A run is a function of its settings, its patches and its seed: batches and augmentation are drawn from (seed, step), so that a run
 resumed from a checkpoint does what the uninterrupted one would have done. (With a time budget, the schedule follows the clock.)
+Steps are Keras' own, so that they run on TensorFlow, JAX or PyTorch; reading patches and exporting need TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
-from otbsr.methods.losses import LossWeights, fidelity_loss
+from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
-from otbsr.methods.networks import NetworkSettings, bicubic_kernel, fidelity_network, fuse, margin, upsampler
+from otbsr.methods.networks import NetworkSettings, base_kernel, fuse, margin, network, upsampler
+from otbsr.methods.sensor import observe_anew, sensor_kernels
 from otbsr.progress import Report, silent
 
 Array = NDArray[np.float32]
@@ -41,6 +45,25 @@ class Augmentation(BaseModel):
     band_gain: float = Field(0.07, ge=0, description="standard deviation of each band's own log gain")
     offset: float = Field(60.0, ge=0, description="standard deviation of each band's offset, DN")
     noise: float = Field(8.0, ge=0, description="greatest standard deviation of noise added to the input, DN")
+    anew: float = Field(0.5, ge=0, le=1, description="share of batches whose inputs are made anew from their targets by a sensor drawn at random")
+    mtf: float = Field(0.1, ge=0, description="of that sensor: standard deviation of the log of each band's MTF at Nyquist")
+    shift: float = Field(0.03, ge=0, description="of that sensor: greatest displacement between bands, input pixels")
+    anew_noise: tuple[float, float] = Field((5.0, 20.0), description="of that sensor: least and greatest standard deviation of its noise, DN")
+
+
+class AdversarialSettings(BaseModel):
+    """The second half of P's training, once fidelity alone has made a start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(0.02, ge=0, description="weight of the adversarial term after its ramp")
+    features: float = Field(0.1, ge=0, description="weight of the distance between the discriminator's features of result and target")
+    start: float = Field(0.3, ge=0, le=1, description="share of the run after which the adversarial terms begin")
+    ramp: float = Field(0.2, gt=0, le=1, description="share of the run over which they rise")
+    relativistic: bool = Field(True, description="relativistic average least squares; false: plain least squares")
+    channels: int = Field(32, ge=4, description="features of the discriminator's first layer")
+    rate: float = Field(2e-4, gt=0, description="learning rate of the discriminator")
+    perceptual: str = Field("", description="weights file of keras.applications' VGG19 without top, to add its features' distance on R, G, B")
 
 
 class TrainingSettings(BaseModel):
@@ -59,8 +82,11 @@ class TrainingSettings(BaseModel):
     final_rate: float = Field(1e-6, ge=0, description="learning rate at the end of the cosine")
     warmup: int = Field(200, ge=0, description="steps over which the learning rate rises")
     clip: float = Field(1.0, gt=0, description="greatest norm of the gradient")
+    adversarial: AdversarialSettings | None = Field(None, description="given: a perceptual method (P); not: a fidelity method (F)")
     average: float = Field(0.999, ge=0, lt=1, description="decay of the moving average of weights, which is what is validated and exported")
-    border: int = Field(4, ge=0, description="input pixels at each side of a patch left out of loss and scores: zero padding spoils them")
+    patience: int = Field(0, ge=0, description="validations without a better score after which an F stops; 0: never")
+    mixed_precision: bool = Field(False, description="16-bit computation: faster on GPUs, slower on most processors")
+    border: int = Field(6, ge=0, description="input pixels at each side of a patch left out of loss and scores: zero padding spoils them")
     validate_every: int = Field(1000, ge=1, description="steps between validations and checkpoints")
 
 
@@ -146,15 +172,22 @@ def in_order() -> type:
     return InOrder
 
 
-def augmented(lr: Array, target: Array, how: Augmentation, random: np.random.Generator) -> tuple[Array, Array]:
-    """Turn, flip, brighten and offset input and target of one batch alike, and add noise to the input."""
+def augmented(lr: Array, target: Array, how: Augmentation, random: np.random.Generator, bands: Sequence[str] = ()) -> tuple[Array, Array]:
+    """Turn, flip, brighten and offset input and target of one batch alike, and add noise to the input.
+
+    With the names of `bands` (of input and target alike), a share of the batches gets inputs made anew from their targets.
+    """
+    if bands and random.random() < how.anew:
+        factor = target.shape[1] // lr.shape[1]
+        lr = observe_anew(target, bands, factor, how.mtf, how.shift, how.anew_noise, random)
     if how.flips:
         turns, flip = int(random.integers(4)), int(random.integers(2))
         lr, target = (np.rot90(x, turns, (1, 2))[:, :, :: -1 if flip else 1] for x in (lr, target))
-    n, bands = len(lr), lr.shape[-1]
-    gain = np.exp(random.normal(0, how.gain, (n, 1, 1, 1)) + random.normal(0, how.band_gain, (n, 1, 1, bands))).astype(np.float32)
-    offset = random.normal(0, how.offset, (n, 1, 1, bands)).astype(np.float32)
-    lr, target = lr * gain + offset, target * gain + offset
+    n, count = len(lr), lr.shape[-1]
+    gain = np.exp(random.normal(0, how.gain, (n, 1, 1, 1)) + random.normal(0, how.band_gain, (n, 1, 1, count))).astype(np.float32)
+    offset = random.normal(0, how.offset, (n, 1, 1, count)).astype(np.float32)
+    outs = slice(0, target.shape[-1])
+    lr, target = lr * gain + offset, target * gain[..., outs] + offset[..., outs]
     sigma = random.uniform(0, how.noise, (n, 1, 1, 1)).astype(np.float32)
     return lr + sigma * random.standard_normal(lr.shape, np.float32), target
 
@@ -169,17 +202,6 @@ def batch_indices(size: int, batch: int, seed: int, step: int) -> NDArray[np.int
 
 
 # --- scores ------------------------------------------------------------------------------------------------------------------
-
-
-def sensor_kernels(bands: Sequence[str], factor: int) -> Array:
-    """Sentinel-2's point spread from the fine to the coarse grid, one sum-1 kernel a band: [k, k, bands], k an odd multiple of factor."""
-    from otbsr.world.sensors import degradation_kernel
-
-    taps = [degradation_kernel(band, factor) for band in bands]
-    radius = max(math.ceil((t.size - factor) / 2 / factor) for t in taps)
-    size = factor * (2 * radius + 1)
-    taps = [np.pad(t, (size - t.size) // 2) for t in taps]
-    return np.stack([np.outer(t, t) for t in taps], -1).astype(np.float32)
 
 
 def scores(predict: Callable[[Array], Any], patches: Patches, border: int, batch: int = 32) -> dict[str, Any]:
@@ -226,70 +248,198 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
 # --- the loop ----------------------------------------------------------------------------------------------------------------
 
 
-class Trainer:
-    """Network, optimiser and moving average of weights; one `step` at a time."""
+class FidelityModel(keras.Model):
+    """A network with F's loss, for Keras' own training step on any backend."""
 
-    def __init__(self, settings: TrainingSettings, kernels: Array) -> None:
-        import keras
-        import tensorflow as tf
-
-        keras.utils.set_random_seed(settings.seed)
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__()
         self.settings = settings
-        self.model = fidelity_network(settings.network)
-        self.optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=settings.clip)
-        self.optimizer.build(self.model.trainable_variables)
-        self.averages = [tf.Variable(v.value, trainable=False) for v in self.model.trainable_variables]
-        factor, spread, cut = settings.network.factor, settings.network.spread, settings.border
+        self.net = network(settings.network)
+        self.kernels = sensor_kernels(settings.network.bands_out, settings.network.factor)
+        self.inputs_of_outputs = [settings.network.bands.index(band) for band in settings.network.bands_out]
 
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-        def update(lr: Any, target: Any, decay: Any) -> Any:
-            with tf.GradientTape() as tape:
-                result = self.model(lr, training=True)
-                size, fine = tf.shape(lr)[1], cut * factor
-                lr_in = lr[:, cut : size - cut, cut : size - cut] / spread
-                target_in = target[:, fine : factor * size - fine, fine : factor * size - fine] / spread
-                result_in = result[:, fine : factor * size - fine, fine : factor * size - fine] / spread
-                loss = fidelity_loss(lr_in, target_in, result_in, kernels, factor, settings.loss)
-            self.optimizer.apply(tape.gradient(loss, self.model.trainable_variables), self.model.trainable_variables)
-            for average, variable in zip(self.averages, self.model.trainable_variables, strict=True):
-                average.assign(decay * average + (1.0 - decay) * variable)
-            return loss
+    def build(self, shape: Any) -> None:
+        """All that is in it is built by its first call."""
+        self.built = True
 
-        self.update = update
+    def call(self, lr: Any, training: bool = False) -> Any:
+        """DN [n, h, w, bands] -> DN [n, factor h, factor w, bands out]."""
+        return self.net(lr, training=training)
+
+    def cut(self, lr: Any, *fine: Any) -> list[Any]:
+        """Input (its bands that come out) and images of the fine grid, all without the border that padding spoils, over the spread."""
+        s = self.settings
+        size, factor = ops.shape(lr)[1], s.network.factor
+        own = ops.take(lr, self.inputs_of_outputs, axis=-1) if len(self.inputs_of_outputs) < len(s.network.bands) else lr
+        inner = [own[:, s.border : size - s.border, s.border : size - s.border]]
+        low, high = s.border * factor, (size - s.border) * factor
+        inner += [image[:, low:high, low:high] for image in fine]
+        return [ops.cast(image, "float32") / s.network.spread for image in inner]
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
+        """F's loss of a batch."""
+        lr, target, result = self.cut(x, y, y_pred)
+        return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss)
+
+
+class PerceptualModel(FidelityModel):
+    """A network with P's loss: F's, and what the discriminator and its features say, by the factor `strength` that follows the ramp.
+
+    The discriminator is here for its opinion only: it is no part of what this model trains.
+    """
+
+    def __init__(self, settings: TrainingSettings, critic: Critic) -> None:
+        super().__init__(settings)
+        self.critic = critic
+        self.strength = self.add_weight(shape=(), initializer="zeros", trainable=False, name="strength")
+        adversarial = settings.adversarial
+        self.eyes = vgg_features(adversarial.perceptual) if adversarial and adversarial.perceptual else None
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The generator's alone."""
+        return list(self.net.trainable_variables)
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The generator's alone."""
+        return list(self.net.trainable_weights)
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """The rest, the discriminator's included."""
+        own = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in own]
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
+        """P's loss of a batch."""
+        adversarial = self.settings.adversarial
+        assert adversarial is not None
+        lr, target, result = self.cut(x, y, y_pred)
+        loss = fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss)
+        real, fake = self.critic.look(lr, target), self.critic.look(lr, result)
+        extra = adversarial.weight * deception_loss(ops.stop_gradient(real[-1]), fake[-1], adversarial.relativistic)
+        extra = extra + adversarial.features * feature_distance(real[:-1], fake[:-1])
+        if self.eyes is not None:
+            extra = extra + adversarial.features * feature_distance(self.eyes(target[..., :3]), self.eyes(result[..., :3]))
+        return loss + self.strength * extra
+
+
+class Critic(keras.Model):
+    """The discriminator: scores patches of a fine image beside its input; only ever used in training, so it may stride."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__()
+        assert settings.adversarial is not None
+        self.factor, self.relativistic = settings.network.factor, settings.adversarial.relativistic
+        base = settings.adversarial.channels
+        plan = [(base, 3, 1), (base, 4, 2), (2 * base, 3, 1), (2 * base, 4, 2), (4 * base, 3, 1)]
+        self.layers_in_order = [
+            keras.layers.Conv2D(n, k, strides=s, padding="same", activation="leaky_relu", name=f"layer{i}") for i, (n, k, s) in enumerate(plan)
+        ]
+        self.score = keras.layers.Conv2D(1, 3, padding="same", name="score")
+
+    def look(self, lr: Any, fine: Any) -> list[Any]:
+        """Features of every layer, and the scores [n, h', w', 1] last. lr [n, h, w, b] and fine [n, factor h, factor w, b]."""
+        x = ops.concatenate([fine, ops.repeat(ops.repeat(lr, self.factor, 1), self.factor, 2)], -1)
+        seen = []
+        for layer in self.layers_in_order:
+            x = layer(x)
+            seen.append(x)
+        return [*seen, self.score(x)]
+
+    def call(self, inputs: list[Any], training: bool = False) -> Any:
+        """(lr, target, result) -> scores of target and result, one after the other along the last axis."""
+        lr, target, result = inputs
+        return ops.concatenate([self.look(lr, target)[-1], self.look(lr, result)[-1]], -1)
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
+        """What the discriminator minimises."""
+        return critic_loss(y_pred[..., :1], y_pred[..., 1:], self.relativistic)
+
+
+def vgg_features(weights: str) -> keras.Model:
+    """VGG19's features before its third and fourth pooling, from a weights file that the user has; raises `InputError`."""
+    if not Path(weights).is_file():
+        raise InputError(f"{weights}: no such file; adversarial.perceptual wants the weights of keras.applications' VGG19 without top, or nothing")
+    vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
+    vgg.trainable = False
+    return keras.Model(vgg.input, [vgg.get_layer(name).output for name in ("block3_conv4", "block4_conv4")])
+
+
+class Trainer:
+    """Network, discriminator where there is one, optimisers and moving average of weights; one `step` at a time."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        keras.utils.set_random_seed(settings.seed)
+        keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision and keras.backend.backend() != "jax" else "float32")
+        self.settings = settings
+        self.critic = Critic(settings) if settings.adversarial else None
+        self.model = PerceptualModel(settings, self.critic) if self.critic else FidelityModel(settings)
+        jit: Any = False if keras.backend.backend() == "tensorflow" else "auto"  # on processors XLA's convolutions are slower
+        self.model.compile(keras.optimizers.Adam(settings.rate, global_clipnorm=settings.clip), jit_compile=jit)
+        if self.critic and settings.adversarial:
+            self.critic.compile(keras.optimizers.Adam(settings.adversarial.rate, beta_1=0.5, global_clipnorm=settings.clip), jit_compile=jit)
+        s, count = settings.network, 2 * settings.border + 8
+        lr = np.zeros((1, count, count, len(s.bands)), np.float32)
+        fine = np.zeros((1, 8 * s.factor, 8 * s.factor, len(s.bands_out)), np.float32)
+        self.model(lr)
+        if self.critic:
+            self.critic([fine[:, :8, :8], fine, fine])
+        self.model.optimizer.build(self.model.trainable_variables)
+        if self.critic:
+            self.critic.optimizer.build(self.critic.trainable_variables)
+        self.averages = [np.array(ops.convert_to_numpy(v)) for v in self.model.net.trainable_variables]
 
     def step(self, lr: Array, target: Array, number: int, share: float) -> float:
-        """One update; `share` 0..1 of the run drives the cosine. Returns the loss before it."""
-        import tensorflow as tf
-
+        """One update; `share` 0..1 of the run drives cosine and ramp. Returns the loss before it."""
         s = self.settings
         rate = s.final_rate + (s.rate - s.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-        self.optimizer.learning_rate.assign(rate * min(1.0, (number + 1) / max(1, s.warmup)))
+        self.model.optimizer.learning_rate.assign(rate * min(1.0, (number + 1) / max(1, s.warmup)))
+        if self.critic and s.adversarial:
+            strength = min(1.0, max(0.0, share - s.adversarial.start) / s.adversarial.ramp)
+            self.model.strength.assign(strength)
+            if share >= 0.8 * s.adversarial.start:  # it should know something when it is first listened to
+                own, real, made = self.model.cut(lr, target, self.model.predict_on_batch(lr))
+                self.critic.reset_metrics()
+                self.critic.train_on_batch([np.asarray(own), np.asarray(real), np.asarray(made)])
+        self.model.reset_metrics()
+        loss = float(np.asarray(self.model.train_on_batch(lr, target)).ravel()[0])
         decay = min(s.average, (number + 1) / (number + 10))
-        return float(self.update(tf.constant(lr), tf.constant(target), tf.constant(decay, tf.float32)))
+        for average, variable in zip(self.averages, self.model.net.trainable_variables, strict=True):
+            average *= decay
+            average += (1 - decay) * ops.convert_to_numpy(variable)
+        return loss
 
     def arrays(self) -> dict[str, list[Any]]:
         """Everything that a checkpoint keeps."""
-        return {
-            "weight": [v.numpy() for v in self.model.trainable_variables],
-            "average": [v.numpy() for v in self.averages],
-            "optimizer": [np.asarray(v) for v in self.optimizer.variables],
-        }
+        kept: dict[str, list[Any]] = {"weight": self.model.net.trainable_variables, "optimizer": self.model.optimizer.variables}
+        if self.critic:
+            kept |= {"critic": self.critic.trainable_variables, "criticoptimizer": self.critic.optimizer.variables}
+        return {name: [ops.convert_to_numpy(v) for v in values] for name, values in kept.items()} | {"average": self.averages}
 
     def restore(self, arrays: dict[str, list[Any]], weights_only: bool = False) -> None:
-        """Take a checkpoint's arrays; `weights_only`: start anew from its averaged weights."""
-        places = {"weight": self.model.trainable_variables, "average": self.averages, "optimizer": self.optimizer.variables}
-        sources = {"weight": "average", "average": "average"} if weights_only else {name: name for name in places}
-        for name, source in sources.items():
-            for variable, value in zip(places[name], arrays[source], strict=True):
+        """Take a checkpoint's arrays; `weights_only`: start anew from its averaged weights. Raises `InputError` for another network's."""
+        shapes = [tuple(v.shape) for v in self.model.net.trainable_variables]
+        given = [tuple(a.shape) for a in arrays["average"]]
+        if shapes != given:
+            raise InputError(f"the checkpoint has {len(given)} weights of other shapes than this network's {len(shapes)}; use the settings it was made with")
+        places: dict[str, list[Any]] = {"weight": self.model.net.trainable_variables, "optimizer": self.model.optimizer.variables}
+        if self.critic and "critic" in arrays:
+            places |= {"critic": self.critic.trainable_variables, "criticoptimizer": self.critic.optimizer.variables}
+        for name, variables in ({"weight": places["weight"]} if weights_only else places).items():
+            for variable, value in zip(variables, arrays["average" if weights_only else name], strict=True):
                 variable.assign(value)
+        self.averages = [np.array(a) for a in arrays["average"]]
 
     def averaged(self) -> Any:
         """The serving form of the network with averaged weights."""
-        current = [v.numpy() for v in self.model.trainable_variables]
-        for variable, average in zip(self.model.trainable_variables, self.averages, strict=True):
+        variables = self.model.net.trainable_variables
+        current = [np.array(ops.convert_to_numpy(v)) for v in variables]
+        for variable, average in zip(variables, self.averages, strict=True):
             variable.assign(average)
-        plain = fuse(self.model, self.settings.network)
-        for variable, value in zip(self.model.trainable_variables, current, strict=True):
+        plain = fuse(self.model.net, self.settings.network)
+        for variable, value in zip(variables, current, strict=True):
             variable.assign(value)
         return plain
 
@@ -309,7 +459,7 @@ def train(
     overwrite: bool = False,
     report: Report = silent,
 ) -> ModelFolder:
-    """Train the fidelity network and write its model folder `out`.
+    """Train a network, F or (with `settings.adversarial`) P, and write its model folder `out`.
 
     training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands`.
     checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
@@ -322,30 +472,36 @@ def train(
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
-    if training.factor != settings.network.factor or training.lr.shape[-1] != settings.network.bands:
+    bands = tuple(bands)
+    if not settings.network.outputs and bands != settings.network.bands:
+        settings = settings.model_copy(update={"network": NetworkSettings(**settings.network.model_dump() | {"bands": bands})})
+    asked = (settings.network.factor, len(settings.network.bands), len(settings.network.bands_out))
+    if (training.factor, training.lr.shape[-1], training.target.shape[-1]) != asked:
         raise UsageError(
-            f"patches are x{training.factor} with {training.lr.shape[-1]} bands, the network is x{settings.network.factor} with {settings.network.bands}: "
-            "make the settings and the patches agree"
+            f"patches are x{training.factor} with {training.lr.shape[-1]} bands in and {training.target.shape[-1]} out, "
+            f"the network is x{asked[0]} with {asked[1]} and {asked[2]}: make the settings and the patches agree"
         )
     if 2 * settings.border + 5 >= training.lr.shape[1]:
         raise UsageError(f"patches of {training.lr.shape[1]} input pixels leave nothing within a border of {settings.border}; extract larger patches")
     run = {"settings": settings.model_dump(mode="json"), "training": training.hash(), "validation": validation.hash()}
-    trainer = Trainer(settings, sensor_kernels(bands, settings.network.factor))
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": []}
+    trainer = Trainer(settings)
+    alike = settings.network.bands == settings.network.bands_out  # inputs can be made anew from targets
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": [], "best_step": 0}
+    best = trainer.averages  # of all validations, for F; the last, for P: what it is after lowers its score
     checkpoint = Path(checkpoint) if checkpoint else out.with_name(f"{out.name}.checkpoint.npz")
     if checkpoint.is_file():
         arrays, saved = read_checkpoint(checkpoint)
         if saved["run"] != run:
             raise UsageError(f"{checkpoint}: belongs to a run with other settings or patches; remove it or give another --checkpoint")
         trainer.restore(arrays)
-        state = saved["state"]
+        state, best = saved["state"], arrays["best"]
     elif start_from:
         arrays, saved = read_checkpoint(Path(start_from))
         trainer.restore(arrays, weights_only=True)
         state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]
     state["source"] = {"data": data, "seeds": sorted(seeds), "pairs": len(training)}
 
-    baseline = upsampler(bicubic_kernel(settings.network.bands, settings.network.factor), settings.network.factor, "bicubic")
+    baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
     bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
     begin, losses = time.monotonic() - state["seconds"], []
     budget = settings.minutes * 60 if settings.minutes else math.inf
@@ -357,7 +513,7 @@ def train(
         step = state["step"]
         random = np.random.default_rng([settings.seed, 2, step])
         chosen = batch_indices(len(training), settings.batch, settings.seed, step)
-        lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random)
+        lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, bands if alike else ())
         loss = trainer.step(lr, target, step, share())
         if not math.isfinite(loss):
             raise ProcessingError(f"step {step}: the loss is {loss}; lower the learning rate (now {settings.rate:g}) and resume from {checkpoint}")
@@ -369,9 +525,15 @@ def train(
             state["curve"].append({"step": step + 1, "loss": round(float(np.mean(losses)), 6), "psnr": score["psnr"]})
             state["seconds"] = time.monotonic() - begin
             losses = []
-            write_checkpoint(checkpoint, trainer.arrays(), {"run": run, "state": state})
+            if settings.adversarial or score["psnr"] > max((point["psnr"] for point in state["curve"][:-1]), default=-math.inf):
+                best, state["best_step"] = [a.copy() for a in trainer.averages], step + 1
+            write_checkpoint(checkpoint, trainer.arrays() | {"best": best}, {"run": run, "state": state})
             report(f"validation: {score['psnr'] - bicubic['psnr']:+.2f} dB over bicubic", 1.0)
+            since = (state["step"] - state["best_step"]) / settings.validate_every
+            if settings.patience and not settings.adversarial and since >= settings.patience:
+                break
 
+    trainer.averages = best
     fused = trainer.averaged()
     score = scores(tf.function(fused, reduce_retracing=True), validation, settings.border)
     metrics = {
@@ -391,6 +553,7 @@ def train(
         "validation_hash": run["validation"],
         "seed": settings.seed,
         "steps": state["step"],
+        "best_step": state["best_step"],
         "seconds": round(time.monotonic() - begin),
         "history": state["history"],
         "commit": commit(),
@@ -399,11 +562,11 @@ def train(
     }
     sidecar = Sidecar(
         name=name or out.name,
-        method="fidelity",
+        method="perceptual" if settings.adversarial else "fidelity",
         factor=settings.network.factor,
         margin=margin(settings.network),
         input=ModelInput(bands=tuple(bands), spacing=spacing),
-        output=ModelOutput(bands=tuple(bands)),
+        output=ModelOutput(bands=settings.network.bands_out),
         training=record,
         metrics=metrics,
         licence="Apache-2.0",
@@ -417,15 +580,22 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+KINDS = {
+    "fidelity": ("Fidelity method", "It sharpens what the input hints at, and texture within a parcel is smoothed."),
+    "perceptual": ("Perceptual method (GAN)", "It draws texture that is likely, not texture that is there: do not measure or count in it; compare it with F."),
+}
+
+
 def card(sidecar: Sidecar, parameters: int) -> str:
     """The model card, from the sidecar."""
-    t, m, bands = sidecar.training, sidecar.metrics, sidecar.input.bands
+    t, m, bands = sidecar.training, sidecar.metrics, sidecar.output.bands
     rows = "\n".join(f"| {b} | {x:.2f} | {y:.2f} | {y - x:+.2f} |" for b, x, y in zip(bands, m["psnr_bands_bicubic"], m["psnr_bands"], strict=True))
     past = ", then ".join(f"{run['steps']} steps on {run.get('data') or 'data not recorded'}" for run in t["history"])
     before = f"\nIt started from weights trained for {past}." if past else ""
+    kind, limits = KINDS[sidecar.method]
     return f"""# {sidecar.name}
 
-Fidelity method: a purely local residual network over bicubic, {parameters:,} parameters, x{sidecar.factor}, bands {" ".join(bands)},
+{kind}: a purely local residual network over bicubic, {parameters:,} parameters, x{sidecar.factor}, bands {" ".join(bands)},
 {sidecar.input.spacing:g} m to {sidecar.input.spacing / sidecar.factor:g} m. In and out: reflectance x 10000. Margin {sidecar.margin} input pixels.
 
 **Trained on** {t["data"] or "patches described in model.json"}:
@@ -438,8 +608,8 @@ Fidelity method: a purely local residual network over bicubic, {parameters:,} pa
 {rows}
 | mean | {m["psnr_bicubic"]:.2f} | {m["psnr"]:.2f} | {m["gain_over_bicubic_db"]:+.2f} |
 
-**Limits.** It sharpens what the input hints at; an object that left no trace at {sidecar.input.spacing:g} m does not come back, and texture within a
-parcel is smoothed. What was measured above holds for data like its training data, and for no other.
+**Limits.** {limits} An object that left no trace at {sidecar.input.spacing:g} m does not come back. What was measured above holds for data like its
+training data, and for no other.
 """
 
 

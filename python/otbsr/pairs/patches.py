@@ -39,14 +39,14 @@ class PatchSettings(BaseModel):
     step: int = Field(16, ge=1, description="distance between neighbouring patches")
     block: int = Field(64, ge=1, description="side of the square blocks that go whole to training or validation")
     buffer: int = Field(2, ge=0, description="least distance between a training and a validation patch")
-    valid: float = Field(0.15, ge=0, lt=1, description="share of the blocks kept for validation")
+    valid: float = Field(0.15, ge=0, le=1, description="share of the blocks kept for validation; 1: the whole image")
     seed: int = 0
 
 
 def block_splits(rows: int, columns: int, valid: float, seed: int) -> NDArray[np.bool_]:
-    """Which blocks are for validation: [rows, columns] bool, a share `valid` of them, at least one when there are two or more."""
+    """Which blocks are for validation: [rows, columns] bool, a share `valid` of them; unless it is 0 or 1, at least one for each split."""
     count = rows * columns
-    chosen = round(valid * count) if valid == 0 or count < 2 else min(count - 1, max(1, round(valid * count)))
+    chosen = round(valid * count) if valid in (0, 1) or count < 2 else min(count - 1, max(1, round(valid * count)))
     mask = np.zeros(count, bool)
     mask[np.random.default_rng([seed, 3]).permutation(count)[:chosen]] = True
     return mask.reshape(rows, columns)
@@ -161,8 +161,9 @@ def extract_pairs(
                 "accepted": accepted,
                 "rejected": len(corners[split]) - accepted,
             }
-        if not manifest["splits"]["train"]["accepted"]:
-            raise InputError(f"{lr}: no training patch: all {len(corners['train'])} placed were rejected; check no-data, or use a smaller --patch or --block")
+        wanted = "valid" if settings.valid == 1 else "train"
+        if not manifest["splits"][wanted]["accepted"]:
+            raise InputError(f"{lr}: no {wanted} patch: all {len(corners[wanted])} placed were rejected; check no-data, or use a smaller --patch or --block")
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         if out.exists():

@@ -160,7 +160,9 @@ def quantise(reflectance: Image, offset: int = 0, low: int = -32768, high: int =
     return np.clip(np.rint(reflectance * 1e4) + offset, low, high).astype(np.int32)
 
 
-def degradation_kernel(band: str, factor: int = 4, spacing: float = 2.5, mtf_fine: float = REFERENCE_MTF) -> NDArray[np.float64]:
+def degradation_kernel(
+    band: str, factor: int = 4, spacing: float = 2.5, mtf_fine: float = REFERENCE_MTF, mtf: float | None = None, reach: float = 4.0, shift: float = 0.0
+) -> NDArray[np.float64]:
     """Separable taps that turn the fine reference into what Sentinel-2's `band` sees before noise, `factor` times coarser.
 
     The reference's pixel is a Gaussian (sigma_f, from `mtf_fine`) times its square, Sentinel-2's a Gaussian (sigma_c) times a
@@ -172,16 +174,19 @@ def degradation_kernel(band: str, factor: int = 4, spacing: float = 2.5, mtf_fin
         factor: coarse over fine spacing.
         spacing: fine spacing, metres; only ratios matter.
         mtf_fine: MTF at Nyquist of the fine image; the reference's by default.
+        mtf: MTF at Nyquist of the coarse image; the band's by default.
+        reach: the Gaussian is cut at this many standard deviations.
+        shift: fine pixels towards higher indices by which the coarse pixels lie off their places.
 
     Returns:
-        (factor + 2 r,) float64 taps with sum 1, symmetric: centred on the coarse pixel, they reach r fine pixels beyond it.
+        (factor + 2 r,) float64 taps with sum 1: centred on the coarse pixel (but for `shift`), they reach r fine pixels beyond it.
 
     """
-    coarse = gaussian_sigma(factor * spacing, SENTINEL2[band].mtf)
+    coarse = gaussian_sigma(factor * spacing, SENTINEL2[band].mtf if mtf is None else mtf)
     variance = coarse**2 - gaussian_sigma(spacing, mtf_fine) ** 2
     sigma = math.sqrt(variance) / spacing
-    radius = math.ceil(4.0 * sigma)
-    x = np.arange(-radius, radius + 1)
+    radius = math.ceil(reach * sigma)
+    x = np.arange(-radius, radius + 1) - shift
     taps = np.convolve(np.exp(-0.5 * (x / sigma) ** 2), np.ones(factor))
     return taps / taps.sum()
 

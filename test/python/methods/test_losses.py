@@ -7,7 +7,20 @@ import math
 import numpy as np
 import pytest
 
-from otbsr.methods.losses import LossWeights, charbonnier, consistency, degrade, fidelity_loss, gradient, spectral_angle
+from otbsr.methods.losses import (
+    LossWeights,
+    charbonnier,
+    consistency,
+    critic_loss,
+    deception_loss,
+    feature_distance,
+    fidelity_loss,
+    gradient,
+    over_shifts,
+    shifts,
+    spectral_angle,
+)
+from otbsr.methods.sensor import degrade, kernel_radius, observe_anew, polyphase_degradation, sensor_kernels, spacing_ratio
 
 BOX = np.full((4, 4, 1), 1 / 16, np.float32)
 
@@ -16,23 +29,29 @@ def image(values):
     return np.asarray(values, np.float32)[None, ..., None]
 
 
+def float_of(values):
+    """The one image's value."""
+    assert np.shape(values) == (1,)
+    return float(np.asarray(values)[0])
+
+
 def test_charbonnier():
-    assert float(charbonnier(np.array([3.0, -3.0]), 4.0)) == pytest.approx(1.0)  # sqrt(9 + 16) - 4
-    assert float(charbonnier(np.zeros(3))) == 0.0
+    two = np.array([[[[3.0], [-3.0]]], [[[0.0], [0.0]]]])
+    np.testing.assert_allclose(charbonnier(two, 4.0), [1.0, 0.0])  # sqrt(9 + 16) - 4, per image
 
 
 def test_gradient_sees_edges_but_no_level():
     target, moved = image([[0, 0], [0, 0]]), image([[5, 5], [5, 5]])
-    assert float(gradient(target, moved)) == pytest.approx(0, abs=1e-7)
+    assert float_of(gradient(target, moved)) == pytest.approx(0, abs=1e-7)
     edge = image([[0, 3], [0, 3]])  # rows differ by 0, columns by 3: half of |3|
-    assert float(gradient(target, edge)) == pytest.approx(0.5 * (math.sqrt(9 + 1e-4) - 1e-2), rel=1e-5)
+    assert float_of(gradient(target, edge)) == pytest.approx(0.5 * (math.sqrt(9 + 1e-4) - 1e-2), rel=1e-5)
 
 
 def test_spectral_angle():
     x = np.array([[[[1.0, 0.0]]]], np.float32)
     y = np.array([[[[2.0, 2.0]]]], np.float32)
-    assert float(spectral_angle(x, y)) == pytest.approx(1 - math.cos(math.pi / 4), abs=1e-5)
-    assert float(spectral_angle(x, 7 * x)) == pytest.approx(0, abs=1e-5)
+    assert float_of(spectral_angle(x, y)) == pytest.approx(1 - math.cos(math.pi / 4), abs=1e-5)
+    assert float_of(spectral_angle(x, 7 * x)) == pytest.approx(0, abs=1e-5)
 
 
 def test_degrade_box_is_block_mean():
@@ -42,8 +61,6 @@ def test_degrade_box_is_block_mean():
 
 
 def test_degrade_keeps_a_ramp_where_it_is():
-    from otbsr.methods.training import sensor_kernels
-
     kernels = sensor_kernels(("B4", "B8"), 4)
     assert kernels.shape[0] % 8 == 4  # an odd multiple of the factor: centred on a coarse pixel
     np.testing.assert_allclose(kernels.sum((0, 1)), 1, rtol=1e-5)
@@ -55,7 +72,6 @@ def test_degrade_keeps_a_ramp_where_it_is():
 
 
 def test_degrade_agrees_with_the_world_simulator():
-    from otbsr.methods.training import sensor_kernels
     from otbsr.world.sensors import degrade as simulate
 
     bands = ("B4", "B3", "B2", "B8")
@@ -68,8 +84,8 @@ def test_degrade_agrees_with_the_world_simulator():
 def test_consistency_is_zero_only_for_what_gives_the_input_back():
     fine = np.random.default_rng(2).standard_normal((1, 16, 16, 1)).astype(np.float32)
     lr = fine.reshape(1, 4, 4, 4, 4, 1).mean((2, 4))
-    assert float(consistency(lr, fine, BOX, 4)) == pytest.approx(0, abs=1e-6)
-    assert float(consistency(lr, fine + 2, BOX, 4)) == pytest.approx(math.sqrt(4 + 1e-4) - 1e-2, rel=1e-4)
+    assert float_of(consistency(lr, fine, BOX, 4)) == pytest.approx(0, abs=1e-6)
+    assert float_of(consistency(lr, fine + 2, BOX, 4)) == pytest.approx(math.sqrt(4 + 1e-4) - 1e-2, rel=1e-4)
 
 
 def test_total_is_the_weighted_sum():
@@ -78,3 +94,67 @@ def test_total_is_the_weighted_sum():
     three_quarters = math.sqrt(0.75**2 + 1e-4) - 1e-2
     weights = LossWeights(pixel=2, gradient=3, spectral=0, consistency=5)
     assert float(fidelity_loss(lr, target, result, BOX, 4, weights)) == pytest.approx(2 * one + 5 * three_quarters, rel=1e-5)
+
+
+def test_registration_finds_the_shift_of_each_image():
+    random = np.random.default_rng(3)
+    large = random.standard_normal((2, 20, 20, 1)).astype(np.float32)
+    result = large[:, 4:-4, 4:-4]
+    target = np.stack([large[0, 5:-3, 2:-6], large[1, 4:-4, 4:-4]])  # the first by (1, -2), the second in place
+    together = over_shifts(lambda a, b: charbonnier(a - b), target, result, 2)
+    np.testing.assert_allclose(together, 0, atol=1e-7)
+    assert np.asarray(over_shifts(lambda a, b: charbonnier(a - b), target, result, 1))[0] > 0.1
+    assert np.asarray(over_shifts(lambda a, b: charbonnier(a - b), target, result, 0))[1] == pytest.approx(0, abs=1e-7)
+    assert shifts(1)[0] == (0, 0)
+    assert len(shifts(2)) == 25
+
+
+def test_scores_of_the_discriminator_by_hand():
+    real, fake = np.array([0.5, 1.5]), np.array([-0.25, 0.25])  # means 1 and 0: what each side wants
+    assert float(critic_loss(real, fake, False)) == pytest.approx(0.5 * (0.25 + 0.0625))
+    assert float(critic_loss(real, fake, True)) == pytest.approx(0.5 * (0.25 + 0.0625))
+    assert float(deception_loss(real, fake, False)) == pytest.approx(0.5 * np.mean([1.25**2, 0.75**2]))
+    assert float(deception_loss(real, fake, True)) == pytest.approx(0.5 * (np.mean([1.5**2, 2.5**2]) + np.mean([2.25**2, 1.75**2])))
+
+
+def test_feature_distance_does_not_depend_on_the_layers_scale():
+    real, fake = [np.array([1.0, -1.0]), np.array([100.0, 100.0])], [np.array([1.5, -1.5]), np.array([50.0, 150.0])]
+    assert float(feature_distance(real, fake)) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_polyphase_degradation_is_the_degradation():
+    from otbsr.methods.networks import depth_to_space
+
+    bands, factor = ("B4", "B2"), 3
+    kernels = sensor_kernels(bands, factor)
+    phases = np.random.default_rng(4).standard_normal((1, 12, 11, factor * factor * 2)).astype(np.float32)
+    radius = kernel_radius(kernels, factor)
+    from keras import ops
+
+    coarse = np.asarray(ops.conv(phases, polyphase_degradation(kernels, factor), padding="valid"))
+    np.testing.assert_allclose(coarse, np.asarray(degrade(np.asarray(depth_to_space(phases, factor)), kernels, factor)), atol=1e-5)
+    assert coarse.shape[1] == 12 - 2 * radius
+
+
+def test_inputs_made_anew_vary_only_as_asked():
+    bands = ("B4", "B3", "B2", "B8")
+    target = np.random.default_rng(5).uniform(500, 3000, (2, 64, 64, 4)).astype(np.float32)
+    from otbsr.world.sensors import degrade as simulate
+
+    plain = observe_anew(target, bands, 4, 0.0, 0.0, (0.0, 0.0), np.random.default_rng(0))
+    np.testing.assert_allclose(plain, np.stack([simulate(t, 4, bands) for t in target]), atol=0.05)
+    noisy = observe_anew(target, bands, 4, 0.0, 0.0, (10.0, 10.0), np.random.default_rng(0))
+    assert (noisy - plain).std() == pytest.approx(10, rel=0.05)
+    blurred = [observe_anew(target, bands, 4, 0.3, 0.0, (0.0, 0.0), np.random.default_rng(seed)).std() for seed in range(4)]
+    assert np.std(blurred) > 1
+    x = np.broadcast_to(10 * np.arange(64, dtype=np.float32)[None, None, :, None], (1, 64, 64, 4))
+    moved = observe_anew(x, bands, 4, 0.0, 0.25, (0.0, 0.0), np.random.default_rng(1)) - observe_anew(
+        x, bands, 4, 0.0, 0.0, (0.0, 0.0), np.random.default_rng(1)
+    )
+    inner = moved[:, 4:-4, 4:-4].mean((0, 1, 2))
+    assert np.all(np.abs(inner) <= 10.01)  # a quarter of a coarse pixel is one fine pixel: 10 DN
+    assert np.ptp(inner) > 1, "each band its own"
+
+
+def test_spacing_of_bands_on_the_ten_metre_grid():
+    assert [spacing_ratio(band) for band in ("B4", "B5", "B1", "red")] == [1, 2, 6, 1]

@@ -12,9 +12,9 @@ import pytest
 from otbsr.errors import ModelError, OutputError
 from otbsr.methods.baselines import write_baseline
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
-from otbsr.methods.networks import NetworkSettings, fidelity_network, fuse, margin
+from otbsr.methods.networks import NetworkSettings, fuse, margin, network
 
-TINY = NetworkSettings(channels=8, blocks=2)
+TINY = NetworkSettings(channels=8, blocks=2, back_projection=0)
 BANDS = ("B4", "B3", "B2", "B8")
 
 
@@ -47,7 +47,7 @@ def edited(folder: ModelFolder, tmp_path: Path, change) -> Path:
 
 
 def test_round_trip_keras_saved_model_and_python(tmp_path):
-    model = fuse(fidelity_network(TINY), TINY)
+    model = fuse(network(TINY), TINY)
     folder = save_model(model, tmp_path / "tiny", sidecar(), card="# tiny\n")
     lr = np.random.default_rng(0).uniform(0, 4000, (1, 30, 26, 4)).astype(np.float32)
     sr = folder.signature(lr=lr)["sr"].numpy()
@@ -160,7 +160,7 @@ def test_runs_in_a_session_as_through_the_c_api(tmp_path):
     """TF_LoadSessionFromSavedModel is this loader: it knows no Keras and restores only what the graph's restore operation names."""
     import tensorflow as tf
 
-    model = fuse(fidelity_network(TINY), TINY)
+    model = fuse(network(TINY), TINY)
     folder = save_model(model, tmp_path / "tiny", sidecar())
     lr = np.random.default_rng(0).uniform(0, 4000, (1, 12, 16, 4)).astype(np.float32)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:

@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 
 from otbsr.methods.networks import (
+    SIZES,
     NetworkSettings,
     WideConvolution,
     bicubic_kernel,
     depth_to_space,
-    fidelity_network,
     fine_positions,
     fuse,
     keys_cubic,
+    lanczos_kernel,
     margin,
     nearest_kernel,
+    network,
+    operations,
     upsampler,
 )
+from otbsr.methods.sensor import degrade, kernel_radius, sensor_kernels
 
-TINY = NetworkSettings(channels=8, blocks=2)
+TINY = NetworkSettings(channels=8, blocks=2, back_projection=0)
 
 
 def loud(settings: NetworkSettings, seed: int = 0):
@@ -27,7 +31,7 @@ def loud(settings: NetworkSettings, seed: int = 0):
     import keras
 
     keras.utils.set_random_seed(seed)
-    model = fidelity_network(settings)
+    model = network(settings)
     random = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, WideConvolution):
@@ -80,13 +84,13 @@ def test_depth_to_space_order():
 def test_untrained_network_is_near_bicubic():
     lr = np.random.default_rng(1).uniform(200, 3000, (1, 24, 24, 4)).astype(np.float32)
     cubic = upsampler(bicubic_kernel(4, 4), 4, "bicubic")(lr).numpy()
-    difference = fidelity_network(NetworkSettings())(lr).numpy() - cubic
+    difference = network(NetworkSettings(back_projection=0))(lr).numpy() - cubic
     assert 0 < np.sqrt(np.mean(difference**2)) < 0.5 * lr.std()
 
 
-@pytest.mark.parametrize("blocks", [2, 3])
-def test_margin_bounds_the_receptive_field_and_is_tight(blocks):
-    settings = NetworkSettings(channels=8, blocks=blocks)
+@pytest.mark.parametrize(("blocks", "body"), [(2, "attention"), (3, "attention"), (3, "residual")])
+def test_margin_bounds_the_receptive_field_and_is_tight(blocks, body):
+    settings = NetworkSettings(channels=8, blocks=blocks, body=body, back_projection=0)
     radius, model = margin(settings), fuse(loud(settings), settings)
     size = 2 * radius + 9
     lr = np.random.default_rng(2).uniform(500, 2500, (1, size, size, 4)).astype(np.float32)
@@ -100,7 +104,8 @@ def test_margin_bounds_the_receptive_field_and_is_tight(blocks):
 
 
 def test_margin_of_default_network():
-    assert margin(NetworkSettings()) == 21
+    assert margin(NetworkSettings()) == 25
+    assert margin(NetworkSettings(back_projection=0)) == 21
 
 
 def test_blocks_with_margin_equal_whole():
@@ -133,4 +138,77 @@ def test_fused_network_equals_trained_form_and_is_small():
     np.testing.assert_allclose(fused(lr).numpy(), model(lr).numpy(), rtol=1e-4, atol=0.05)
     assert fused.count_params() < 0.4 * model.count_params()
     settings = NetworkSettings()
-    assert 150_000 <= fuse(fidelity_network(settings), settings).count_params() <= 450_000
+    assert 150_000 <= fuse(network(settings), settings).count_params() <= 450_000
+
+
+def test_sizes():
+    for name, low, high in (("tiny", 50_000, 70_000), ("light", 180_000, 220_000), ("base", 0.9e6, 1.1e6)):
+        settings = NetworkSettings(size=name)
+        assert SIZES[name]["blocks"] == settings.blocks
+        assert low < fuse(network(settings), settings).count_params() < high
+    assert operations(NetworkSettings(size="base")) > 4 * operations(NetworkSettings(size="light"))
+    with pytest.raises(ValueError, match="size is 'huge', expected one of tiny, light, base"):
+        NetworkSettings(size="huge")
+
+
+def test_lanczos_keeps_constants_and_is_exact_at_centres_of_odd_factors():
+    lr = np.random.default_rng(6).uniform(0, 3000, (1, 14, 14, 1)).astype(np.float32)
+    sr = upsampler(lanczos_kernel(1, 3), 3, "lanczos")(lr).numpy()
+    np.testing.assert_allclose(sr[0, 13:-12:3, 13:-12:3, 0], lr[0, 4:-4, 4:-4, 0], rtol=1e-5)
+    flat = upsampler(lanczos_kernel(1, 4), 4, "lanczos")(np.full((1, 12, 12, 1), 700.0, np.float32)).numpy()
+    np.testing.assert_allclose(flat[0, 12:-12, 12:-12], 700, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 6, 8])
+def test_every_factor_from_one_definition(factor):
+    """Untrained, a ramp comes out as a ramp on the nested grid; so geometry and back-projection are right for each factor."""
+    settings = NetworkSettings(channels=8, blocks=2, factor=factor, back_projection=1)
+    model = network(settings)
+    model.get_layer("phases").set_weights([0 * w for w in model.get_layer("phases").get_weights()])
+    size = 2 * margin(settings) + 5
+    x = np.arange(size, dtype=np.float32)
+    lr = np.broadcast_to((1000 + 10 * x[None, :] + 30 * x[:, None])[None, ..., None], (1, size, size, 4)).copy()
+    cut = margin(settings) * factor
+    fine = (np.arange(size * factor) + 0.5) / factor - 0.5
+    expected = (1000 + 10 * fine[None, :] + 30 * fine[:, None])[cut:-cut, cut:-cut]
+    np.testing.assert_allclose(model(lr).numpy()[0, cut:-cut, cut:-cut, 2], expected, atol=0.05)
+
+
+def test_back_projection_brings_the_result_closer_to_the_input():
+    lr = np.random.default_rng(7).uniform(500, 2500, (1, 48, 48, 4)).astype(np.float32)
+    lr = 0.25 * (lr + np.roll(lr, 1, 1) + np.roll(lr, 1, 2) + np.roll(lr, (1, 1), (1, 2)))
+    kernels = sensor_kernels(NetworkSettings().bands, 4)
+    radius, misses = kernel_radius(kernels, 4), []
+    for times in (0, 1, 2):
+        settings = NetworkSettings(channels=8, blocks=2, back_projection=times)
+        seen = np.asarray(degrade(loud(settings)(lr).numpy(), kernels, 4))
+        misses.append(np.abs(seen - lr[:, radius:-radius, radius:-radius])[:, 8:-8, 8:-8].mean())
+    assert misses[0] > 1.3 * misses[1] > 1.3 * misses[2]
+
+
+def test_blocks_with_margin_equal_whole_with_back_projection():
+    settings = NetworkSettings(channels=8, blocks=2, back_projection=2)
+    radius, model = margin(settings), fuse(loud(settings), settings)
+    lr = np.random.default_rng(8).uniform(500, 2500, (1, 70, 70, 4)).astype(np.float32)
+    whole = model(lr).numpy()
+    block = model(lr[:, 28 - radius : 37 + radius, 25 - radius : 44 + radius]).numpy()
+    np.testing.assert_allclose(block[:, 4 * radius : -4 * radius, 4 * radius : -4 * radius], whole[:, 112:148, 100:176], atol=2e-2)
+
+
+def test_bands_out_are_the_named_ones_whatever_the_spacing():
+    bands = ("B2", "B3", "B4", "B8", "B5", "B11")
+    some = NetworkSettings(channels=8, blocks=2, bands=bands, outputs=("B11", "B4"))
+    model = network(some)
+    model.get_layer("phases").set_weights([0 * w for w in model.get_layer("phases").get_weights()])
+    size = 2 * margin(some) + 6
+    lr = np.broadcast_to(np.arange(1.0, 7.0, dtype=np.float32) * 100, (1, size, size, 6)).copy()
+    cut = margin(some) * 4
+    np.testing.assert_allclose(model(lr).numpy()[0, cut:-cut, cut:-cut], np.broadcast_to([600.0, 300.0], (24, 24, 2)), rtol=1e-4)
+    # a 20 m band's repeated pixels come out smooth: no step within a pixel, none kept at its edge
+    lr[..., 5] = np.repeat(np.where(np.arange(size // 2) < size // 4, 0.0, 1000.0), 2)[None, None, :size] if size % 2 == 0 else lr[..., 5]
+    steps = np.abs(np.diff(model(lr).numpy()[0, cut:-cut, cut:-cut, 0], axis=1))
+    assert steps.max() < 250
+    with pytest.raises(ValueError, match="outputs B8A are not among the bands"):
+        NetworkSettings(bands=bands, outputs=("B8A",))
+    with pytest.raises(ValueError, match="named twice"):
+        NetworkSettings(bands=("B4", "B4"))

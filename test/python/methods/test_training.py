@@ -9,6 +9,7 @@ import pytest
 
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.methods.model_folder import ModelFolder
+from otbsr.methods.sensor import sensor_kernels
 from otbsr.methods.training import (
     Augmentation,
     Patches,
@@ -18,13 +19,12 @@ from otbsr.methods.training import (
     read_checkpoint,
     read_settings,
     scores,
-    sensor_kernels,
     train,
 )
 from otbsr.world.sensors import degrade
 
 BANDS = ("B4", "B3", "B2", "B8")
-QUICK = {"network": {"channels": 8, "blocks": 2}, "steps": 12, "validate_every": 6, "batch": 4, "border": 3, "warmup": 2, "rate": 3e-3}
+QUICK = {"network": {"channels": 8, "blocks": 2, "back_projection": 0}, "steps": 12, "validate_every": 6, "batch": 4, "border": 3, "warmup": 2, "rate": 3e-3}
 
 
 def edges(seed: int, count: int = 8, size: int = 16) -> Patches:
@@ -50,8 +50,8 @@ def run(tmp_path, pairs, name="model", **changes) -> ModelFolder:
 
 
 def test_training_beats_bicubic_on_edges_and_writes_a_whole_folder(tmp_path, pairs):
-    calm = {"gain": 0, "band_gain": 0, "offset": 0, "noise": 0}
-    larger = {"channels": 12, "blocks": 2}
+    calm = {"gain": 0, "band_gain": 0, "offset": 0, "noise": 0, "anew": 0}
+    larger = {"channels": 12, "blocks": 2, "back_projection": 0}
     model = run(tmp_path, pairs, steps=150, validate_every=75, average=0.9, batch=8, augmentation=calm, network=larger)
     side = model.sidecar
     assert side.metrics["gain_over_bicubic_db"] > 0.2
@@ -118,12 +118,12 @@ def test_time_budget_ends_the_run(tmp_path, pairs):
 def test_nan_stops_with_advice(tmp_path, pairs):
     broken = Patches(np.full_like(pairs[0].lr, np.nan), pairs[0].target)
     with pytest.raises(ProcessingError, match=r"step 0: the loss is nan; lower the learning rate \(now 0.003\)"):
-        run(tmp_path, (broken, pairs[1]))
+        run(tmp_path, (broken, pairs[1]), augmentation={"anew": 0})
 
 
 def test_patches_that_do_not_fit_the_network(tmp_path, pairs):
     half = Patches(pairs[0].lr, pairs[0].target[:, ::2, ::2])
-    with pytest.raises(UsageError, match="patches are x2 with 4 bands, the network is x4 with 4"):
+    with pytest.raises(UsageError, match="patches are x2 with 4 bands in and 4 out, the network is x4 with 4 and 4"):
         run(tmp_path, (half, half))
     with pytest.raises(UsageError, match="leave nothing within a border of 6"):
         run(tmp_path, pairs, border=6)
@@ -141,7 +141,7 @@ def test_every_pair_once_per_epoch():
 
 def test_augmentation_keeps_the_pair_a_pair(pairs):
     """Flips, gain and offset change input and target alike: the degraded target still is the input."""
-    how = Augmentation(noise=0.0)
+    how = Augmentation(noise=0.0, anew=0.0)
     kernels = sensor_kernels(BANDS, 4)
     radius = (kernels.shape[0] // 4 - 1) // 2
     for seed in range(6):
@@ -184,3 +184,48 @@ def test_damaged_checkpoint(tmp_path):
     (tmp_path / "c.npz").write_bytes(b"PK")
     with pytest.raises(InputError, match="not a checkpoint"):
         read_checkpoint(tmp_path / "c.npz")
+
+
+PERCEPTUAL = QUICK | {"adversarial": {"start": 0.0, "ramp": 0.5, "channels": 4}}
+
+
+def test_perceptual_training_resumes_exactly_and_says_what_it_is(tmp_path, pairs):
+    settings = TrainingSettings.model_validate(PERCEPTUAL | {"network": {"body": "residual", "channels": 8, "blocks": 2}, "border": 3})
+    first = train(*pairs, settings, tmp_path / "p")
+    assert first.sidecar.method == "perceptual"
+    assert "Perceptual method" in (first.path / "README.md").read_text()
+    from otbsr.methods.training import Trainer
+
+    arrays, _ = read_checkpoint(tmp_path / "p.checkpoint.npz")
+    one, two = Trainer(settings), Trainer(settings)
+    one.restore(arrays)
+    two.restore(arrays)
+    lr, target = pairs[0].lr[:4], pairs[0].target[:4]
+    losses = [[trainer.step(lr, target, 12, 0.9) for _ in range(2)] for trainer in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    before, after = arrays["critic"][0], one.arrays()["critic"][0]
+    assert np.abs(before - after).max() > 0, "the discriminator learns too"
+
+
+def test_the_discriminator_is_not_trained_by_the_generators_step(pairs):
+    from otbsr.methods.training import Trainer
+
+    settings = TrainingSettings.model_validate(PERCEPTUAL | {"adversarial": {"start": 0.5, "ramp": 0.5, "channels": 4}})
+    trainer = Trainer(settings)
+    before = [np.array(a) for a in trainer.arrays()["critic"]]
+    trainer.step(pairs[0].lr[:4], pairs[0].target[:4], 0, 0.1)  # long before it is asked
+    for x, y in zip(before, trainer.arrays()["critic"], strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_start_of_another_network_is_refused(tmp_path, pairs):
+    run(tmp_path, pairs, steps=1, validate_every=1)
+    other = TrainingSettings.model_validate(QUICK | {"network": {"channels": 12, "blocks": 2}})
+    with pytest.raises(InputError, match="of other shapes than this network's"):
+        train(*pairs, other, tmp_path / "other", start_from=tmp_path / "model.checkpoint.npz")
+
+
+def test_patience_stops_a_run_that_no_longer_improves(tmp_path, pairs):
+    model = run(tmp_path, pairs, steps=1000, validate_every=2, patience=2, rate=1e-12, final_rate=0.0)
+    assert model.sidecar.training["steps"] < 30
+    assert model.sidecar.training["best_step"] <= model.sidecar.training["steps"]
