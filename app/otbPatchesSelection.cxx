@@ -3,13 +3,14 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "otbPatchGrid.h"
+#include "otbPointFile.h"
 
-#include "otbOGRDataSourceWrapper.h"
-#include "otbOGRFeatureWrapper.h"
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
 
-#include <cstdio>
+#include <algorithm>
+#include <memory>
+#include <sstream>
 
 namespace otb
 {
@@ -39,7 +40,7 @@ private:
         "Patches of one size are placed every few pixels over an image, where they are inside it and free of no-data. "
         "Each becomes a point, with a number in the field 'id', from which PatchesExtraction cuts the patch. The result is "
         "the same in every run.");
-    SetDocLimitations("The strategy 'balanced' of OTBTF is not there.");
+    SetDocLimitations("None");
     SetDocAuthors("The otbsr developers");
     SetDocSeeAlso("PatchesExtraction");
     AddDocTag(Tags::Learning);
@@ -79,6 +80,17 @@ private:
       SetMinimumParameterFloatValue(key, 0.f);
     }
     AddChoice("strategy.all", "All patches are for training");
+    AddChoice("strategy.balanced", "A share of the patches, chosen so that their classes are as even as possible, for training");
+    AddParameter(ParameterType_Float, "strategy.balanced.sp", "Share of the patches that is chosen");
+    SetParameterDescription("strategy.balanced.sp", "Between 0 and 1, of all patches that can be placed.");
+    SetDefaultParameterFloat("strategy.balanced.sp", 0.25f);
+    SetMinimumParameterFloatValue("strategy.balanced.sp", 0.f);
+    SetMaximumParameterFloatValue("strategy.balanced.sp", 1.f);
+    AddParameter(ParameterType_Int, "strategy.balanced.nclasses", "Number of classes");
+    SetParameterDescription("strategy.balanced.nclasses", "Classes are the labels 0, 1 ... nclasses - 1; other labels do not count.");
+    SetMinimumParameterIntValue("strategy.balanced.nclasses", 1);
+    AddParameter(ParameterType_InputImage, "strategy.balanced.labelimage", "Label image");
+    SetParameterDescription("strategy.balanced.labelimage", "Image of the same size as the image, with the class of each pixel.");
 
     AddParameter(ParameterType_OutputFilename, "outtrain", "Points of training");
     AddParameter(ParameterType_OutputFilename, "outvalid", "Points of validation");
@@ -105,7 +117,23 @@ private:
 
   void DoExecute() override
   {
-    const std::array<std::string, 3> outputs = {"outtrain", "outvalid", "outtest"};
+    std::string said;
+    try
+    {
+      Select();
+    }
+    catch (const std::exception& error)
+    {
+      said = error.what();
+    }
+    if (!said.empty())
+    {
+      otbAppLogFATAL(<< said);
+    }
+  }
+
+  void Select()
+  {
     PatchGrid grid;
     grid.step = GetParameterInt("grid.step");
     grid.size = GetParameterInt("grid.psize");
@@ -114,112 +142,113 @@ private:
     {
       grid.noData = GetParameterFloat("nodata");
     }
-    try
+    FloatVectorImageType* image = GetParameterImage("in");
+    FloatImageType* mask = IsGiven("mask") ? GetParameterFloatImage("mask") : nullptr;
+    const auto sites = grid.Place(image, mask, std::size_t(GetParameterInt("ram")) << 20);
+    if (sites.empty())
     {
-      FloatVectorImageType* image = GetParameterImage("in");
-      FloatImageType* mask = IsGiven("mask") ? GetParameterFloatImage("mask") : nullptr;
-      const auto sites = grid.Place(image, mask, std::size_t(GetParameterInt("ram")) << 20);
-      if (sites.empty())
+      throw std::runtime_error("no patch of " + std::to_string(grid.size) +
+                               " pixels can be placed; check the image's size, grid.psize, nodata and mask");
+    }
+    const std::string strategy = GetParameterString("strategy");
+    const std::vector<std::string> outputs = {"outtrain", "outvalid", "outtest"};
+    std::size_t used = outputs.size(); // outputs that the strategy fills
+    std::vector<PatchGrid::Group> groups(sites.size(), 0);
+    if (strategy == "chessboard")
+    {
+      used = 2;
+      groups = grid.Chessboard(sites);
+    }
+    else if (strategy == "split")
+    {
+      groups = PatchGrid::Split(sites.size(),
+                                {GetParameterFloat("strategy.split.trainprop"),
+                                 IsGiven("outvalid") ? GetParameterFloat("strategy.split.validprop") : 0.,
+                                 IsGiven("outtest") ? GetParameterFloat("strategy.split.testprop") : 0.},
+                                GetParameterInt("strategy.split.random") != 0);
+    }
+    else
+    {
+      used = 1;
+      groups = strategy == "balanced" ? Balance(grid, sites, image) : groups;
+    }
+
+    // Numbers run on from one file to the next.
+    long long next = 0;
+    const auto geometry = SamplingGrid::FromImage(image);
+    std::vector<std::unique_ptr<PointFile>> files;
+    for (PatchGrid::Group group = 0; group < outputs.size(); ++group)
+    {
+      const auto count = std::count(groups.begin(), groups.end(), group);
+      const bool isGiven = IsGiven(outputs[group]);
+      if (isGiven && group >= used)
       {
-        throw std::runtime_error("no patch of " + std::to_string(grid.size) +
-                                 " pixels can be placed; check the image's size, grid.psize, nodata and mask");
+        otbAppLogWARNING(<< outputs[group] << " is ignored: strategy " << strategy << " does not fill it");
       }
-      const std::string strategy = GetParameterString("strategy");
-      std::vector<PatchGrid::Group> groups(sites.size(), 0);
-      if (strategy == "chessboard")
+      else if (isGiven && count == 0)
       {
-        groups = grid.Chessboard(sites);
+        otbAppLogWARNING(<< outputs[group] << ": no patch falls to it; the file is not written");
       }
-      else if (strategy == "split")
+      else if (isGiven)
       {
-        groups = PatchGrid::Split(sites.size(),
-                                  {GetParameterFloat("strategy.split.trainprop"),
-                                   IsGiven("outvalid") ? GetParameterFloat("strategy.split.validprop") : 0.,
-                                   IsGiven("outtest") ? GetParameterFloat("strategy.split.testprop") : 0.},
-                                  GetParameterInt("strategy.split.random") != 0);
-      }
-      // Numbers run on from one file to the next.
-      int next = 0;
-      auto wkt = image->GetProjectionRef();
-      auto geometry = SamplingGrid::FromImage(image);
-      for (PatchGrid::Group group = 0; group < outputs.size(); ++group)
-      {
-        const auto count = std::count(groups.begin(), groups.end(), group);
-        if (IsGiven(outputs[group]) && count == 0)
+        files.push_back(std::make_unique<PointFile>(GetParameterString(outputs[group]), image->GetProjectionRef(),
+                                                    std::vector<PointFile::FieldType>{{"id", OFTInteger}}));
+        for (std::size_t k = 0; k < sites.size(); ++k)
         {
-          otbAppLogWARNING(<< outputs[group] << ": no patch falls to it; the file is not written");
-        }
-        else if (IsGiven(outputs[group]))
-        {
-          const std::string file = GetParameterString(outputs[group]);
-          try
+          if (groups[k] == group)
           {
-            WritePoints(file, wkt, geometry, grid, sites, groups, group, next);
+            files.back()->Add(grid.PointOf(sites[k], geometry), {next++});
           }
-          catch (const itk::ExceptionObject& error)
-          {
-            std::remove(file.c_str());
-            // GDAL puts whole SQL scripts into its messages.
-            const std::string what = error.GetDescription();
-            throw std::runtime_error(file + ": cannot be written (" +
-                                     (what.size() > 200 ? what.substr(0, 100) + " ... " + what.substr(what.size() - 60) : what) +
-                                     "); check the folder, the free space, and the ending of the name");
-          }
-          otbAppLogINFO(<< outputs[group] << ": " << count << " patches");
         }
-        else if (count > 0)
-        {
-          otbAppLogWARNING(<< count << " patches fall to " << outputs[group] << ", which is not given: they are left out");
-        }
+        files.back()->Finish();
+        otbAppLogINFO(<< outputs[group] << ": " << count << " patches");
+      }
+      else if (count > 0)
+      {
+        otbAppLogWARNING(<< count << " patches fall to " << outputs[group] << ", which is not given: they are left out");
       }
     }
-    catch (const std::exception& error)
+    for (const auto& file : files)
     {
-      otbAppLogFATAL(<< error.what());
+      file->Publish();
     }
   }
 
-  static void WritePoints(const std::string& file, const std::string& wkt, const SamplingGrid& geometry, const PatchGrid& grid,
-                          const std::vector<PatchGrid::Site>& sites, const std::vector<PatchGrid::Group>& groups, PatchGrid::Group group,
-                          int& next)
+  std::vector<PatchGrid::Group> Balance(const PatchGrid& grid, const std::vector<PatchGrid::Site>& sites, const FloatVectorImageType* image)
   {
-    std::size_t count = 0;
+    const double share = GetParameterFloat("strategy.balanced.sp");
+    if (!(share > 0))
     {
-      auto data = ogr::DataSource::New(file, ogr::DataSource::Modes::Overwrite);
-      OGRSpatialReference reference;
-      const bool hasReference = !wkt.empty() && reference.importFromWkt(wkt.c_str()) == OGRERR_NONE;
-#if GDAL_VERSION_NUM >= 3000000
-      reference.SetAxisMappingStrategy(OAMS_TRADITIONAL_GIS_ORDER);
-#endif
-      auto layer = data->CreateLayer("patches", hasReference ? &reference : nullptr, wkbPoint);
-      OGRFieldDefn field("id", OFTInteger);
-      layer.CreateField(field, true);
-      const auto start = layer.ogr().StartTransaction();
-      for (std::size_t k = 0; k < sites.size(); ++k)
+      throw std::runtime_error("strategy.balanced.sp is " + std::to_string(share) + ", expected a share of the patches above 0, up to 1");
+    }
+    const auto classes = static_cast<unsigned int>(GetParameterInt("strategy.balanced.nclasses"));
+    std::size_t ignored = 0;
+    const auto histograms = grid.CountLabels(sites, image, GetParameterFloatImage("strategy.balanced.labelimage"), classes, ignored);
+    const auto groups = PatchGrid::Balance(histograms, classes, share);
+    std::vector<std::size_t> pixels(classes, 0);
+    for (std::size_t k = 0; k < groups.size(); ++k)
+    {
+      for (const auto& [label, count] : histograms[k])
       {
-        if (groups[k] != group)
-        {
-          continue;
-        }
-        const auto at = grid.PointOf(sites[k], geometry);
-        OGRPoint point(at[0], at[1]);
-        ogr::Feature feature(layer.GetLayerDefn());
-        feature.SetGeometry(&point);
-        feature["id"].SetValue(next++);
-        layer.CreateFeature(feature);
-        ++count;
-      }
-      if (start == OGRERR_NONE && layer.ogr().CommitTransaction() != OGRERR_NONE)
-      {
-        throw std::runtime_error(file + ": cannot be written; check the free space");
+        pixels[label] += groups[k] == 0 ? count : 0;
       }
     }
-    // A full disk is not reported by all drivers.
-    auto written = ogr::DataSource::New(file, ogr::DataSource::Modes::Read);
-    if (written->GetLayersCount() != 1 || written->GetLayer(0).GetFeatureCount(true) != static_cast<int>(count))
+    std::ostringstream text;
+    for (unsigned int label = 0; label < classes; ++label)
     {
-      throw std::runtime_error(file + ": holds not all of the " + std::to_string(count) + " points after writing; is the disk full?");
+      text << (label ? ", " : "") << label << ": " << pixels[label];
     }
+    if (std::count(groups.begin(), groups.end(), PatchGrid::Group(0)) == 0)
+    {
+      throw std::runtime_error("strategy.balanced.labelimage has no label from 0 to " + std::to_string(classes - 1) +
+                               " in any patch; check strategy.balanced.nclasses");
+    }
+    if (ignored > 0)
+    {
+      otbAppLogWARNING(<< ignored << " pixels of the patches have a label that is not from 0 to " << classes - 1 << ": not counted");
+    }
+    otbAppLogINFO(<< "pixels of each class in the chosen patches: " << text.str());
+    return groups;
   }
 };
 

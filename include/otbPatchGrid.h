@@ -11,6 +11,8 @@
 
 #include <array>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace otb
@@ -20,7 +22,7 @@ namespace otb
  * \brief Where patches of one size fit on a regular grid over an image, and how they are dealt out to training, validation and test.
  *
  * Positions are OTBTF's: with r = size / 2, centres are the pixels i in [r, n - r[ for which i - (r + 1) is `offset` modulo `step`; i = r
- * is left out unless `step` is 1.
+ * is left out unless `step` is 1. Offsets may be negative.
  *
  * \ingroup OTBSuperResolutionTools
  */
@@ -51,6 +53,22 @@ public:
 
   /** 0 and 1 in turns along rows and columns of the grid. */
   std::vector<Group> Chessboard(const std::vector<Site>& sites) const;
+
+  /** How many pixels of each class a patch holds: (class, count), for classes that it has. */
+  using Histogram = std::vector<std::pair<unsigned int, unsigned int>>;
+
+  /** The classes 0 ... `classes` - 1 in the patches of the sites, as PatchesExtraction cuts them. Other labels are not counted; `ignored`
+   * becomes the number of such pixels. Reads the rows of a patch at a time.
+   * \throws std::runtime_error when the label image's size is not the image's. */
+  std::vector<Histogram> CountLabels(const std::vector<Site>& sites, const ImageType* image, MaskType* labels, unsigned int classes,
+                                     std::size_t& ignored) const;
+
+  /** Chooses patches so that their pixels are spread over the classes as evenly as possible: group 0; the others are in group 3, none.
+   *
+   * One patch after the other, that adds most to the sum over classes of the logarithm of the pixels so far (within a few per cent of the
+   * best, so that it is fast); among equals, patches from all over the image. The same in every run. Patches without a label are never
+   * chosen. \param share of the patches to choose, in ]0, 1] */
+  static std::vector<Group> Balance(const std::vector<Histogram>& patches, unsigned int classes, double share);
 
   /** Groups in proportion to `shares`: each patch goes to the group that is furthest behind, in order or (always the same) random order.
    * \throws std::runtime_error when no share is positive. */

@@ -7,12 +7,47 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <sstream>
 #include <stdexcept>
 
 namespace otb
 {
+namespace
+{
+
+/** A second image goes with the first pixel by pixel. It need not be georeferenced, but must not be elsewhere. */
+void RequireSamePixels(const PatchGrid::ImageType* image, PatchGrid::MaskType* other, const std::string& name)
+{
+  other->UpdateOutputInformation();
+  const auto& size = other->GetLargestPossibleRegion().GetSize();
+  const auto& whole = image->GetLargestPossibleRegion().GetSize();
+  if (size != whole)
+  {
+    std::ostringstream message;
+    message << "the " << name << " has " << size[0] << " x " << size[1] << " pixels, the image " << whole[0] << " x " << whole[1]
+            << "; they must be the same";
+    throw std::runtime_error(message.str());
+  }
+  if (!other->GetProjectionRef().empty())
+  {
+    SamplingGrid::FromImage(image).RequireSame(SamplingGrid::FromImage(other), "the image and the " + name);
+  }
+}
+
+/** A random order that is the same everywhere, unlike std::shuffle's. */
+template <class T>
+void Shuffle(std::vector<T>& values)
+{
+  std::mt19937 engine;
+  for (std::size_t k = values.size(); k > 1; --k)
+  {
+    std::swap(values[k - 1], values[engine() % k]);
+  }
+}
+
+} // namespace
 
 std::vector<PatchGrid::Site> PatchGrid::Place(ImageType* image, MaskType* mask, std::size_t bytes) const
 {
@@ -20,21 +55,13 @@ std::vector<PatchGrid::Site> PatchGrid::Place(ImageType* image, MaskType* mask, 
   const auto whole = image->GetLargestPossibleRegion();
   if (mask)
   {
-    mask->UpdateOutputInformation();
-    const auto size = mask->GetLargestPossibleRegion().GetSize();
-    if (size != whole.GetSize())
-    {
-      std::ostringstream message;
-      message << "the mask has " << size[0] << " x " << size[1] << " pixels, the image " << whole.GetSize(0) << " x " << whole.GetSize(1)
-              << "; they must be the same";
-      throw std::runtime_error(message.str());
-    }
+    RequireSamePixels(image, mask, "mask");
   }
   const long width = static_cast<long>(whole.GetSize(0)), height = static_cast<long>(whole.GetSize(1)), radius = size / 2;
   const bool needsPixels = noData.has_value();
   const auto isOnGrid = [&](long i, int k)
   {
-    return (i - (radius + 1)) % step == offset[k] % step;
+    return (i - (radius + 1)) % step == (offset[k] % step + step) % step;
   };
   const auto isNoData = [&](float value)
   {
@@ -162,12 +189,131 @@ std::vector<PatchGrid::Group> PatchGrid::Split(std::size_t count, const std::arr
   }
   if (random)
   {
-    // Not std::shuffle: its result differs between standard libraries.
-    std::mt19937 engine;
-    for (std::size_t k = count; k > 1; --k)
+    Shuffle(groups);
+  }
+  return groups;
+}
+
+std::vector<PatchGrid::Histogram> PatchGrid::CountLabels(const std::vector<Site>& sites, const ImageType* image, MaskType* labels,
+                                                         unsigned int classes, std::size_t& ignored) const
+{
+  RequireSamePixels(image, labels, "label image");
+  const auto geometry = SamplingGrid::FromImage(image);
+  const auto &start = image->GetLargestPossibleRegion().GetIndex(), &first = labels->GetLargestPossibleRegion().GetIndex();
+  std::vector<Histogram> histograms;
+  histograms.reserve(sites.size());
+  std::vector<unsigned int> counts(classes + 1, 0); // the last one for other labels
+  SamplingGrid::RegionType window;
+  ignored = 0;
+  const auto add = [&](itk::IndexValueType column, unsigned int change)
+  {
+    const auto& held = labels->GetBufferedRegion();
+    const std::size_t width = held.GetSize(0);
+    const auto left = static_cast<std::size_t>(column - start[0] + first[0] - held.GetIndex(0));
+    const auto top = static_cast<std::size_t>(window.GetIndex(1) - start[1] + first[1] - held.GetIndex(1));
+    const float* from = labels->GetBufferPointer() + top * width + left;
+    for (std::size_t y = 0; y < window.GetSize(1); ++y, from += width)
     {
-      std::swap(groups[k - 1], groups[engine() % k]);
+      const bool isClass = *from >= 0 && *from < static_cast<float>(classes) && *from == std::floor(*from);
+      counts[isClass ? static_cast<std::size_t>(*from) : classes] += change; // change may be -1, modulo 2^32
     }
+  };
+  itk::IndexValueType begin = 0, end = 0; // columns that are counted
+  for (const Site& site : sites)
+  {
+    const auto region = geometry.PatchAround(this->PointOf(site, geometry), size, size);
+    if (histograms.empty() || region.GetIndex(1) != window.GetIndex(1))
+    {
+      window = geometry.GetRegion();
+      window.SetIndex(1, region.GetIndex(1));
+      window.SetSize(1, region.GetSize(1));
+      auto same = window;
+      same.SetIndex(0, first[0]);
+      same.SetIndex(1, window.GetIndex(1) - start[1] + first[1]);
+      labels->SetRequestedRegion(same);
+      labels->PropagateRequestedRegion();
+      labels->UpdateOutputData();
+      std::fill(counts.begin(), counts.end(), 0u);
+      begin = end = region.GetIndex(0);
+    }
+    // Sites of a row come from left to right: the window slides.
+    const auto left = region.GetIndex(0), right = left + static_cast<itk::IndexValueType>(region.GetSize(0));
+    for (; begin < std::min(left, end); ++begin)
+    {
+      add(begin, -1u);
+    }
+    begin = left;
+    for (end = std::max(end, left); end < right; ++end)
+    {
+      add(end, 1u);
+    }
+    Histogram histogram;
+    for (unsigned int label = 0; label < classes; ++label)
+    {
+      if (counts[label] > 0)
+      {
+        histogram.emplace_back(label, counts[label]);
+      }
+    }
+    ignored += counts[classes];
+    histograms.push_back(std::move(histogram));
+  }
+  return histograms;
+}
+
+std::vector<PatchGrid::Group> PatchGrid::Balance(const std::vector<Histogram>& patches, unsigned int classes, double share)
+{
+  constexpr Group none = 3;
+  constexpr double step = 0.95; // a patch within this share of the best gain is as good as the best
+  const auto wanted = static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(patches.size()))));
+  std::vector<double> pixels(classes, 0);
+  const auto gainOf = [&](const Histogram& patch)
+  {
+    double gain = 0;
+    for (const auto& [label, count] : patch)
+    {
+      gain += std::log1p(count / (1 + pixels[label]));
+    }
+    return gain;
+  };
+  std::vector<std::size_t> order(patches.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  Shuffle(order);
+  // Gains only shrink as patches are chosen, so that an old one is a bound.
+  std::vector<double> bounds(patches.size());
+  double level = 0;
+  for (const std::size_t k : order)
+  {
+    bounds[k] = gainOf(patches[k]);
+    level = std::max(level, bounds[k]);
+  }
+  std::vector<Group> groups(patches.size(), none);
+  for (std::size_t chosen = 0; chosen < wanted && level > 0;)
+  {
+    double best = 0;
+    for (const std::size_t k : order)
+    {
+      if (groups[k] != none || chosen == wanted)
+      {
+        continue;
+      }
+      if (bounds[k] >= level)
+      {
+        bounds[k] = gainOf(patches[k]);
+        if (bounds[k] >= level)
+        {
+          groups[k] = 0;
+          ++chosen;
+          for (const auto& [label, count] : patches[k])
+          {
+            pixels[label] += count;
+          }
+          continue;
+        }
+      }
+      best = std::max(best, bounds[k]);
+    }
+    level = std::min(level * step, best);
   }
   return groups;
 }
