@@ -168,14 +168,14 @@ inline TOutput Convert(TValue value, TOutput notANumber = TOutput())
     using Integer = typename std::conditional<(sizeof(TOutput) <= 2), int32_t, int64_t>::type;
     constexpr auto low = static_cast<Working>(Limits::min());
     constexpr auto high = static_cast<Working>(Limits::max());
-    auto work = static_cast<Working>(value);
-    const bool nan = !(work == work);
-    work = nan ? Working(0) : work;
-    work = work > low ? work : low;
+    // no branches, and comparisons that NaN fails: see -fno-trapping-math in src/CMakeLists.txt
+    const auto given = static_cast<Working>(value);
+    auto work = given > low ? given : low;
     work = work < high ? work : high;
     const auto whole = static_cast<Integer>(work);
     const auto rest = work - static_cast<Working>(whole); // exact; the sum with 0.5 would not be
-    const auto rounded = static_cast<TOutput>(whole + (rest >= Working(0.5) ? 1 : 0) - (rest <= Working(-0.5) ? 1 : 0));
+    const auto rounded = static_cast<TOutput>(whole + static_cast<Integer>(2 * rest));
+    const bool nan = !(given == given);
     return nan ? notANumber : rounded;
   }
   else
