@@ -10,6 +10,7 @@ otb_module(OTBSuperResolutionTools
     OTBGdalAdapters
     OTBStreaming
     OTBObjectList
+    OTBProjection
     OTBImageManipulation
     OTBApplicationEngine
     OTBBoost

@@ -108,6 +108,12 @@ public:
   /** The point at a fractional index counted from pixel edges. */
   PointType PointAt(const PositionType& position) const;
 
+  /** The centre of a pixel. */
+  PointType CentreOf(IndexValue column, IndexValue row) const
+  {
+    return this->PointAt({static_cast<double>(column) + 0.5, static_cast<double>(row) + 0.5});
+  }
+
   Footprint FootprintOf(const RegionType& region) const;
   Footprint GetFootprint() const
   {

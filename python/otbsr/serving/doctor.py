@@ -11,7 +11,7 @@ from pathlib import Path
 from otbsr.errors import OtbsrError
 from otbsr.serving import otb
 
-APPLICATIONS = ("SuperResolution", "TensorflowModelServe", "PatchesExtraction", "PatchesSelection")
+APPLICATIONS = ("SuperResolution", "TensorflowModelServe", "PatchesExtraction", "PatchesSelection", "LabelImageSampleSelection", "DensePolygonClassStatistics")
 
 
 @dataclass(frozen=True)
