@@ -6,8 +6,7 @@
 #include "otbPatchImageSource.h"
 #include "otbPatchSampler.h"
 #include "otbServedImage.h"
-
-#include "otbImageFileReader.h"
+#include "otbWrapperPatchImages.h"
 
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
@@ -115,7 +114,7 @@ private:
       {
         const std::string key = "source" + std::to_string(i);
         const bool hasNoData = HasUserValue(key + ".nodata");
-        sampler.AddSource(std::make_shared<PatchReader>(InputsOf(key + ".il"), GetParameterInt(key + ".patchsizex"),
+        sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(*this, key + ".il"), GetParameterInt(key + ".patchsizex"),
                                                         GetParameterInt(key + ".patchsizey"), "source " + std::to_string(i)),
                           hasNoData, hasNoData ? GetParameterFloat(key + ".nodata") : 0.f);
       }
@@ -142,27 +141,6 @@ private:
     SetLabels(sampler.GetLabels());
     otbAppLogINFO(<< "patches: " << sampler.Summary());
     m_Monitor = m_Products.empty() ? nullptr : std::make_unique<WriteMonitor>();
-  }
-
-  /** The images of a list, and the plain files they come from. */
-  std::vector<PatchReader::Input> InputsOf(const std::string& key)
-  {
-    FloatVectorImageListType::Pointer list = GetParameterImageList(key);
-    const auto names = GetParameterStringList(key);
-    std::vector<PatchReader::Input> inputs;
-    for (std::size_t k = 0; k < list->Size(); ++k)
-    {
-      FloatVectorImageType* image = list->GetNthElement(k);
-      const auto* reader = dynamic_cast<const ImageFileReader<FloatVectorImageType>*>(image->GetSource().GetPointer());
-      const bool isFile = reader != nullptr && k < names.size() && !names[k].empty();
-      if (isFile)
-      {
-        RequireServableFile(names[k]);
-      }
-      const bool isPlain = isFile && names[k].find('?') == std::string::npos && names[k] == reader->GetFileName();
-      inputs.push_back({image, isPlain ? names[k] : ""});
-    }
-    return inputs;
   }
 
   void SetPatches(const std::string& key, const PatchSampler::Source& source)

@@ -11,7 +11,17 @@ from pathlib import Path
 from otbsr.errors import OtbsrError
 from otbsr.serving import otb
 
-APPLICATIONS = ("SuperResolution", "TensorflowModelServe", "PatchesExtraction", "PatchesSelection", "LabelImageSampleSelection", "DensePolygonClassStatistics")
+APPLICATIONS = (
+    "SuperResolution",
+    "TensorflowModelServe",
+    "TensorflowModelTrain",
+    "TrainClassifierFromDeepFeatures",
+    "ImageClassifierFromDeepFeatures",
+    "PatchesExtraction",
+    "PatchesSelection",
+    "LabelImageSampleSelection",
+    "DensePolygonClassStatistics",
+)
 
 
 @dataclass(frozen=True)

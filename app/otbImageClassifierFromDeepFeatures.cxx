@@ -1,0 +1,125 @@
+/*
+ * Copyright (C) 2026 The otbsr developers
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "otbServedImage.h"
+#include "otbWrapperDeepFeatures.h"
+
+#include "otbWrapperApplicationFactory.h"
+
+namespace otb
+{
+namespace Wrapper
+{
+
+/** \class ImageClassifierFromDeepFeatures
+ * \brief TensorflowModelServe and ImageClassifier in one, without the image of features between them.
+ * \ingroup OTBSuperResolutionTools
+ */
+class ImageClassifierFromDeepFeatures : public DeepFeatures
+{
+public:
+  using Self = ImageClassifierFromDeepFeatures;
+  using Superclass = DeepFeatures;
+  using Pointer = itk::SmartPointer<Self>;
+  using ConstPointer = itk::SmartPointer<const Self>;
+  itkNewMacro(Self);
+  itkTypeMacro(ImageClassifierFromDeepFeatures, otb::Wrapper::DeepFeatures);
+
+private:
+  void DoInit() override
+  {
+    SetName("ImageClassifierFromDeepFeatures");
+    SetDescription("Classifies the outputs of a TensorFlow model with one of OTB's classifiers.");
+    SetDocLongDescription("Runs a SavedModel over an image as TensorflowModelServe does, and classifies its output bands as "
+                          "ImageClassifier does, in one pass; the features are not written. The map is that of the two applications one "
+                          "after the other.");
+    SetDocLimitations("Classes are integers from 0 to 65535; the map needs a pixel type that holds them (uint8 by default).");
+    SetDocAuthors("The otbsr developers");
+    SetDocSeeAlso("TensorflowModelServe, ImageClassifier, TrainClassifierFromDeepFeatures");
+    AddDocTag(Tags::Learning);
+    if (!this->AddApplications("ImageClassifier", "Classification", {}, "deepmodel"))
+    {
+      return;
+    }
+    ShareParameter("model", "learning.model", "Classifier");
+    ShareParameter("imstat", "learning.imstat");
+    ShareParameter("nodatalabel", "learning.nodatalabel");
+    ShareParameter("out", "learning.out", "Map");
+    ShareParameter("confmap", "learning.confmap");
+    ShareParameter("ram", "learning.ram");
+    SetMultiWriting(true); // the model runs once for both products
+
+    SetDocExampleParameterValue("source1.il", "sentinel2.tif");
+    SetDocExampleParameterValue("deepmodel.dir", "savedmodel");
+    SetDocExampleParameterValue("deepmodel.fullyconv", "on");
+    SetDocExampleParameterValue("model", "classifier.rf");
+    SetDocExampleParameterValue("out", "map.tif uint8");
+  }
+
+  void DoUpdateParameters() override
+  {
+  }
+
+  void DoExecute() override
+  {
+    m_Products.clear();
+    m_Monitor.reset();
+    std::string said; // not "message": the macro below has one
+    try
+    {
+      for (const std::string key : {"out", "confmap"})
+      {
+        const std::string name = IsParameterEnabled(key) && HasValue(key) ? GetParameterAsString(key) : "";
+        if (!name.empty())
+        {
+          RequireWritableFolder(name);
+          m_Products.push_back(name);
+        }
+      }
+    }
+    catch (const ServedImageError& error)
+    {
+      said = error.what();
+    }
+    if (!said.empty())
+    {
+      otbAppLogFATAL(<< said);
+    }
+    GetInternalApplication("learning")->SetParameterInputImage("in", this->ComputeFeatures());
+    ExecuteInternal("learning");
+    m_Monitor = m_Products.empty() ? nullptr : std::make_unique<WriteMonitor>();
+  }
+
+  void AfterExecuteAndWriteOutputs() override
+  {
+    std::string said;
+    for (const auto& product : m_Products)
+    {
+      try
+      {
+        if (m_Monitor)
+        {
+          m_Monitor->RequireWhole(product);
+        }
+      }
+      catch (const ServedImageError& damaged)
+      {
+        said = said.empty() ? damaged.what() : said;
+      }
+    }
+    m_Monitor.reset();
+    if (!said.empty())
+    {
+      otbAppLogFATAL(<< said);
+    }
+  }
+
+  std::vector<std::string> m_Products;
+  std::unique_ptr<WriteMonitor> m_Monitor;
+};
+
+} // namespace Wrapper
+} // namespace otb
+
+OTB_APPLICATION_EXPORT(otb::Wrapper::ImageClassifierFromDeepFeatures)

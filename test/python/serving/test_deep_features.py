@@ -1,0 +1,125 @@
+"""TrainClassifierFromDeepFeatures and ImageClassifierFromDeepFeatures against the chain of two applications through files (§13)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+
+from otbsr.grid import Grid
+from otbsr.serving import otb
+
+BANDS = 3
+TRANSFORM = Affine(10, 0, 300000, 0, -10, 4900020)
+CLASSES = (1, 2, 300)
+SERVED = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, "-output.names", "mean"]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mean of 3 x 3 pixels of each band, without the border."""
+    tf = pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("models") / "box"
+
+    class Box(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, BANDS), tf.float32, name="x")])
+        def __call__(self, x):  # type: ignore[no-untyped-def]
+            return {"identity": x[:, 1:-1, 1:-1], "mean": tf.nn.avg_pool2d(x, 3, 1, "VALID")}
+
+    module = Box()
+    tf.saved_model.save(module, str(folder), signatures=module.__call__)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Three fields that differ less than their noise, and a polygon in each with an integer class."""
+    folder = tmp_path_factory.mktemp("scene")
+    fields = np.repeat(np.arange(3), 20)
+    pixels = np.random.default_rng(0).normal(0, 60, (BANDS, 50, 60)) + 100 * (np.arange(BANDS)[:, None] == fields)[:, None]
+    with rasterio.open(
+        folder / "image.tif", "w", driver="GTiff", count=BANDS, height=50, width=60, dtype="int16", crs="EPSG:32631", transform=TRANSFORM
+    ) as dataset:
+        dataset.write(np.round(pixels).astype(np.int16))
+    polygons = [shapely.box(*(TRANSFORM @ (20 * k + 3, 40)), *(TRANSFORM @ (20 * k + 17, 10))) for k in range(3)]
+    geopandas.GeoDataFrame({"class": CLASSES}, geometry=polygons, crs="EPSG:32631").to_file(folder / "samples.gpkg")
+    return folder / "image.tif", folder / "samples.gpkg"
+
+
+def succeed(process: subprocess.CompletedProcess[str]) -> str:
+    assert process.returncode == 0 and "(FATAL)" not in process.stdout, process.stdout + process.stderr
+    return process.stdout
+
+
+def test_in_memory_is_the_same_as_through_files(run_application, box: Path, scene: tuple[Path, Path], tmp_path: Path) -> None:
+    """§13: the same classifier, map and confidence, pixel by pixel; classes above 255 stay."""
+    image, samples = scene
+    learner = ["-classifier", "rf", "-classifier.rf.max", 6, "-sample.vfn", "class", "-sample.mt", 200, "-sample.vtr", 0.3, "-rand", 5]
+    train = ["-source1.il", image, *SERVED, "-model.dir", box, "-model.fullyconv", "on"]
+    apply = ["-source1.il", image, *SERVED, "-deepmodel.dir", box, "-deepmodel.fullyconv", "on"]
+    features, file_map, file_confidence = (tmp_path / name for name in ("features.tif", "file_map.tif", "file_confidence.tif"))
+    deep_map, deep_confidence = tmp_path / "deep_map.tif", tmp_path / "deep_confidence.tif"
+    file_model, deep_model = tmp_path / "file.rf", tmp_path / "deep.rf"
+
+    succeed(run_application("TensorflowModelServe", *train, "-out", features))
+    succeed(run_application("TrainImagesClassifier", "-io.il", features, "-io.vd", samples, "-io.out", file_model, *learner))
+    succeed(run_application("ImageClassifier", "-in", features, "-model", file_model, "-out", file_map, "uint16", "-confmap", file_confidence))
+    log = succeed(
+        run_application("TrainClassifierFromDeepFeatures", *train, "-vd", samples, "-out", deep_model, "-confmatout", tmp_path / "confusion.csv", *learner)
+    )
+    assert "Training of the classifier" in log and (tmp_path / "confusion.csv").stat().st_size > 0
+    assert deep_model.read_text() == file_model.read_text()
+    succeed(run_application("ImageClassifierFromDeepFeatures", *apply, "-model", deep_model, "-out", deep_map, "uint16", "-confmap", deep_confidence, "float"))
+
+    assert Grid.read(deep_map) == Grid.read(file_map) == Grid.read(deep_confidence) == Grid.read(image)
+    with rasterio.open(deep_map) as deep, rasterio.open(file_map) as file, rasterio.open(image) as source:
+        found = deep.read(1)
+        assert deep.crs == source.crs and deep.dtypes[0] == "uint16" and np.array_equal(found, file.read(1))
+    with rasterio.open(deep_confidence) as deep, rasterio.open(file_confidence) as file:
+        assert np.array_equal(deep.read(1), file.read(1).astype(np.float32))
+    truth = np.repeat(CLASSES, 20)[None]
+    assert np.mean(found == truth) > 0.8 and set(np.unique(found)) == set(CLASSES)
+
+
+def test_missing_application_is_one_line(run_application, tmp_path: Path) -> None:
+    """§14 (upstream crashes): the composite alone in a folder; OTB's own applications are found without being named."""
+    for name in ("TrainClassifierFromDeepFeatures", "ImageClassifierFromDeepFeatures"):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(otb.application_folder() / f"otbapp_{name}.so", folder)
+        alone = run_application(name, "-source1.il", "a.tif", environment={"OTB_APPLICATION_PATH": str(folder)})
+        lines = [line for line in (alone.stdout + alone.stderr).splitlines() if "(FATAL)" in line]
+        assert alone.returncode == 1 and len(lines) == 1, alone.stdout + alone.stderr
+        assert f"{name}: needs the application TensorflowModelServe" in lines[0] and "otbapp_TensorflowModelServe.so" in lines[0]
+        shutil.copy(otb.application_folder() / "otbapp_TensorflowModelServe.so", folder)
+        both = run_application(name, "-help", environment={"OTB_APPLICATION_PATH": str(folder)})
+        assert "-source1.il" in both.stdout + both.stderr and "(FATAL)" not in both.stdout + both.stderr
+
+
+def test_bad_input_is_one_line(run_application, box: Path, scene: tuple[Path, Path], tmp_path: Path) -> None:
+    """Errors of the applications inside are told once."""
+    image, samples = scene
+    apply = ["-source1.il", image, *SERVED, "-deepmodel.dir", box, "-deepmodel.fullyconv", "on"]
+    (tmp_path / "no.rf").write_text("nothing")
+    cases = {
+        "unsupported model type": [*apply, "-model", tmp_path / "no.rf", "-out", tmp_path / "map.tif"],
+        "cannot be created in folder": [*apply, "-model", tmp_path / "no.rf", "-out", tmp_path / "no" / "map.tif"],
+        'no output "mode"; it has: identity, mean': [*["mode" if word == "mean" else word for word in apply], "-model", samples, "-out", tmp_path / "map.tif"],
+    }
+    for expected, arguments in cases.items():
+        process = run_application("ImageClassifierFromDeepFeatures", *arguments)
+        lines = [line for line in process.stdout.splitlines() if "(FATAL)" in line]
+        assert process.returncode == 1 and len(lines) == 1 and expected in lines[0], process.stdout + process.stderr
+        assert not (tmp_path / "map.tif").exists()
+    train = ["-source1.il", image, *SERVED, "-model.dir", tmp_path, "-vd", samples, "-sample.vfn", "class", "-out", tmp_path / "a.rf"]
+    process = run_application("TrainClassifierFromDeepFeatures", *train, "-model.fullyconv", "on")
+    lines = [line for line in process.stdout.splitlines() if "(FATAL)" in line]
+    assert process.returncode == 1 and len(lines) == 1 and "holds no saved_model.pb" in lines[0], process.stdout + process.stderr
+    assert not (tmp_path / "a.rf").exists()
