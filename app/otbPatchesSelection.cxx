@@ -70,6 +70,7 @@ private:
     AddChoice("strategy.chessboard", "Training and validation as the black and white squares of a chessboard");
     AddChoice("strategy.split", "Training, validation and test in given proportions");
     AddParameter(ParameterType_Bool, "strategy.split.random", "Deal out in random order");
+    MandatoryOff("strategy.split.random");
     AddParameter(ParameterType_Float, "strategy.split.trainprop", "Share of training");
     SetParameterDescription("strategy.split.trainprop", "Shares are relative to their sum.");
     AddParameter(ParameterType_Float, "strategy.split.validprop", "Share of validation");
