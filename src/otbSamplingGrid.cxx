@@ -185,12 +185,14 @@ bool SamplingGrid::Contains(const RegionType& region) const
 
 SamplingGrid::RegionType SamplingGrid::PatchAround(const PointType& point, SizeValue width, SizeValue height) const
 {
+  constexpr double far = 1e15; // outside every image, and an integer: where no number, or none that fits, would be undefined
   const PositionType position = this->PositionOf(point);
   const SizeValue size[2] = {width, height};
   RegionType region;
   for (unsigned int k = 0; k < 2; ++k)
   {
-    region.SetIndex(k, static_cast<IndexValue>(std::floor(position[k] + Tolerance)) - static_cast<IndexValue>(size[k] / 2));
+    const double pixel = std::abs(position[k]) <= far ? std::floor(position[k] + Tolerance) : -far;
+    region.SetIndex(k, static_cast<IndexValue>(pixel) - static_cast<IndexValue>(size[k] / 2));
     region.SetSize(k, size[k]);
   }
   return region;

@@ -4,6 +4,7 @@
  */
 // The same headers as in the test driver, in a second translation unit.
 #include "otbModelSidecar.h"
+#include "otbPatchImageSource.h"
 #include "otbSamplingGrid.h"
 #include "otbServedImage.h"
 #include "otbTensorflowModel.h"

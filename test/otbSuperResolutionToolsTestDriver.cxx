@@ -2,7 +2,10 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "otbLabelSampler.h"
 #include "otbModelSidecar.h"
+#include "otbPatchGrid.h"
+#include "otbPatchImageSource.h"
 #include "otbSamplingGrid.h"
 #include "otbServedImage.h"
 #include "otbTensorflowLibrary.h"
@@ -147,6 +150,12 @@ void PatchTest()
   const auto shifted = Grid(300001.25, 4900020, 2.5, Region(0, 0, 80, 48));
   const auto bad = otb::EqualFootprintPatches(coarse, shifted, Point(300105, 4899955), 4, 4);
   CHECK(bad.status == Status::NotNested && Has(bad.why, "31.5"));
+  // points that are nowhere
+  for (const double nowhere : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), -1e300})
+  {
+    CHECK(!coarse.Contains(coarse.PatchAround(Point(nowhere, 4899955), 3, 3)));
+    CHECK(otb::EqualFootprintPatches(coarse, fine, Point(300105, nowhere), 4, 4).status == Status::OutsideCoarse);
+  }
   // 10 m over 6 m: nested only where the edges meet
   const auto six = Grid(300000, 4900020, 6, Region(0, 0, 33, 20));
   CHECK(otb::EqualFootprintPatches(coarse, six, Point(300075, 4899945), 3, 3).status == Status::Accepted);
@@ -161,6 +170,106 @@ std::string Field(int number, const std::string& bytes)
 std::string Varint(int number, int value)
 {
   return std::string(1, static_cast<char>(number << 3)) + static_cast<char>(value);
+}
+
+/** An image in memory that does not start at index 0: band b of pixel (x, y) is 100 y + x + b / 2. */
+otb::PatchReader::ImageType::Pointer MemoryImage(const otb::SamplingGrid::RegionType& region)
+{
+  auto image = otb::PatchReader::ImageType::New();
+  Grid(300000, 4900020, 10, region).ApplyTo(image);
+  image->SetRegions(region);
+  image->SetNumberOfComponentsPerPixel(2);
+  image->Allocate();
+  float* to = image->GetBufferPointer();
+  for (std::size_t y = 0; y < region.GetSize(1); ++y)
+  {
+    for (std::size_t x = 0; x < region.GetSize(0); ++x)
+    {
+      *to++ = static_cast<float>(100 * y + x);
+      *to++ = static_cast<float>(100 * y + x) + 0.5f;
+    }
+  }
+  return image;
+}
+
+void ReaderTest()
+{
+  const auto image = MemoryImage(Region(5, -3, 40, 30));
+  const auto reader = std::make_shared<const otb::PatchReader>(std::vector<otb::PatchReader::Input>{{image, ""}, {image, ""}}, 3, 2, "s");
+  CHECK(reader->GetBands() == 4 && reader->GetType() == GDT_Float32 && !reader->IsFromFiles());
+  std::vector<otb::PatchReader::IndexType> corners;
+  for (long k = 0; k < 50; ++k)
+  {
+    corners.push_back({{5 + k * 7 % 38, -3 + k * 11 % 29}});
+  }
+  auto source = otb::PatchImageSource<otb::VectorImage<unsigned char, 2>>::New();
+  source->SetPatches(reader, corners, "");
+  source->UpdateOutputInformation();
+  CHECK(source->GetOutput()->GetLargestPossibleRegion() == Region(0, 0, 3, 100));
+  // Rows that begin and end inside patches, as any consumer may ask for.
+  for (const auto& rows : {Region(0, 0, 3, 100), Region(1, 7, 1, 4), Region(0, 11, 3, 89)})
+  {
+    source->GetOutput()->SetRequestedRegion(rows);
+    source->GetOutput()->PropagateRequestedRegion();
+    source->GetOutput()->UpdateOutputData();
+    CHECK(source->GetOutput()->GetBufferedRegion().IsInside(rows));
+    for (long y = rows.GetIndex(1); y < rows.GetIndex(1) + static_cast<long>(rows.GetSize(1)); ++y)
+    {
+      const auto& corner = corners[static_cast<std::size_t>(y / 2)];
+      const long value = 100 * (corner[1] + 3 + y % 2) + corner[0] - 5 + rows.GetIndex(0);
+      const auto pixel = source->GetOutput()->GetPixel({{rows.GetIndex(0), y}});
+      // GDAL rounds halves up and clamps.
+      CHECK(pixel[0] == std::min(255l, value) && pixel[1] == std::min(255l, value + 1) && pixel[2] == pixel[0] && pixel[3] == pixel[1]);
+    }
+  }
+  const auto other = MemoryImage(Region(0, 0, 7, 30));
+  CHECK(Has(MessageOf<std::runtime_error>([&]() { otb::PatchReader({{image, ""}, {other, ""}}, 3, 2, "source 1"); }), "7 x 30"));
+}
+
+void SelectionTest()
+{
+  using otb::PatchGrid;
+  // OTBTF's rule: the group with the smallest count / share, the first one of equals.
+  const std::vector<PatchGrid::Group> expected = {0, 1, 2, 0, 0, 1, 0, 0, 1, 0};
+  CHECK(PatchGrid::Split(10, {60, 30, 10}, false) == expected);
+  CHECK(PatchGrid::Split(3, {0, 0, 1}, false) == std::vector<PatchGrid::Group>(3, 2));
+  CHECK(!MessageOf<std::runtime_error>([]() { PatchGrid::Split(3, {0, 0, 0}, true); }).empty());
+
+  // The best three of eight mixed patches, by trying all.
+  const std::vector<PatchGrid::Histogram> patches = {{{0, 90}, {1, 10}}, {{0, 100}}, {{1, 100}},         {{0, 50}, {2, 50}},
+                                                     {{2, 100}},         {},         {{0, 30}, {1, 70}}, {{1, 20}, {2, 5}}};
+  const auto valueOf = [&](const std::vector<PatchGrid::Group>& groups)
+  {
+    std::array<double, 3> pixels = {0, 0, 0};
+    for (std::size_t k = 0; k < patches.size(); ++k)
+    {
+      for (const auto& [label, count] : patches[k])
+      {
+        pixels[label] += groups[k] == 0 ? count : 0;
+      }
+    }
+    return std::log1p(pixels[0]) + std::log1p(pixels[1]) + std::log1p(pixels[2]);
+  };
+  double best = 0;
+  for (unsigned int choice = 0; choice < 256; ++choice)
+  {
+    std::vector<PatchGrid::Group> groups;
+    for (unsigned int k = 0; k < 8; ++k)
+    {
+      groups.push_back(choice >> k & 1 ? 0 : 3);
+    }
+    best = std::count(groups.begin(), groups.end(), PatchGrid::Group(0)) == 3 ? std::max(best, valueOf(groups)) : best;
+  }
+  const auto chosen = PatchGrid::Balance(patches, 3, 3. / 8);
+  CHECK(std::count(chosen.begin(), chosen.end(), PatchGrid::Group(0)) == 3 && valueOf(chosen) > 0.97 * best);
+  CHECK(chosen == PatchGrid::Balance(patches, 3, 3. / 8));
+  const auto all = PatchGrid::Balance(patches, 3, 1);
+  CHECK(std::count(all.begin(), all.end(), PatchGrid::Group(0)) == 7 && all[5] == 3); // never one without a label
+
+  const otb::LabelSampler::Counts counts = {{-5, 10}, {40000, 3}};
+  const auto same = otb::LabelSampler::Same(counts, 4);
+  CHECK(same.at(-5).step == 2 && same.at(-5).target == 4 && same.at(40000).step == 1);
+  CHECK(otb::LabelSampler::InTotal(counts, 4).at(-5).step == 3 && otb::LabelSampler::InTotal(counts, 100).at(-5).step == 1);
 }
 
 void WireTest()
@@ -436,10 +545,12 @@ std::string SecondUnit();
 
 int main(int argc, char* argv[])
 {
-  const std::map<std::string, void (*)()> tests{
-      {"grid", GridTest},       {"patch", PatchTest},           {"wire", WireTest},     {"sidecar", SidecarTest},
-      {"library", LibraryTest}, {"conversion", ConversionTest}, {"tensor", TensorTest}, {"placeholder", PlaceholderTest},
-      {"writing", WritingTest}};
+  const std::map<std::string, void (*)()> tests{{"grid", GridTest},       {"patch", PatchTest},
+                                                {"reader", ReaderTest},   {"selection", SelectionTest},
+                                                {"wire", WireTest},       {"sidecar", SidecarTest},
+                                                {"library", LibraryTest}, {"conversion", ConversionTest},
+                                                {"tensor", TensorTest},   {"placeholder", PlaceholderTest},
+                                                {"writing", WritingTest}};
   const auto test = tests.find(argc > 1 ? argv[1] : "");
   if (test == tests.end() || SecondUnit().empty())
   {
