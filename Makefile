@@ -24,6 +24,8 @@ $(VENV)/.requirements: $(VENV)/.system pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core ninja
 	@$(BIN)/python tools/requirements.py cpu test > $(VENV)/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/requirements.txt
+	@# Keras 2, for SavedModels as it writes them; without its dependencies: it asks for tensorflow, which would overwrite tensorflow-cpu
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tf-keras
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)

@@ -4,11 +4,10 @@
  */
 #include "otbTensorflowModel.h"
 
-#include <glob.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <filesystem>
 #include <fstream>
 
 namespace otb
@@ -245,30 +244,6 @@ std::pair<std::string, int> SplitTensorName(const std::string& name)
   const std::string digits = colon == std::string::npos ? "0" : name.substr(colon + 1);
   const bool isIndex = !digits.empty() && digits.size() < 6 && digits.find_first_not_of("0123456789") == std::string::npos;
   return isIndex ? std::make_pair(name.substr(0, colon), std::stoi(digits)) : std::make_pair(std::string(), 0);
-}
-
-/** The files of a checkpoint: what follows its prefix. */
-std::vector<std::string> CheckpointFiles(const std::string& prefix)
-{
-  std::string pattern;
-  for (const char character : prefix)
-  {
-    pattern += std::string(character == '*' || character == '?' || character == '[' || character == '\\' ? "\\" : "") + character;
-  }
-  std::vector<std::string> suffixes;
-  for (const char* suffix : {".data-*", ".index"}) // the index last: without it the rest is no checkpoint
-  {
-    glob_t found;
-    if (glob((pattern + suffix).c_str(), 0, nullptr, &found) == 0)
-    {
-      for (size_t k = 0; k < found.gl_pathc; ++k)
-      {
-        suffixes.push_back(std::string(found.gl_pathv[k]).substr(prefix.size()));
-      }
-    }
-    globfree(&found);
-  }
-  return suffixes;
 }
 } // namespace
 
@@ -662,43 +637,50 @@ void TensorflowModel::RunSaver(const std::string& prefix, const std::string& ope
 
 void TensorflowModel::Save(const std::string& prefix) const
 {
-  const std::string unfinished = prefix + ".unfinished" + std::to_string(getpid());
-  const auto removeUnfinished = [&]()
+  namespace fs = std::filesystem;
+  const fs::path whole(prefix), parent = whole.has_parent_path() ? whole.parent_path() : fs::path("."),
+                                unfinished(prefix + ".unfinished" + std::to_string(getpid()));
+  const std::string name = whole.filename().string();
+  const auto isData = [&](const fs::path& file)
   {
-    for (const auto& suffix : CheckpointFiles(unfinished))
-    {
-      std::remove((unfinished + suffix).c_str());
-    }
+    return file.filename().string().rfind(name + ".data-", 0) == 0;
   };
+  std::error_code failed;
+  fs::create_directory(unfinished, failed);
   try
   {
-    this->RunSaver(unfinished, m_Saver.saveOperation);
+    if (failed)
+    {
+      throw TensorflowError(unfinished.string() + ": cannot be created (" + failed.message() + "); check the folder of the checkpoint");
+    }
+    this->RunSaver((unfinished / name).string(), m_Saver.saveOperation);
+    for (const auto& file : fs::directory_iterator(parent)) // of an earlier checkpoint, maybe in more files
+    {
+      if (isData(file.path()) && !fs::exists(unfinished / file.path().filename()))
+      {
+        fs::remove(file.path());
+      }
+    }
+    for (const auto& file : fs::directory_iterator(unfinished))
+    {
+      if (isData(file.path()))
+      {
+        fs::rename(file.path(), parent / file.path().filename());
+      }
+    }
+    fs::rename(unfinished / (name + ".index"), prefix + ".index");
+  }
+  catch (const fs::filesystem_error& error)
+  {
+    fs::remove_all(unfinished, failed);
+    throw TensorflowError(prefix + ": the checkpoint cannot be written (" + error.what() + "); check the folder");
   }
   catch (const TensorflowError&)
   {
-    removeUnfinished();
+    fs::remove_all(unfinished, failed);
     throw;
   }
-  const auto files = CheckpointFiles(unfinished);
-  for (const auto& suffix : CheckpointFiles(prefix))
-  {
-    if (std::find(files.begin(), files.end(), suffix) == files.end())
-    {
-      std::remove((prefix + suffix).c_str()); // of an earlier checkpoint in another number of files
-    }
-  }
-  for (const auto& suffix : files)
-  {
-    if (std::rename((unfinished + suffix).c_str(), (prefix + suffix).c_str()) != 0)
-    {
-      removeUnfinished();
-      throw TensorflowError(prefix + suffix + ": cannot be written; check the folder's permissions");
-    }
-  }
-  if (files.empty())
-  {
-    throw TensorflowError(prefix + ": TensorFlow wrote no checkpoint");
-  }
+  fs::remove_all(unfinished, failed);
 }
 
 void TensorflowModel::Restore(const std::string& prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+
+from otbsr.serving import otb
 
 PATCH = 8
 BANDS = 2
@@ -176,12 +179,14 @@ def test_restored_training_goes_on_where_it_stopped(run_application, classifier:
     arguments += ["-training.batchsize", 40, "-training.outputtensors", "loss", *sources("training", *images)]
 
     def train(epochs: int, *more: object) -> list[float]:
-        text = succeed(run_application("TensorflowModelTrain", *arguments, "-training.epochs", epochs, *more))
+        words = overridden([*arguments, "-training.epochs", epochs, *more])
+        text = succeed(run_application("TensorflowModelTrain", *words))
         return [float(number) for number in re.findall(r"loss ([\d.e-]+)", text)]
 
+    bands = [write(tmp_path / f"band{k}.tif", x[..., k : k + 1]) for k in range(BANDS)]
     first = train(2, "-model.saveto", tmp_path / "first")
     second = train(2, "-model.restorefrom", tmp_path / "first", "-model.saveto", tmp_path / "second")
-    whole = train(4, "-model.saveto", tmp_path / "whole", "-training.usestreaming", "on")
+    whole = train(4, "-model.saveto", tmp_path / "whole", "-training.usestreaming", "on", "-training.source1.il", *bands)  # a stack of bands
     assert [*first, *second] == pytest.approx(whole, rel=1e-4)
     assert variables(tmp_path / "second")["kernel"] == pytest.approx(variables(tmp_path / "whole")["kernel"], abs=1e-6)
     assert not list(tmp_path.glob("*unfinished*"))
@@ -197,6 +202,23 @@ def overridden(arguments: list[object]) -> list[object]:
         else:
             options[key].append(argument)
     return [word for key, values in options.items() for word in (key, *values)]
+
+
+def test_failed_checkpoint_leaves_the_older_one(run_application, classifier: Path, tmp_path: Path) -> None:
+    """§12 saveto: files that cannot grow beyond 1 kB, as on a full disk."""
+    x, y = separable(40, 1)
+    images = write(tmp_path / "x.tif", x), write(tmp_path / "y.tif", y)
+    for suffix in (".index", ".data-00000-of-00001"):
+        (tmp_path / f"checkpoint{suffix}").write_text("older")
+    words = ["-model.dir", classifier, "-training.targetnodes", "optimizer", "-training.epochs", 1, *sources("training", *images)]
+    words += ["-model.saveto", tmp_path / "checkpoint"]
+    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 1; exec "$@"', "bash", otb.LAUNCHER, "TensorflowModelTrain", *map(str, words)]
+    environment = {**os.environ, **otb.otb_environment()}
+    assert "failed to write checkpoint" in fail(subprocess.run(limited, env=environment, capture_output=True, text=True, timeout=300))
+    assert {path.name: path.read_text() for path in tmp_path.glob("checkpoint*")} == {
+        "checkpoint.index": "older",
+        "checkpoint.data-00000-of-00001": "older",
+    }
 
 
 def count(run_application, counter: Path, folder: Path, number: int, *more: object, ids: np.ndarray | None = None) -> tuple[str, dict[str, np.ndarray]]:
@@ -232,6 +254,7 @@ def test_root_mean_square_error(run_application, counter: Path, tmp_path: Path) 
     images = tmp_path / "ids.tif", tmp_path / "values.tif"
     more = ["-training.batchsize", 4, "-training.epochs", 1, "-validation.mode", "rmse", "-validation.step", 1, "-validation.usestreaming", "on"]
     more += ["-validation.userplaceholders", "switch=True", *sources("validation", *images, name_y="twice")]
+    more = [word for pair in zip(more[::2], more[1::2], strict=True) if pair[0] != "-validation.source1.name" for word in pair]  # an input by default
     text, _ = count(run_application, counter, tmp_path, 10, *more)
     found = re.findall(r'(\w+) patches, output "twice": root mean square error ([\d.]+)', text)
     assert [name for name, _ in found] == ["Training", "Validation"]
