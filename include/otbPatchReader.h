@@ -79,7 +79,7 @@ public:
   IndexType BlockOf(const IndexType& corner) const;
 
   /** Read `count` patches, given by their first pixels' indices, which must be inside: [count, height, width, bands] of `type`, as GDAL
-   * converts (rounded, clamped). \throws std::runtime_error when a file cannot be read. */
+   * converts (rounded, clamped). Not to be called by two threads at once. \throws std::runtime_error when a file cannot be read. */
   void Read(const IndexType* corners, std::size_t count, GDALDataType type, void* to) const;
 
   /** Positions in `corners` in the order in which the patches are best read. */
@@ -88,8 +88,9 @@ public:
 private:
   struct Stack;
 
-  /** Reads the patches of a share from files through `stack`. */
-  void ReadFiles(Stack& stack, const IndexType* corners, const std::vector<std::size_t>& share, GDALDataType type, char* to) const;
+  /** Reads all patches from the files, by all threads. */
+  void ReadFiles(const IndexType* corners, const std::vector<std::size_t>& order, GDALDataType type, char* to) const;
+  void ReadShare(Stack& stack, const IndexType* corners, const std::vector<std::size_t>& share, GDALDataType type, char* to) const;
   /** Reads all patches from an image without file, into the bands from `band` on. */
   void ReadImage(std::size_t input, unsigned int band, const IndexType* corners, std::vector<std::size_t> order, GDALDataType type,
                  char* to) const;

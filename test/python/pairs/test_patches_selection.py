@@ -129,6 +129,7 @@ def test_the_grid_is_the_rules_by_brute_force(tmp_path_factory, data):
         assert not (folder / "train.gpkg").exists()
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_south_up_image_and_image_without_georeference(tmp_path):
     """§9: the point of an even patch is half a pixel towards smaller x and y; PatchesExtraction finds the patch again."""
     pixels = np.arange(16 * 20, dtype=np.float32).reshape(16, 20, 1)
