@@ -4,8 +4,9 @@
 
 Pairs of 32 and 128 pixels (4 bands, uint16) out of an image of SIZE pixels and one of 4 SIZE pixels. Both run in child processes, in turn. The
 baseline reads each window once and throws it away (one thread, the whole image in GDAL's cache, Python's start not counted);
-PatchesExtraction's time includes its start, the points, and writing all patches. The last line is one JSON object: for each number of pairs `ratio`, the ratio of the medians (1 would be as fast as the bare reads),
-`processor_ratio`, the same of processor time, which a busy machine disturbs less, and the peak memories.
+PatchesExtraction's time includes its start, the points, and writing all patches. The last line is one JSON object: for each number of pairs
+`ratio`, the ratio of the medians (1 would be as fast as the bare reads), `processor_ratio`, the same of processor time, which a busy machine
+disturbs less, and the peak memories.
 """
 
 from __future__ import annotations
