@@ -1,6 +1,7 @@
 # make demo | make test | make help. Each target installs what it needs, once; a second run is fast.
 PYTHON ?= python3
 MODEL ?= models/f-light-x4
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find app include src cmake test python -type f ! -name '*.pyc' 2>/dev/null) CMakeLists.txt otb-module.cmake pyproject.toml
@@ -9,10 +10,10 @@ export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format benchmark clean
+.PHONY: help install demo test test-all test-sanitized fuzz lint format benchmark clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.system: tools/system-packages.sh
 	@sh tools/system-packages.sh
@@ -46,12 +47,19 @@ test-all: install ## also the tests that take longer
 	@cd build && ctest --output-on-failure -E '^pytest$$'
 	@OTBSR_APPLICATIONS=$(CURDIR)/build/applications $(BIN)/python -m pytest -q -m 'slow or not slow'
 
+test-sanitized: $(VENV)/.requirements fuzz ## the C++ under AddressSanitizer and UndefinedBehaviourSanitizer, and `make fuzz`
+	@sh tools/test-sanitized.sh build-sanitized $(BIN)/python
+
+fuzz: ## libFuzzer on the parsers of model files, FUZZ_SECONDS=60 in all
+	@sh tools/system-packages.sh clang libclang-rt-dev
+	@$(PYTHON) tools/fuzz.py --seconds $(FUZZ_SECONDS) --build build-fuzz
+
 $(VENV)/.lint: $(VENV)/.requirements
 	@$(BIN)/python tools/requirements.py lint > $(VENV)/lint.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/lint.txt
 	@touch $@
 
-CXX_FILES = $(wildcard include/*.h include/*.hxx src/*.cxx app/*.cxx test/*.cxx)
+CXX_FILES = $(wildcard include/*.h include/*.hxx src/*.cxx app/*.cxx test/*.cxx test/fuzz/*.cxx)
 PY_DIRS = python test/python benchmark tools $(wildcard data)
 
 lint: $(VENV)/.lint ## clang-format, ruff, mypy: fails on any finding
@@ -67,4 +75,4 @@ benchmark: install ## SuperResolution against TensorFlow alone
 	@$(BIN)/python benchmark/serving.py
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) build demo
+	rm -rf $(VENV) build build-sanitized build-fuzz demo

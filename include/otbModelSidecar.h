@@ -46,6 +46,9 @@ struct ModelSidecar
 
   /** Reads folder/model.json. \throws ModelSidecarError */
   static ModelSidecar Read(const std::string& folder);
+
+  /** The same from the file's content, which may be anything; `file` is said in messages. \throws ModelSidecarError and nothing else */
+  static ModelSidecar Parse(const std::string& content, const std::string& file);
 };
 
 } // namespace otb

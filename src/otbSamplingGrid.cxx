@@ -6,10 +6,34 @@
 
 #include <cmath>
 #include <iomanip>
+#include <limits>
 #include <sstream>
 
 namespace otb
 {
+namespace
+{
+/** Index beyond all images, whose sizes are 32-bit integers: what points at infinity get. */
+constexpr double Far = 1e15;
+
+/** A position as an index; positions that are huge or not a number become an index that no image has. */
+SamplingGrid::IndexValue ToIndex(double position)
+{
+  return static_cast<SamplingGrid::IndexValue>(position < -Far ? -Far : position < Far ? position : Far);
+}
+
+SamplingGrid::SizeValue ToSize(double pixels)
+{
+  if (!(pixels <= std::numeric_limits<int>::max()))
+  {
+    std::ostringstream message;
+    message << "an image of " << pixels << " rows or columns cannot be made; at most " << std::numeric_limits<int>::max()
+            << " are possible: check the factor or scale";
+    throw SamplingGridError(message.str());
+  }
+  return static_cast<SamplingGrid::SizeValue>(pixels);
+}
+} // namespace
 
 SamplingGrid::SamplingGrid(const PointType& corner, const SpacingType& spacing, const RegionType& region)
     : m_Corner(corner), m_Spacing(spacing), m_Region(region)
@@ -19,7 +43,11 @@ SamplingGrid::SamplingGrid(const PointType& corner, const SpacingType& spacing, 
     throw SamplingGridError("spacing " + std::to_string(spacing[0]) + " x " + std::to_string(spacing[1]) +
                             " is not that of an image; both must be finite and not zero");
   }
-  if (region.GetNumberOfPixels() == 0)
+  if (!std::isfinite(corner[0]) || !std::isfinite(corner[1]))
+  {
+    throw SamplingGridError("the grid has no finite corner (" + this->Describe() + ")");
+  }
+  if (region.GetSize(0) == 0 || region.GetSize(1) == 0)
   {
     throw SamplingGridError("the grid has no pixel (" + this->Describe() + ")");
   }
@@ -95,7 +123,7 @@ SamplingGrid SamplingGrid::Refined(unsigned int factor) const
   for (unsigned int k = 0; k < 2; ++k)
   {
     region.SetIndex(k, m_Region.GetIndex(k) * static_cast<IndexValue>(factor));
-    region.SetSize(k, m_Region.GetSize(k) * factor);
+    region.SetSize(k, ToSize(static_cast<double>(m_Region.GetSize(k)) * factor));
     spacing[k] = m_Spacing[k] / factor;
   }
   return SamplingGrid(m_Corner, spacing, region);
@@ -103,20 +131,21 @@ SamplingGrid SamplingGrid::Refined(unsigned int factor) const
 
 SamplingGrid SamplingGrid::Scaled(double scale) const
 {
-  if (!(scale > 0))
+  if (!(scale > 0) || !std::isfinite(scale))
   {
     throw SamplingGridError("scale " + std::to_string(scale) + " must be positive");
   }
   const double inverse = std::round(1 / scale);
   if (inverse >= 1 && std::abs(inverse * scale - 1) < 1e-6) // float32 parameters: 0.1f is not 0.1
   {
+    ToSize(inverse);
     return this->Refined(static_cast<unsigned int>(inverse));
   }
   RegionType region;
   SpacingType spacing;
   for (unsigned int k = 0; k < 2; ++k)
   {
-    region.SetSize(k, static_cast<SizeValue>(std::floor(static_cast<double>(m_Region.GetSize(k)) / scale + Tolerance)));
+    region.SetSize(k, ToSize(std::floor(static_cast<double>(m_Region.GetSize(k)) / scale + Tolerance)));
     spacing[k] = m_Spacing[k] * scale;
   }
   return SamplingGrid(m_Corner, spacing, region);
@@ -164,7 +193,8 @@ bool SamplingGrid::RegionOf(const Footprint& footprint, RegionType& region, std:
   for (unsigned int k = 0; k < 2; ++k)
   {
     const double start = std::round(first[k]), end = std::round(last[k]);
-    if (std::abs(first[k] - start) > Tolerance || std::abs(last[k] - end) > Tolerance || end <= start)
+    const bool areEdges = std::abs(first[k] - start) <= Tolerance && std::abs(last[k] - end) <= Tolerance; // false for NaN
+    if (!areEdges || end <= start || start < -Far || end > Far)
     {
       std::ostringstream message;
       message << std::setprecision(12) << (k == 0 ? "column" : "row") << " edges " << first[k] << " and " << last[k]
@@ -185,14 +215,12 @@ bool SamplingGrid::Contains(const RegionType& region) const
 
 SamplingGrid::RegionType SamplingGrid::PatchAround(const PointType& point, SizeValue width, SizeValue height) const
 {
-  constexpr double far = 1e15; // outside every image, and an integer: where no number, or none that fits, would be undefined
   const PositionType position = this->PositionOf(point);
   const SizeValue size[2] = {width, height};
   RegionType region;
   for (unsigned int k = 0; k < 2; ++k)
   {
-    const double pixel = std::abs(position[k]) <= far ? std::floor(position[k] + Tolerance) : -far;
-    region.SetIndex(k, static_cast<IndexValue>(pixel) - static_cast<IndexValue>(size[k] / 2));
+    region.SetIndex(k, ToIndex(std::floor(position[k] + Tolerance)) - static_cast<IndexValue>(size[k] / 2));
     region.SetSize(k, size[k]);
   }
   return region;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cerrno>
 #include <cmath>
@@ -132,8 +133,9 @@ unsigned int NumberOfWritingBlocks(size_t width, size_t height, unsigned int blo
 {
   // OTB's ImageRegionSquareTileSplitter: the side is the root of pixels / number, rounded up to a multiple of 16
   const double pixels = static_cast<double>(width) * static_cast<double>(height);
-  const double side = block;
-  const auto usual = static_cast<unsigned int>(std::max(1.0, std::ceil(pixels / (side * side))));
+  const double side = std::max(16u, block);
+  // more than a million blocks are not worth a choice, nor the time to make it
+  const auto usual = static_cast<unsigned int>(std::min(1e6, std::max(1.0, std::ceil(pixels / (side * side)))));
   unsigned int best = usual;
   double bestCost = std::numeric_limits<double>::max();
   for (unsigned int number = std::max(1u, usual - std::min(usual - 1, usual / 4)); number <= usual * 2 + 4; ++number)
@@ -208,7 +210,7 @@ struct WriteMonitor::State
   std::string first;
   CPLErrorHandler previous = nullptr;
 
-  static State* current;
+  static std::atomic<State*> current; // GDAL compresses in threads of its own
 
   static void Handle(CPLErr level, CPLErrorNum number, const char* message)
   {
@@ -225,7 +227,7 @@ struct WriteMonitor::State
     CPLDefaultErrorHandler(level, number, message);
   }
 };
-WriteMonitor::State* WriteMonitor::State::current = nullptr;
+std::atomic<WriteMonitor::State*> WriteMonitor::State::current{nullptr};
 
 WriteMonitor::WriteMonitor() : m_State(new State)
 {
@@ -260,7 +262,7 @@ void WriteMonitor::RequireWhole(const std::string& extendedName)
     {
       cause = "it cannot be opened: " + error;
     }
-    else
+    else if (GDALGetRasterCount(dataset.get()) > 0) // 0: several images in one file (netCDF); each would have to be opened
     {
       // the last block of the last band is the last thing that is written
       GDALRasterBandH band = GDALGetRasterBand(dataset.get(), GDALGetRasterCount(dataset.get()));

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 namespace otb
 {
@@ -508,6 +509,10 @@ TensorflowModel::TensorPointer TensorflowModel::NewTensor(tf::DataType type, con
   }
   for (const int64_t size : shape)
   {
+    if (size < 0 || (size > 0 && bytes > std::numeric_limits<int64_t>::max() / static_cast<size_t>(size)))
+    {
+      throw TensorflowError("a tensor of so many values cannot be made; use smaller blocks, or check the expression field");
+    }
     bytes *= static_cast<size_t>(size);
   }
   tf::Tensor* tensor = m_Library.AllocateTensor(type, shape.data(), static_cast<int>(shape.size()), bytes);

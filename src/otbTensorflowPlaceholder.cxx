@@ -147,7 +147,7 @@ std::vector<int64_t> UserPlaceholder::ShapeFor(const TensorflowTensorInfo& input
   int64_t known = 1;
   for (const int64_t size : shape)
   {
-    known *= size < 0 ? 1 : size;
+    known = size < 0 ? known : std::min(known, count + 1) * std::min(size, count + 1); // whatever is more than count does not fit
   }
   const bool divides = known > 0 && count % known == 0;
   int64_t rest = divides ? count / known : 1;

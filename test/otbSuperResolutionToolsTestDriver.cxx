@@ -329,6 +329,50 @@ void SidecarTest()
   CHECK(Has(read("{"), "JSON"));
   unlink((folder + "/model.json").c_str());
   rmdir(folder.c_str());
+
+  // not made by us: any bytes are a sidecar or a ModelSidecarError of one line
+  const auto parse = [](const std::string& content)
+  {
+    return MessageOf<otb::ModelSidecarError>([&]() { otb::ModelSidecar::Parse(content, "model.json"); });
+  };
+  const auto with = [&](const std::string& numbers)
+  {
+    return parse(head + numbers + tail);
+  };
+  const std::string numbers = R"("factor": 4, "margin": 0, )";
+  CHECK(with(numbers).empty());
+  for (const char* deep : {"[", "{\"a\":", "[{\"a\":"})
+  {
+    std::string nested;
+    for (int k = 0; k < 30000; ++k)
+    {
+      nested += deep;
+    }
+    CHECK(Has(parse(nested), "nested more than 32"));
+  }
+  CHECK(with(numbers + R"("licence": "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[ \" [ \\", )").empty());
+  CHECK(Has(parse(std::string(2000000, ' ')), "more than 1048576 bytes"));
+  CHECK(Has(with(R"("factor": 4, "factor": 8, "margin": 0, )"), "factor twice"));
+  CHECK(Has(with(numbers + R"("training": {"a": [{"b": 1, "b": 2}]}, )"), "training.a..b twice"));
+  for (const char* wrong : {"\x80", "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\xc3"})
+  {
+    CHECK(Has(with(numbers + "\"licence\": \"" + wrong + "\", "), "is not UTF-8"));
+  }
+  CHECK(with(numbers + "\"licence\": \"\xc3\xa9 \xe2\x82\xac \xf0\x9f\x9b\xb0\", ").empty());
+  for (const char* wrong :
+       {"1e999", "\"0x4\"", "\" 4\"", "\"4 \"", "\"inf\"", "\"nan\"", "\"4,0\"", "4294967300", "-1", "1e-400", "\"1e\"", "true", "[4]"})
+  {
+    CHECK(Has(with(std::string("\"margin\": 0, \"factor\": ") + wrong + ", "), "factor is "));
+  }
+  CHECK(Has(with(R"("factor": NaN, "margin": 0, )"), "JSON") && Has(with(R"("factor": Infinity, "margin": 0, )"), "JSON"));
+  const auto named = [&](const std::string& name)
+  {
+    return parse(R"({"format": 1, "name": ")" + name + R"(", "method": "fidelity", )" + numbers + tail);
+  };
+  CHECK(named("../../etc/passwd").empty()); // a text for people, not a path
+  CHECK(Has(named("a\\nERROR: b"), "control characters") && Has(named("a\\u0000b"), "control characters"));
+  const auto longName = parse(R"({"format": 1, "name": "n", "method": ")" + std::string(5000, 'm') + "\"}");
+  CHECK(Has(longName, "mmm...") && longName.size() < 300);
 }
 
 void LibraryTest()
@@ -536,6 +580,7 @@ void WritingTest()
     const double side = std::sqrt(static_cast<double>(pixels / number));
     CHECK(number >= 1 && side <= 1.12 * 2560);
   }
+  CHECK(otb::NumberOfWritingBlocks(2000000000, 2000000000, 1, 1e9) >= 1); // in a moment, and without an overflow
 }
 
 } // namespace

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages that otbsr needs, or says which are missing when it may not.
+# Installs the Debian packages that otbsr needs (or those named as arguments), or says which are missing when it may not.
 # otb-bin-qt, otb-qgis, otb-testdriver: OTB's CMake files refuse to load when any of OTB's own programs is missing.
 set -e
 packages="otb-bin otb-bin-qt otb-qgis otb-testdriver libotb-dev libboost-filesystem-dev libboost-serialization-dev libtinyxml-dev libfftw3-dev cmake g++ make python3-venv python3-dev"
+[ $# -gt 0 ] && packages="$*"
 missing=""
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"

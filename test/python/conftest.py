@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from otbsr.errors import MissingToolError
 from otbsr.serving import otb
+
+settings.register_profile("otbsr", deadline=None, print_blob=True)  # a busy machine is no defect
+settings.load_profile("otbsr")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

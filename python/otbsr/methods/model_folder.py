@@ -6,21 +6,21 @@ the output, or to the centre of that. What is spoiled by the edge of the given i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otbsr.errors import ModelError, OutputError
 
@@ -30,20 +30,22 @@ DType = Literal["uint8", "int16", "uint16", "int32", "uint32", "float32", "float
 MAXIMUM = {name: (np.iinfo(name).min, np.iinfo(name).max) for name in ("uint8", "int16", "uint16", "int32", "uint32")} | {
     name: (float(np.finfo(name).min), float(np.finfo(name).max)) for name in ("float32", "float64")
 }
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""Text for messages of one line: no control characters."""
 
 
 class Part(BaseModel):
     """Base of the sidecar's parts: unknown keys are errors, since a misspelt key would silently change pixels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelInput(Part):
     """What goes in: reflectance = DN * scale + offset."""
 
-    signature: str = "serving_default"
-    name: str = "lr"
-    bands: tuple[str, ...] = Field(min_length=1)
+    signature: Name = "serving_default"
+    name: Name = "lr"
+    bands: tuple[Name, ...] = Field(min_length=1)
     spacing: float = Field(gt=0, description="metres between input pixels the model was made for")
     scale: float = Field(1e-4, gt=0)
     offset: float = 0.0
@@ -52,8 +54,8 @@ class ModelInput(Part):
 class ModelOutput(Part):
     """What comes out: reflectance = DN * scale + offset; rounded and clamped to `dtype` in serving."""
 
-    name: str = "sr"
-    bands: tuple[str, ...] = Field(min_length=1)
+    name: Name = "sr"
+    bands: tuple[Name, ...] = Field(min_length=1)
     scale: float = Field(1e-4, gt=0)
     offset: float = 0.0
     dtype: DType = "int16"
@@ -64,7 +66,7 @@ class Sidecar(Part):
     """`model.json`, format 1."""
 
     format: Literal[1] = 1
-    name: str = Field(min_length=1)
+    name: Name
     method: Literal["fidelity", "perceptual", "baseline"]
     factor: int = Field(ge=1, le=16)
     margin: int = Field(ge=0, le=4096, description="input pixels discarded on each side of a block")
@@ -75,11 +77,20 @@ class Sidecar(Part):
     licence: str = ""
     sha256: dict[str, str] = {}
 
+    @field_validator("sha256")
+    @classmethod
+    def files_are_the_models(cls, hashes: dict[str, str]) -> dict[str, str]:
+        """A sidecar that others made must not make us read files outside its folder."""
+        for name in hashes:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"file {name!r} lies outside the model folder")
+        return hashes
+
     @model_validator(mode="after")
     def agrees_with_itself(self) -> Sidecar:
         """Band names differ, and the no-data value can be written in the output type."""
         for part, bands in (("input", self.input.bands), ("output", self.output.bands)):
-            if len(set(bands)) != len(bands) or "" in bands:
+            if len(set(bands)) != len(bands):
                 raise ValueError(f"{part}.bands {list(bands)} must be names that differ")
         low, high = MAXIMUM[self.output.dtype]
         if self.output.nodata is not None and not low <= self.output.nodata <= high:
@@ -98,6 +109,10 @@ def read_sidecar(path: Path) -> Sidecar:
             else f"a model folder needs {GRAPH} and {SIDECAR}"
         )
         raise ModelError(f"{path}: sidecar cannot be read ({error.strerror}); {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: byte {error.start} is not UTF-8; export the model again") from error
+    with contextlib.suppress(ValueError, RecursionError):  # said better below
+        json.loads(text, object_pairs_hook=partial(refuse_repeated_keys, path))
     try:
         return Sidecar.model_validate_json(text)
     except ValidationError as error:
@@ -106,6 +121,16 @@ def read_sidecar(path: Path) -> Sidecar:
         value = "" if first["type"] in ("missing", "json_invalid") else f" {json.dumps(first['input'], default=str)[:80]}:"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ModelError(f"{path}: {key}:{value} {first['msg'][:1].lower()}{first['msg'][1:]}{more}; correct the sidecar or export the model again") from error
+
+
+def refuse_repeated_keys(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises `ModelError` when a key is there twice: which value holds would depend on the reader."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ModelError(f"{path}: has the key {repeated!r} twice; delete one")
+    return content
 
 
 def digest(path: Path) -> str:
@@ -188,7 +213,7 @@ def as_type(values: NDArray[Any], kind: Any) -> NDArray[Any]:
     return np.rint(values).clip(limits.min, limits.max).astype(kind)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that takes the name `folder` when the block ends well, else goes away; raises `OutputError`."""
     if folder.exists() and not overwrite:

@@ -137,6 +137,31 @@ def test_missing_pieces(bicubic, tmp_path, run_application):
     assert process.returncode == 1 and re.search(rf"\(FATAL\).*/copy: is a SavedModel without model.json; {advice} it", process.stdout)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (b'"factor": 4', b'"factor": 4, "factor": 8', "the key 'factor' twice"),
+        (b'"lr"', b'"\xff"', "is not UTF-8"),
+        (b'"name": "lr"', b'"name": "l\\nr"', "input.name"),
+        (b'"factor": 4', b'"factor": 1e999', "factor"),
+        (b'"scale": 0.0001', b'"scale": NaN', "input.scale"),
+        (b'"scale": 0.0001', b'"scale": 1e999', "input.scale"),
+        (b'"saved_model.pb"', b'"../saved_model.pb"', "'../saved_model.pb' lies outside the model folder"),
+        (b'"saved_model.pb"', b'"/etc/passwd"', "'/etc/passwd' lies outside the model folder"),
+        (b'"licence":', b'"training": ' + b"[" * 100_000 + b', "licence":', "invalid JSON"),
+    ],
+)
+def test_a_sidecar_of_unknown_origin_is_a_sidecar_or_an_error(bicubic, tmp_path, before, after, message):
+    """The C++ reader refuses the same (test/fuzz/sidecar.cxx)."""
+    file = edited(bicubic, tmp_path, lambda c: None) / "model.json"
+    content = file.read_bytes().replace(b'"training": {}, ', b"")
+    assert before in content
+    file.write_bytes(content.replace(before, after, 1))
+    with pytest.raises(ModelError) as raised:
+        ModelFolder.open(file.parent)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
 def test_a_damaged_graph_is_noticed(bicubic, tmp_path):
     copy = edited(bicubic, tmp_path, lambda c: None)
     with (copy / "saved_model.pb").open("ab") as file:

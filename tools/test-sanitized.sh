@@ -1,0 +1,66 @@
+#!/bin/sh
+# tools/test-sanitized.sh BUILD_FOLDER PYTHON: compiles everything with AddressSanitizer and UndefinedBehaviourSanitizer and runs the unit
+# tests and the tests that run the applications. Fails on a failed test, on any report, and when an application was never run.
+# OTB, GDAL and TensorFlow are not instrumented: what they do wrong with their own memory is not seen, what they do with ours is.
+set -e
+mkdir -p "$1"
+build=$(cd "$1" && pwd)
+python=$2
+source=$(pwd)
+reports=$build/reports
+log=$build/build.log
+
+echo "compiling with the sanitizers into $1 (some minutes the first time; log: $log)"
+{ cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DOTBSR_SANITIZE=ON && cmake --build "$build" -j "$(nproc)"; } >"$log" 2>&1 ||
+  { grep -E -A 5 'error|Error' "$log" | head -n 40 >&2; echo "cannot compile with the sanitizers, see $log" >&2; exit 1; }
+
+rm -rf "$reports" && mkdir -p "$reports" "$build/launcher"
+: >"$build/ran.txt"
+
+# Only our applications get the runtime libraries, by a launcher that is found before OTB's. A test that expects an application to fail
+# would take a finding for the failure: the reports are kept, and every end by the sanitizers (99) or by a signal is one.
+launcher=$(command -v otbApplicationLauncherCommandLine)
+cat >"$build/launcher/otbApplicationLauncherCommandLine" <<END
+#!/bin/sh
+[ -e "$build/applications/otbapp_\$1.so" ] || exec "$launcher" "\$@"
+echo "\$1" >>"$build/ran.txt"
+errors=$build/launcher/errors.\$\$
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" "$launcher" "\$@" 2>"\$errors"
+status=\$?
+cat "\$errors" >&2
+case \$status in
+  99 | 132 | 134 | 135 | 136 | 139) { echo "\$*"; echo "ended with \$status"; cat "\$errors"; } >"$reports/application.\$\$" ;;
+esac
+rm -f "\$errors"
+exit \$status
+END
+chmod +x "$build/launcher/otbApplicationLauncherCommandLine"
+
+# OTB's reader forgets its buffer when GDAL cannot read the file.
+echo 'leak:otb::ImageFileReader' >"$build/leaks.txt"
+
+# Leaks count, too. The sanitizers refuse to load a library with RTLD_DEEPBIND.
+options="halt_on_error=1:exitcode=99:log_path=$reports/report:print_stacktrace=1"
+export ASAN_OPTIONS="$options:detect_leaks=1:detect_stack_use_after_return=1:handle_abort=1"
+export UBSAN_OPTIONS="$options"
+export LSAN_OPTIONS="suppressions=$build/leaks.txt:print_suppressions=0"
+export OTB_TF_NODEEPBIND=1
+
+# All tests that start applications themselves, and those of the C++ geometry; but for memory, which the sanitizers use a lot of.
+tests=$(grep -rlE 'run_application|command_line' test/python --include='test_*.py')
+failed=0
+ctest --test-dir "$build" --output-on-failure -E '^pytest$' || failed=1
+PATH="$build/launcher:$PATH" PYTHONPATH="$source/python:$source/python/otbtf" OTBSR_APPLICATIONS="$build/applications" \
+  "$python" -m pytest -q -p no:cacheprovider -k 'not memory_does_not_grow' $tests test/python/test_sampling_grid.py || failed=1
+
+for application in "$build"/applications/otbapp_*.so; do
+  name=${application##*/otbapp_}
+  grep -qx "${name%.so}" "$build/ran.txt" || { echo "no test has run ${name%.so} under the sanitizers" >&2; failed=1; }
+done
+for report in "$reports"/*; do
+  [ -e "$report" ] || continue
+  echo "$report:" >&2
+  head -n 40 "$report" >&2
+  failed=1
+done
+exit $failed
