@@ -4,7 +4,7 @@ This is otbsr's own implementation of the public interface of OTBTF (`otbtf.Data
 `otbtf.ModelBase`, ...), for systems where upstream's package is not installed.
 """
 
-from otbtf import layers, ops
+from otbtf import layers, ops, symbolic
 from otbtf.dataset import (
     Dataset,
     DatasetFromPatchesImages,
@@ -16,6 +16,8 @@ from otbtf.dataset import (
 from otbtf.model import ModelBase
 from otbtf.tfrecords import TFRecords
 from otbtf.utils import gdal_open, read_as_np_arr
+
+symbolic.enable()
 
 __version__ = "0.1.0"
 __provider__ = "otbsr"

@@ -16,13 +16,15 @@ import tensorflow as tf
 from rasterio.windows import Window
 
 from otbtf.tfrecords import TFRecords, split
-from otbtf.utils import gdal_open, number_of_patches, read_as_np_arr
+from otbtf.utils import gdal_open, number_of_patches, read_as_np_arr, read_window
 
 Sample = dict[str, np.ndarray]
 Statistics = dict[str, dict[str, np.ndarray]]
 
 ROWS_AT_ONCE = 1 << 22
 """Pixels read at once for statistics: bounds the memory of float64 copies."""
+SAMPLES_AT_ONCE = 16
+"""Samples that one call from TensorFlow to Python reads: the call costs more than a small patch."""
 
 
 class PatchesReaderBase(ABC):
@@ -98,7 +100,9 @@ class PatchesImagesReader(PatchesReaderBase):
         self._open = threading.local()  # a GDAL dataset belongs to one thread
         self.patches_buffer: dict[str, np.ndarray] = {}
         if not use_streaming:
-            self.patches_buffer = {key: np.concatenate([read_as_np_arr(name) for name in names]) for key, names in self.filenames.items()}
+            for key, names in self.filenames.items():
+                images = [read_as_np_arr(name) for name in names]
+                self.patches_buffer[key] = images[0] if len(images) == 1 else np.concatenate(images)
 
     def get_size(self) -> int:
         """Number of samples."""
@@ -132,8 +136,7 @@ class PatchesImagesReader(PatchesReaderBase):
         if name not in files:
             files[name] = gdal_open(name)
         dataset: rasterio.DatasetReader = files[name]
-        side = dataset.width
-        return np.ascontiguousarray(dataset.read(window=Window(0, patch * side, side, side)).transpose(1, 2, 0))
+        return read_window(dataset, Window(0, patch * dataset.width, dataset.width, dataset.width))
 
     def _blocks(self, key: str) -> Iterator[np.ndarray]:
         """Pixels as [pixels, bands], some at a time."""
@@ -229,7 +232,9 @@ class Dataset:
             numbers = tf.data.Dataset.from_generator(lambda: (next(iterator) for _ in range(self.size)), output_signature=tf.TensorSpec([], tf.int64)).apply(
                 tf.data.experimental.assert_cardinality(self.size)
             )
-        self.tf_dataset = numbers.map(self._sample, num_parallel_calls=tf.data.AUTOTUNE).prefetch(max(1, min(buffer_length, self.size)))
+        ahead = max(1, min(buffer_length, self.size))
+        several = numbers.batch(min(SAMPLES_AT_ONCE, ahead)).map(self._samples, num_parallel_calls=tf.data.AUTOTUNE)
+        self.tf_dataset = several.unbatch().apply(tf.data.experimental.assert_cardinality(self.size)).prefetch(ahead)
         self._one_by_one: Iterator[dict[str, np.ndarray]] | None = None
         self._lock = threading.Lock()
 
@@ -281,16 +286,17 @@ class Dataset:
         """Always 0: tf.data reads ahead and does not tell how long it waited; kept for scripts that print it."""
         return 0.0
 
-    def _sample(self, number: Any) -> dict[str, Any]:
+    def _samples(self, numbers: Any) -> dict[str, Any]:
+        """Samples of the given numbers, stacked."""
         keys = list(self.output_types)
 
-        def read(index: Any) -> list[np.ndarray]:
-            sample = self.patches_reader.get_sample(int(index))
-            return [np.asarray(sample[key]) for key in keys]
+        def read(indices: Any) -> list[np.ndarray]:
+            samples = [self.patches_reader.get_sample(int(index)) for index in indices]
+            return [np.stack([np.asarray(sample[key]) for sample in samples]) for key in keys]
 
-        values = tf.numpy_function(read, [number], [self.output_types[key] for key in keys])
+        values = tf.numpy_function(read, [numbers], [self.output_types[key] for key in keys])
         for key, value in zip(keys, values, strict=True):
-            value.set_shape(self.output_shapes[key])
+            value.set_shape((None, *self.output_shapes[key]))
         return dict(zip(keys, values, strict=True))
 
 

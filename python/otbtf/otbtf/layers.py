@@ -8,8 +8,21 @@ import keras
 from keras import ops
 
 
+class ImageLayer(keras.layers.Layer):
+    """Base of the layers: takes every input for dense, see `compute_output_spec`."""
+
+    def compute_output_spec(self, inputs: Any, **kwargs: Any) -> Any:
+        """Shapes and types of the outputs. Keras takes what was multiplied by a number for sparse, and could not slice it."""
+        return super().compute_output_spec(dense(inputs), **kwargs)
+
+
+def dense(values: Any) -> Any:
+    """`values` (any structure) with all symbolic tensors dense."""
+    return keras.tree.map_structure(lambda value: keras.KerasTensor(value.shape, value.dtype) if isinstance(value, keras.KerasTensor) else value, values)
+
+
 @keras.saving.register_keras_serializable("otbtf")
-class DilatedMask(keras.layers.Layer):
+class DilatedMask(ImageLayer):
     """1 within `radius` pixels (a square window) of a no-data value, else 0: [n, y, x, c] -> uint8 [n, y, x, c]."""
 
     def __init__(self, nodata_value: float, radius: int, name: str | None = None, **kwargs: Any) -> None:
@@ -28,7 +41,7 @@ class DilatedMask(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("otbtf")
-class ApplyMask(keras.layers.Layer):
+class ApplyMask(ImageLayer):
     """Put `out_nodata` where the mask is 1: (mask, image) -> image."""
 
     def __init__(self, out_nodata: float, name: str | None = None, **kwargs: Any) -> None:
@@ -46,7 +59,7 @@ class ApplyMask(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("otbtf")
-class ScalarsTile(keras.layers.Layer):
+class ScalarsTile(ImageLayer):
     """Repeat scalars over the pixels of a reference: (reference [n, y, x, c], k scalars of shape [n]) -> [n, y, x, k]."""
 
     def call(self, inputs: Any) -> Any:
@@ -58,7 +71,7 @@ class ScalarsTile(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("otbtf")
-class Argmax(keras.layers.Layer):
+class Argmax(ImageLayer):
     """Index of the largest value along the last axis, kept with size 1: [..., c] -> int32 [..., 1]."""
 
     def call(self, inputs: Any) -> Any:
@@ -67,7 +80,7 @@ class Argmax(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("otbtf")
-class Max(keras.layers.Layer):
+class Max(ImageLayer):
     """Largest value along the last axis, kept with size 1: [..., c] -> [..., 1]."""
 
     def call(self, inputs: Any) -> Any:
@@ -76,7 +89,7 @@ class Max(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("otbtf")
-class CentralCrop(keras.layers.Layer):
+class CentralCrop(ImageLayer):
     """Remove `crop` pixels from each side of an image: [n, y, x, c] -> [n, y - 2 crop, x - 2 crop, c].
 
     An image not larger than 2 * crop becomes an empty one, which keras.layers.Cropping2D refuses.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from otbtf.layers import CentralCrop
 
@@ -21,6 +22,26 @@ def cropped_tensor_name(tensor_name: str, crop: int) -> str:
     return f"{tensor_name}_crop{crop}"
 
 
+@keras.saving.register_keras_serializable("otbtf")
+class TrainedByName(keras.Model):
+    """A Keras model whose losses and metrics see only the outputs that have a target: the others serve inference."""
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Loss of the outputs named in `y`."""
+        return super().compute_loss(x, y, with_target(y_pred, y), sample_weight, **kwargs)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Metrics of the outputs named in `y`."""
+        return dict(super().compute_metrics(x, y, with_target(y_pred, y), sample_weight))
+
+
+def with_target(outputs: Any, targets: Any) -> Any:
+    """The entries of `outputs` that `targets` has, if both are dictionaries."""
+    if not (isinstance(outputs, Mapping) and isinstance(targets, Mapping)):
+        return outputs
+    return {key: output for key, output in outputs.items() if key in targets}
+
+
 class ModelBase(abc.ABC):
     """A Keras model in three parts: normalisation inside the graph, the network, and cropped outputs for inference.
 
@@ -28,7 +49,7 @@ class ModelBase(abc.ABC):
     and attributes (`compile`, `fit`, `predict`, ...) are reached through this object. Create it inside `strategy.scope()` when training
     is distributed.
 
-    Outputs that only serve inference are not in `model.output` losses: name the trained outputs in `compile(loss={...})`.
+    `normalize_inputs` and `get_outputs` may use Keras' layers and operations, and TensorFlow's functions (see `otbtf.symbolic`).
     """
 
     def __init__(
@@ -65,11 +86,15 @@ class ModelBase(abc.ABC):
         return getattr(self.model, name)
 
     def get_inputs(self) -> dict[str, Any]:
-        """One keras.Input per input key, of the dataset's type; images may have any number of rows and columns."""
+        """One keras.Input per input key; images may have any number of rows and columns.
+
+        Float32, but for types that it cannot hold: the served model is the same whether the dataset was streamed (in the file's type) or not.
+        """
+        types = {key: np.dtype(getattr(dtype, "as_numpy_dtype", dtype)) for key, dtype in self.inputs_types.items()}
         return {
             key: keras.Input(
                 shape=[None, None, *shape[2:]] if len(shape) > 2 else shape,
-                dtype=getattr(self.inputs_types[key], "name", self.inputs_types[key]),
+                dtype="float32" if np.can_cast(types[key], np.float32) else self.inputs_types[key].name,
                 name=key,
             )
             for key, shape in self.inputs_shapes.items()
@@ -110,7 +135,7 @@ class ModelBase(abc.ABC):
         normalized = self.normalize_inputs(inputs)
         outputs = dict(self.get_outputs(normalized))
         outputs.update(self.postprocess_outputs(outputs=outputs, inputs=inputs, normalized_inputs=normalized))
-        return keras.Model(inputs=inputs, outputs=outputs, name=type(self).__name__)
+        return TrainedByName(inputs=inputs, outputs=outputs, name=type(self).__name__)
 
     def export(self, filepath: str, **kwargs: Any) -> None:
         """Write the SavedModel that TensorflowModelServe runs: signature `serving_default`, named inputs and outputs."""
@@ -121,7 +146,7 @@ class ModelBase(abc.ABC):
         if str(filepath).endswith((".keras", ".h5")):
             self.model.save(filepath, **kwargs)
         else:
-            self.export(filepath)
+            self.export(filepath, verbose=False)
 
     def summary(self, strategy: Any = None, **kwargs: Any) -> None:
         """Print the layers (only once when training is distributed)."""

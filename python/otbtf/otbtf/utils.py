@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.windows import Window
 
 _lock = threading.Lock()
 
@@ -61,13 +62,21 @@ def read_as_np_arr(gdal_ds: Any, as_patches: bool = True) -> np.ndarray:
     if isinstance(gdal_ds, str):
         with gdal_open(gdal_ds) as dataset:
             return read_as_np_arr(dataset, as_patches)
-    is_rasterio = isinstance(gdal_ds, rasterio.DatasetReader)
-    pixels = gdal_ds.read() if is_rasterio else np.asarray(gdal_ds.ReadAsArray())
-    if pixels.ndim == 2:
-        pixels = pixels[np.newaxis]
-    bands, height, width = pixels.shape
+    if isinstance(gdal_ds, rasterio.DatasetReader):
+        pixels = read_window(gdal_ds, Window(0, 0, gdal_ds.width, gdal_ds.height))
+    else:
+        pixels = np.asarray(gdal_ds.ReadAsArray())
+        pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    height, width, bands = pixels.shape
     if not as_patches:
-        return np.ascontiguousarray(pixels.transpose(1, 2, 0))[np.newaxis]
+        return pixels[np.newaxis]
     if height % width:
         raise ValueError(f"{width} x {height} pixels are no stack of square patches: the height must be a multiple of the width")
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0)).reshape(height // width, width, width, bands)
+    return pixels.reshape(height // width, width, width, bands)
+
+
+def read_window(dataset: rasterio.DatasetReader, window: Window) -> np.ndarray:
+    """Pixels of a window, [rows, columns, bands], in the file's type; GDAL puts the bands side by side, nothing is copied."""
+    pixels = np.empty((window.height, window.width, dataset.count), dataset.dtypes[0])
+    dataset.read(window=window, out=pixels.transpose(2, 0, 1))
+    return pixels

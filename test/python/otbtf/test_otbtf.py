@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +209,39 @@ def test_tfrecords_layout_and_round_trip(tmp_path, pair):
     assert len(numbers(otbtf.TFRecords(folder).read(1, ["hr"], n_workers=2))) == 20  # four of five files
 
 
+def test_tfrecords_written_by_upstream_are_read_and_ours_by_plain_tf_data(tmp_path, pair):
+    """The layout: an Example per sample with a serialised tensor per key, and types and shapes in two JSON files."""
+    names, lr, _ = pair
+    scalars = np.arange(N, dtype=np.float32)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "output_types.json").write_text(json.dumps({"lr": "int16", "day": "float32"}, indent=4))
+    (theirs / "output_shapes.json").write_text(json.dumps({"lr": [6, 6, 3], "day": []}, indent=4))
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(theirs / f"{shard}.records")) as writer:
+            for k in range(10 * shard, 10 * shard + 10):
+                values = {"lr": lr[k], "day": scalars[k]}
+                feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.serialize_tensor(v).numpy()])) for key, v in values.items()}
+                writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    inputs, targets = next(iter(otbtf.TFRecords(str(theirs)).read(20, ["day"])))
+    np.testing.assert_array_equal(inputs["lr"], lr[:20])
+    np.testing.assert_array_equal(targets["day"], scalars[:20])
+
+    ours = tmp_path / "ours"
+    otbtf.DatasetFromPatchesImages(names, use_streaming=True, iterator_cls=InOrder, scalar_dict={"site": ["a", "bcd"]}).to_tfrecords(str(ours), 10)
+    types, shapes = (json.loads((ours / f"output_{what}.json").read_text()) for what in ("types", "shapes"))
+    assert (types, shapes) == ({"lr": "int16", "hr": "int16", "site": "string"}, {"lr": [6, 6, 3], "hr": [12, 12, 3], "site": []})
+
+    def parse(record):
+        parsed = tf.io.parse_single_example(record, {key: tf.io.FixedLenFeature([], tf.string) for key in types})
+        return {key: tf.ensure_shape(tf.io.parse_tensor(parsed[key], types[key]), shapes[key]) for key in types}
+
+    records = tf.data.TFRecordDataset([str(ours / "0.records"), str(ours / "1.records")]).map(parse)
+    samples = list(records.as_numpy_iterator())
+    np.testing.assert_array_equal([sample["lr"] for sample in samples], lr[:20])
+    assert [sample["site"] for sample in samples] == [b"a"] * 14 + [b"bcd"] * 6
+
+
 def test_tfrecords_leave_nothing_of_an_earlier_set(tmp_path, pair):
     names, _, _ = pair
     dataset = otbtf.DatasetFromPatchesImages(names)
@@ -252,8 +284,8 @@ def test_model_trains_exports_and_crops(tmp_path, pair, streaming):
     assert sorted(model.model.output) == ["hr", "hr_crop1", "hr_crop4", "hr_layer_crop1", "hr_layer_crop4"]
     model.export(str(tmp_path / "model"))
     serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
-    # Any size, other than the patches'; whole numbers go in as they are stored.
-    image = np.random.default_rng(0).integers(0, 100, (1, 9, 11, 3)).astype(np.int16 if streaming else np.float32)
+    # Any size, other than the patches'; the same signature whether the patches came as int16 from files or as float32 from memory.
+    image = np.random.default_rng(0).integers(0, 100, (1, 9, 11, 3)).astype(np.float32)
     outputs = serve(lr=tf.constant(image))
     expected = np.repeat(np.repeat(image * 2.0, 2, 1), 2, 2)
     np.testing.assert_allclose(outputs["hr"], expected)
@@ -266,6 +298,52 @@ def test_model_trains_exports_and_crops(tmp_path, pair, streaming):
     model.save(str(tmp_path / "m.keras"))
     model.save(str(tmp_path / "saved"))
     assert (tmp_path / "m.keras").is_file() and (tmp_path / "saved" / "saved_model.pb").is_file()
+
+
+def test_targets_choose_the_outputs_that_are_trained(pair):
+    """Cropped outputs have no target: Keras would refuse metrics, however they are given; OTBTF's scripts give them by name or as a list."""
+    names, _, _ = pair
+    batches = otbtf.DatasetFromPatchesImages(names).get_tf_dataset(5, targets_keys=["hr"])
+    for loss, metrics in (({"hr": "mse"}, {"hr": ["mae"]}), ("mse", ["mae"])):
+        model = Double(batches.element_spec)
+        model.compile(optimizer="sgd", loss=loss, metrics=metrics)
+        history = model.fit(batches, epochs=1, validation_data=batches, verbose=0).history
+        assert sorted(history) == ["loss", "mae", "val_loss", "val_mae"] and np.isfinite(history["val_mae"]).all()
+        assert set(model.predict(batches, verbose=0)) == set(model.model.output)
+
+
+class WithFunctions(otbtf.ModelBase):
+    """TensorFlow's functions where Keras 3 wants its own, as models written for Keras 2 have them."""
+
+    def normalize_inputs(self, inputs):
+        return {"lr": tf.cast(inputs["lr"], tf.float32) * 0.01}
+
+    def get_outputs(self, normalized_inputs):
+        x = normalized_inputs["lr"]
+        both = tf.concat([x, tf.nn.relu(x - 0.2)], axis=-1)
+        mean = tf.reduce_mean(both, axis=-1, keepdims=True) * 2.0
+        return {"mean": tf.identity(mean, name="average"), "largest": otbtf.layers.Argmax(name="largest")(both * 3.0)}
+
+
+def test_tensorflow_functions_in_a_model(tmp_path, pair):
+    names, lr, _ = pair
+    spec = otbtf.DatasetFromPatchesImages(names, use_streaming=True).get_tf_dataset(5).element_spec
+    model = WithFunctions(spec, input_keys=["lr"], inference_cropping=[1])
+    image = lr[:2].astype(np.float32)
+    x = image * 0.01
+    both = np.concatenate([x, np.maximum(x - 0.2, 0)], axis=-1)
+    expected = 2 * both.mean(axis=-1, keepdims=True)
+    assert {"mean", "largest", "average_crop1", "mean_crop1", "largest_crop1"} == set(model.model.output)
+    model.save(str(tmp_path / "saved"))
+    model.save(str(tmp_path / "m.keras"))
+    served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"](lr=tf.constant(image))
+    again = keras.models.load_model(tmp_path / "m.keras")({"lr": image})
+    for given in (served, again):
+        np.testing.assert_allclose(given["mean"], expected, rtol=1e-5)
+        np.testing.assert_allclose(given["average_crop1"], expected[:, 1:-1, 1:-1], rtol=1e-5)
+        np.testing.assert_array_equal(given["largest"], both.argmax(-1)[..., None])
+    with pytest.raises((ValueError, TypeError)):  # what is wrong stays wrong
+        tf.concat([np.zeros((1, 2)), "x"], axis=0)
 
 
 def test_model_with_chosen_inputs_and_no_crops(pair):
@@ -298,24 +376,128 @@ def test_layers_and_ops():
         assert keras.layers.deserialize(keras.layers.serialize(layer)).get_config() == layer.get_config()
 
 
+# --- a user's training script ------------------------------------------------------------------------------------------------
+
+N_CLASSES = 2
+
+
+class Segmentation(otbtf.ModelBase):
+    """A small fully convolutional network (radius 3) as users of OTBTF write them: TensorFlow's functions, named last layer."""
+
+    def normalize_inputs(self, inputs):
+        return {"input_xs": tf.cast(inputs["input_xs"], tf.float32) * 0.001}
+
+    def get_outputs(self, normalized_inputs):
+        x = normalized_inputs["input_xs"]
+        net = tf.keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="conv1")(x)
+        net = tf.concat([net, x], axis=-1)
+        net = tf.keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="conv2")(net) + net[..., :8]
+        net = tf.keras.layers.Conv2D(N_CLASSES, 3, padding="same", name="classifier")(net)
+        predictions = tf.keras.layers.Softmax(name="predictions_softmax_tensor")(net)
+        return {"predictions": predictions, "labels": otbtf.layers.Argmax(name="labels")(predictions)}
+
+
+def preprocessing(examples):
+    return {"input_xs": examples["input_xs_patches"], "predictions": otbtf.ops.one_hot(labels=examples["labels_patches"], nb_classes=N_CLASSES)}
+
+
+def test_a_training_script_runs_unchanged_from_patches_to_map(tmp_path, run_application):
+    """PatchesExtraction -> DatasetFromPatchesImages -> ModelBase.fit in a strategy's scope -> save -> TensorflowModelServe on *_crop16."""
+    keras.utils.set_random_seed(1)
+    random = np.random.default_rng(0)
+    rows, columns = np.indices((150, 170))
+    classes = ((rows // 13 + columns // 17) % 2).astype(np.uint8)
+    pixels = np.stack([random.normal(np.where(classes, level, 900), 150) for level in (1500, 500, 1100)]).clip(0).astype(np.uint16)
+    grid = {"driver": "GTiff", "crs": "EPSG:32631", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4800000), "width": 170, "height": 150}
+    with rasterio.open(tmp_path / "xs.tif", "w", count=3, dtype="uint16", **grid) as image:
+        image.write(pixels)
+    with rasterio.open(tmp_path / "labels.tif", "w", count=1, dtype="uint8", **grid) as image:
+        image.write(classes, 1)
+
+    def run(name, *arguments, **environment):
+        process = run_application(name, *arguments, environment=environment)
+        assert process.returncode == 0, process.stdout + process.stderr
+
+    run("PatchesSelection", "-in", tmp_path / "xs.tif", "-grid.step", 16, "-grid.psize", 16, "-outtrain", tmp_path / "a.gpkg", "-outvalid", tmp_path / "b.gpkg")
+    for part in "ab":
+        sources = []
+        for k, (image, kind) in enumerate((("xs", "uint16"), ("labels", "uint8")), 1):
+            sources += [f"-source{k}.il", tmp_path / f"{image}.tif", f"-source{k}.patchsizex", 16, f"-source{k}.patchsizey", 16]
+            sources += [f"-source{k}.out", tmp_path / f"{image}_{part}.tif", kind]
+        run("PatchesExtraction", *sources, "-vec", tmp_path / f"{part}.gpkg", "-field", "id", OTB_TF_NSOURCES="2")
+
+    def dataset(part):
+        files = {"input_xs_patches": [str(tmp_path / f"xs_{part}.tif")], "labels_patches": [str(tmp_path / f"labels_{part}.tif")]}
+        made = otbtf.DatasetFromPatchesImages(filenames_dict=files, use_streaming=part == "a")
+        assert made.size > 20
+        return made.get_tf_dataset(batch_size=8, preprocessing_fn=preprocessing, targets_keys=["predictions"])
+
+    ds_train, ds_valid = dataset("a"), dataset("b")
+    strategy = tf.distribute.MirroredStrategy()
+    with strategy.scope():
+        model = Segmentation(dataset_element_spec=ds_train.element_spec)
+        model.compile(
+            loss={"predictions": tf.keras.losses.CategoricalCrossentropy()},
+            optimizer=tf.keras.optimizers.Adam(learning_rate=0.02),
+            metrics=[tf.keras.metrics.Precision(class_id=1), tf.keras.metrics.Recall(class_id=1)],
+        )
+        model.summary()
+        model.fit(ds_train, epochs=6, validation_data=ds_valid, verbose=0)
+        _, precision, recall = model.evaluate(ds_valid, batch_size=8, verbose=0)
+    assert min(precision, recall) > 0.9
+    model.save(str(tmp_path / "model"))
+
+    mirrored = np.pad(pixels.transpose(1, 2, 0), ((16, 16), (16, 16), (0, 0)), mode="symmetric").astype(np.float32)
+    expected = np.asarray(model.model({"input_xs": mirrored[None]})["predictions"])[0, 16:-16, 16:-16]
+    names = ["predictions_softmax_tensor_crop16", "labels_crop16"]
+    fields = ["-source1.rfieldx", 64, "-source1.rfieldy", 64, "-output.efieldx", 32, "-output.efieldy", 32]
+    for name in names:
+        arguments = ["-source1.il", tmp_path / "xs.tif", "-source1.placeholder", "input_xs", *fields, "-model.dir", tmp_path / "model"]
+        run("TensorflowModelServe", *arguments, "-model.fullyconv", "on", "-output.names", name, "-out", tmp_path / f"{name}.tif", "float")
+        with rasterio.open(tmp_path / f"{name}.tif") as image:
+            made = image.read().transpose(1, 2, 0)
+            assert (image.transform, image.crs) == (grid["transform"], grid["crs"])
+        if name == names[0]:
+            np.testing.assert_allclose(made, expected, atol=1e-5)
+        else:
+            assert (made[..., 0] == expected.argmax(-1)).all() and (made[..., 0] == classes).mean() > 0.9
+
+
 # --- installation ------------------------------------------------------------------------------------------------------------
 
 
-def test_installation_leaves_upstreams_package_alone(tmp_path):
-    """With the files of both in one site folder, upstream's package is the one that is imported, and no file is shared."""
-    root = Path(__file__).parents[3] / "python" / "otbtf"
+@pytest.mark.parametrize("first", ["upstream", "ours"])
+def test_installation_leaves_upstreams_package_alone(tmp_path, first):
+    """pip installs ours beside upstream's package, in either order: upstream's is imported, no file is shared; alone, ours is."""
+    pytest.importorskip("scikit_build_core")
+    source = Path(__file__).parents[3] / "python" / "otbtf"
     site = tmp_path / "site"
-    (site / "otbsr_otbtf").mkdir(parents=True)
-    shutil.copytree(root / "otbtf", site / "otbsr_otbtf" / "otbtf")  # as pyproject.toml's wheel.packages says
-    shutil.copy(root / "otbsr-otbtf.pth", site)
-    assert '"otbsr_otbtf/otbtf" = "otbtf"' in (root / "pyproject.toml").read_text()
-    code = f"import site, sys; sys.path = [p for p in sys.path if 'python' in p and 'otbtf' not in p]; site.addsitedir({str(site)!r}); "
-    find = code + "import importlib.util as u; print(u.find_spec('otbtf').origin)"
+
+    def pip(*arguments):
+        subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *map(str, arguments)], check=True, cwd=tmp_path)
+
+    def install_ours():
+        pip("install", "--no-deps", "--no-index", "--no-build-isolation", "--no-warn-script-location", "--target", site, source)
+
+    def install_upstream():
+        (site / "otbtf").mkdir(parents=True)
+        (site / "otbtf" / "__init__.py").write_text("__version__ = '4.3.0'\n")
+        (site / "otbtf-4.3.0.dist-info").mkdir()
+        (site / "otbtf-4.3.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: otbtf\nVersion: 4.3.0\n")
 
     def found():
-        return subprocess.run([sys.executable, "-S", "-c", find], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.strip()
+        code = f"import site, sys; sys.path = [p for p in sys.path if 'python' in p and 'otbtf' not in p]; site.addsitedir({str(site)!r}); "
+        code += "import importlib.util as u; print(u.find_spec('otbtf').origin)"
+        return Path(subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.strip())
 
-    assert found() == str(site / "otbsr_otbtf" / "otbtf" / "__init__.py")
-    (site / "otbtf").mkdir()
-    (site / "otbtf" / "__init__.py").write_text("")
-    assert found() == str(site / "otbtf" / "__init__.py")
+    ours, upstream = site / "otbsr_otbtf" / "otbtf" / "__init__.py", site / "otbtf" / "__init__.py"
+    if first == "ours":
+        install_ours()
+        assert found() == ours
+        install_upstream()
+    else:
+        install_upstream()
+        install_ours()
+    assert found() == upstream and upstream.read_text() == "__version__ = '4.3.0'\n"
+    assert ours.is_file() and [path.name for path in (site / "otbtf").iterdir() if path.suffix] == ["__init__.py"]
+    assert {path.name for path in site.glob("*.dist-info")} == {"otbtf-4.3.0.dist-info", "otbsr_otbtf-0.1.0.dist-info"}
