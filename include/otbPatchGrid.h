@@ -65,7 +65,7 @@ public:
 
   /** Chooses patches so that their pixels are spread over the classes as evenly as possible: group 0; the others are in group 3, none.
    *
-   * One patch after the other, that adds most to the sum over classes of the logarithm of the pixels so far (within a few per cent of the
+   * One patch after the other, that adds most to the sum over classes of the logarithm of the pixels so far (within a twentieth of the
    * best, so that it is fast); among equals, patches from all over the image. The same in every run. Patches without a label are never
    * chosen. \param share of the patches to choose, in ]0, 1] */
   static std::vector<Group> Balance(const std::vector<Histogram>& patches, unsigned int classes, double share);

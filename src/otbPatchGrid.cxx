@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <random>
 #include <sstream>
 #include <stdexcept>
@@ -267,52 +266,66 @@ std::vector<PatchGrid::Group> PatchGrid::Balance(const std::vector<Histogram>& p
   constexpr double step = 0.95; // a patch within this share of the best gain is as good as the best
   const auto wanted = static_cast<std::size_t>(std::max(1.0, std::round(share * static_cast<double>(patches.size()))));
   std::vector<double> pixels(classes, 0);
-  const auto gainOf = [&](const Histogram& patch)
+  // Gains only shrink as patches are chosen, so that an old one is a bound. Counts lie in the order in which they are visited, again and
+  // again.
+  struct Candidate
+  {
+    std::size_t patch;
+    std::size_t first; // of its counts
+    std::size_t last;
+    double bound;
+  };
+  std::vector<Candidate> candidates;
+  for (std::size_t k = 0; k < patches.size(); ++k)
+  {
+    candidates.push_back({k, 0, 0, 0});
+  }
+  Shuffle(candidates);
+  Histogram counts;
+  const auto gainOf = [&](const Candidate& candidate)
   {
     double gain = 0;
-    for (const auto& [label, count] : patch)
+    for (std::size_t k = candidate.first; k < candidate.last; ++k)
     {
-      gain += std::log1p(count / (1 + pixels[label]));
+      gain += std::log1p(counts[k].second / (1 + pixels[counts[k].first]));
     }
     return gain;
   };
-  std::vector<std::size_t> order(patches.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  Shuffle(order);
-  // Gains only shrink as patches are chosen, so that an old one is a bound.
-  std::vector<double> bounds(patches.size());
   double level = 0;
-  for (const std::size_t k : order)
+  for (Candidate& candidate : candidates)
   {
-    bounds[k] = gainOf(patches[k]);
-    level = std::max(level, bounds[k]);
+    const Histogram& patch = patches[candidate.patch];
+    candidate.first = counts.size();
+    counts.insert(counts.end(), patch.begin(), patch.end());
+    candidate.last = counts.size();
+    candidate.bound = gainOf(candidate);
+    level = std::max(level, candidate.bound);
   }
   std::vector<Group> groups(patches.size(), none);
   for (std::size_t chosen = 0; chosen < wanted && level > 0;)
   {
     double best = 0;
-    for (const std::size_t k : order)
+    std::size_t left = 0;
+    for (Candidate candidate : candidates)
     {
-      if (groups[k] != none || chosen == wanted)
+      if (candidate.bound >= level && chosen < wanted)
       {
-        continue;
-      }
-      if (bounds[k] >= level)
-      {
-        bounds[k] = gainOf(patches[k]);
-        if (bounds[k] >= level)
+        candidate.bound = gainOf(candidate);
+        if (candidate.bound >= level)
         {
-          groups[k] = 0;
+          groups[candidate.patch] = 0;
           ++chosen;
-          for (const auto& [label, count] : patches[k])
+          for (std::size_t k = candidate.first; k < candidate.last; ++k)
           {
-            pixels[label] += count;
+            pixels[counts[k].first] += counts[k].second;
           }
           continue;
         }
       }
-      best = std::max(best, bounds[k]);
+      best = std::max(best, candidate.bound);
+      candidates[left++] = candidate;
     }
+    candidates.resize(left);
     level = std::min(level * step, best);
   }
   return groups;
