@@ -59,7 +59,8 @@ private:
         "source whose name is that of the training source's placeholder is an input, any other name is the output that "
         "the source is the reference of. The environment variable OTB_TF_NSOURCES sets the number of sources without "
         "that of the references: there is one source more than it says.");
-    SetDocLimitations("The graph must hold the optimiser, as models written with TensorFlow 1's interface do (tf.compat.v1).");
+    SetDocLimitations("The graph must hold the optimiser: models written with TensorFlow 1's interface (tf.compat.v1), or with a training "
+                      "step as a signature, whose tensors and operations are then given by their names in the graph.");
     SetDocAuthors("The otbsr developers");
     SetDocSeeAlso("PatchesExtraction, TensorflowModelServe");
     AddDocTag(Tags::Learning);

@@ -204,6 +204,34 @@ def overridden(arguments: list[object]) -> list[object]:
     return [word for key, values in options.items() for word in (key, *values)]
 
 
+def test_training_signature_of_tensorflow_2(run_application, tmp_path: Path) -> None:
+    """Beyond OTBTF: a tf.Module whose training step is a signature, by the graph's names of its tensors."""
+    tf = pytest.importorskip("tensorflow")
+
+    class Line(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = tf.Variable(0.0)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 1, 1, 1), name="x"), tf.TensorSpec((None, 1, 1, 1), name="y")])
+        def step(self, x, y):  # type: ignore[no-untyped-def]
+            error = x * self.slope - y
+            self.slope.assign_sub(tf.reduce_mean(error * x))
+            return {"loss": tf.reduce_mean(error**2)}
+
+    module = Line()
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": module.step})
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "model")).signature_def["serving_default"]
+    x = np.random.default_rng(0).normal(0, 1, (60, 1, 1, 1)).astype(np.float32)
+    names = signature.inputs["x"].name, signature.inputs["y"].name
+    words = ["-model.dir", tmp_path / "model", "-training.targetnodes", signature.outputs["loss"].name, "-training.outputtensors", "loss"]
+    words += sources("training", write(tmp_path / "x.tif", x), write(tmp_path / "y.tif", 3 * x), *names, size=1)
+    succeed(run_application("TensorflowModelTrain", *words, "-training.batchsize", 20, "-training.epochs", 12, "-model.saveto", tmp_path / "trained"))
+    value = [array for name, array in variables(tmp_path / "trained").items() if name.startswith("slope")]
+    assert len(value) == 1 and value[0] == pytest.approx(3, abs=1e-3)
+
+
 def test_failed_checkpoint_leaves_the_older_one(run_application, classifier: Path, tmp_path: Path) -> None:
     """§12 saveto: files that cannot grow beyond 1 kB, as on a full disk."""
     x, y = separable(40, 1)
