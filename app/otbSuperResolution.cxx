@@ -28,9 +28,6 @@ public:
   itkTypeMacro(SuperResolution, otb::Wrapper::Application);
 
 private:
-  /** Memory of TensorFlow and of the filter per input pixel, with networks of 32 to 64 channels and factor 4: measured, rounded up. */
-  static constexpr double BytesPerInputPixel = 2560;
-
   void DoInit() override
   {
     SetName("SuperResolution");
@@ -67,7 +64,10 @@ private:
     SetMinimumParameterIntValue("block", 0);
     MandatoryOff("block");
     AddParameter(ParameterType_Int, "threads", "Threads of TensorFlow (0 = all cores)");
-    SetParameterDescription("threads", "Number of threads that TensorFlow may use.");
+    SetParameterDescription(
+        "threads",
+        "Number of threads that TensorFlow may use. 0: as many as ITK's global default (ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS), or all "
+        "cores.");
     SetDefaultParameterInt("threads", 0);
     SetMinimumParameterIntValue("threads", 0);
     MandatoryOff("threads");
@@ -83,14 +83,6 @@ private:
   {
   }
 
-  /** Block side in input pixels for the memory that may be used, TensorFlow's own 256 MB set aside. */
-  static unsigned int BlockFor(unsigned int megabytes, unsigned int margin)
-  {
-    const double bytes = 1e6 * std::max(64.0, static_cast<double>(megabytes) - 256.0);
-    const double side = std::sqrt(bytes / BytesPerInputPixel) - 2.0 * margin;
-    return static_cast<unsigned int>(std::min(1024.0, std::max(128.0, std::floor(side / 64) * 64)));
-  }
-
   void DoExecute() override
   {
     this->Guarded([this]() { this->Connect(); });
@@ -103,8 +95,9 @@ private:
     RequireServableFile(GetParameterString("in"));
 
     FloatVectorImageType* image = GetParameterImage("in");
-    image->UpdateOutputInformation();
-    const auto bands = image->GetNumberOfComponentsPerPixel();
+    Source source;
+    source.images.Add(image, "in");
+    const auto bands = source.images.GetNumberOfBands();
     if (bands != sidecar.inputBands.size())
     {
       std::string names;
@@ -115,12 +108,13 @@ private:
       throw ServedImageError("the image has " + std::to_string(bands) + " bands, but model " + sidecar.name + " takes " +
                              std::to_string(sidecar.inputBands.size()) + ": " + names);
     }
-    this->WarnAboutGrid(image);
+    this->WarnAboutGrid(source.images, "The image");
 
     Settings settings;
+    const auto threads = static_cast<unsigned int>(GetParameterInt("threads"));
     settings.model = std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), sidecar.signature,
-                                                       static_cast<unsigned int>(GetParameterInt("threads")));
-    settings.input = sidecar.inputName;
+                                                       threads > 0 ? threads : DefaultNumberOfThreads());
+    source.input = &settings.model->GetInput(sidecar.inputName);
     settings.outputs = {sidecar.outputName};
     const auto& info = settings.model->GetOutput(sidecar.outputName);
     if (info.shape.size() == 4 && info.shape[3] > 0 && static_cast<size_t>(info.shape[3]) != sidecar.outputBands.size())
@@ -129,12 +123,14 @@ private:
                               " bands, but the SavedModel gives " + std::to_string(info.shape[3]));
     }
     settings.scale = 1.0 / sidecar.factor;
-    settings.marginBefore = settings.marginAfter = {{sidecar.margin, sidecar.margin}};
-    unsigned int block = static_cast<unsigned int>(GetParameterInt("block"));
-    block = block > 0 ? block : BlockFor(static_cast<unsigned int>(GetParameterInt("ram")), sidecar.margin);
-    settings.block = {{block * sidecar.factor, block * sidecar.factor}};
-    settings.inputNoData =
-        HasUserValue("nodata") ? std::vector<double>{GetParameterFloat("nodata")} : NoDataOf(image->GetImageMetadata(), bands);
+    const auto field = static_cast<IndexValue>(2 * sidecar.margin + 1);
+    source.receptiveField = {{field, field}};
+    source.noData = HasUserValue("nodata") ? std::vector<double>{GetParameterFloat("nodata")} : NoDataOf(image->GetImageMetadata(), bands);
+    settings.sources = {source};
+    settings.anyBandInvalid = true;
+    const auto block = static_cast<IndexValue>(GetParameterInt("block")) * static_cast<IndexValue>(sidecar.factor);
+    settings.block = {{block, block}};
+    settings.megabytes = std::max(64, GetParameterInt("ram") - 256); // TensorFlow's own set aside
     settings.outputNoData = sidecar.hasNoData ? sidecar.noData : 0;
     settings.writeNoData = sidecar.hasNoData;
     settings.bandNames = sidecar.outputBands;
@@ -151,10 +147,9 @@ private:
         SetParameterOutputImagePixelType("out", type);
       }
     }
-    otbAppLogINFO("Model " << sidecar.name << ": factor " << sidecar.factor << ", margin " << sidecar.margin << ", blocks of " << block
-                           << " input pixels, "
-                           << "TensorFlow " << TensorflowLibrary::Get().Version());
-    this->Serve(image, settings);
+    otbAppLogINFO("Model " << sidecar.name << ": factor " << sidecar.factor << ", margin " << sidecar.margin << ", TensorFlow "
+                           << TensorflowLibrary::Get().Version());
+    this->Serve(settings);
   }
 };
 

@@ -2,15 +2,16 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "otbNumberOfSources.h"
+#include "otbTensorflowPlaceholder.h"
+#include "otbWrapperSources.h"
 #include "otbWrapperTensorflowServing.h"
 
-#include "otbConcatenateVectorImageFilter.h"
 #include "otbWrapperApplicationFactory.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <set>
 
 namespace otb
 {
@@ -18,10 +19,10 @@ namespace Wrapper
 {
 
 /** \class TensorflowModelServe
- * \brief Run a TensorFlow SavedModel over an image, with the parameters of OTBTF's application of the same name.
+ * \brief Run a TensorFlow SavedModel over images, with the parameters of OTBTF's application of the same name.
  *
- * One source and fully convolutional models. Unlike OTBTF's, the product covers the whole input (mirrored at the border), its corner is
- * the input's, and integers are rounded.
+ * Unlike OTBTF's, the product covers all that the sources cover (mirrored at the border), its corner is the first source's, and integers
+ * are rounded.
  *
  * \ingroup OTBSuperResolutionTools
  */
@@ -34,11 +35,6 @@ public:
   itkTypeMacro(TensorflowModelServe, otb::Wrapper::Application);
 
 private:
-  using IndexValue = itk::IndexValueType;
-
-  /** Side of a block in input pixels unless optim.tilesizex and optim.tilesizey are given. */
-  static constexpr IndexValue DefaultBlock = 512;
-
   void AddInteger(const std::string& key, const std::string& name, int value)
   {
     AddParameter(ParameterType_Int, key, name);
@@ -46,66 +42,99 @@ private:
     SetDefaultParameterInt(key, value);
   }
 
+  void AddSource(const std::string& number)
+  {
+    const std::string key = "source" + number, of = " of source " + number;
+    AddParameter(ParameterType_Group, key, "Source " + number);
+    AddParameter(ParameterType_InputImageList, key + ".il", "Images" + of);
+    SetParameterDescription(key + ".il", "Images of one grid, stacked band-wise in this order.");
+    AddInteger(key + ".rfieldx", "Receptive field width (pixels" + of + ")", 1);
+    SetParameterDescription(key + ".rfieldx", "Columns of this source that one evaluation of the model needs.");
+    AddInteger(key + ".rfieldy", "Receptive field height (pixels" + of + ")", 1);
+    SetParameterDescription(key + ".rfieldy", "Rows of this source that one evaluation of the model needs.");
+    AddParameter(ParameterType_String, key + ".placeholder", "Name of the model's input" + of);
+    SetParameterDescription(key + ".placeholder",
+                            "Key in the model's signature, or name of a tensor in its graph. By default the inputs that "
+                            "are no user placeholders are taken in alphabetical order, one a source.");
+    MandatoryOff(key + ".placeholder");
+    AddParameter(ParameterType_Float, key + ".nodata", "No-data value" + of);
+    SetParameterDescription(key + ".nodata", "Output pixels over pixels with this value in all bands become output.bv.");
+    MandatoryOff(key + ".nodata");
+  }
+
   void DoInit() override
   {
     SetName("TensorflowModelServe");
-    SetDescription("Run a TensorFlow SavedModel over an image");
-    SetDocLongDescription("Runs a fully convolutional SavedModel over an image, with the parameters of OTBTF's TensorflowModelServe. The "
-                          "receptive field is the "
-                          "input that the model needs for one expression field of output, output.spcscale is the output's spacing over the "
-                          "input's. The product "
-                          "covers the whole input, which is mirrored at its border, has its corner, and does not depend on the tiles. "
-                          "TensorFlow is looked for when "
-                          "the application runs (environment variable OTB_TF_LIBRARY, or the Python environment's tensorflow package).");
-    SetDocLimitations(
-        "One source, and fully convolutional models (model.fullyconv). output.spcscale is an integer or one over an integer.");
+    SetDescription("Run a TensorFlow SavedModel over one or several images");
+    SetDocLongDescription(
+        "Runs a SavedModel over images, with the parameters of OTBTF's TensorflowModelServe. Without model.fullyconv, the model gets a "
+        "patch "
+        "of each source (its receptive field) around each output pixel. With it, the model is run on whole blocks, in which one evaluation "
+        "takes the receptive field and gives the expression field. output.spcscale is the output's spacing over the first source's. The "
+        "product has the first source's corner, covers all that the sources cover (they are mirrored at their borders), and does not "
+        "depend "
+        "on tiles, memory or threads. The environment variable OTB_TF_NSOURCES sets the number of sources (1 when it is not set). "
+        "TensorFlow "
+        "is looked for when the application runs (environment variable OTB_TF_LIBRARY, or the Python environment's tensorflow package).");
+    SetDocLimitations("With model.fullyconv, output.spcscale is a fraction p/q and the sources' grids must nest in the output's blocks.");
     SetDocAuthors("otbsr developers");
-    SetDocSeeAlso("SuperResolution");
+    SetDocSeeAlso("SuperResolution, PatchesExtraction");
     AddDocTag(Tags::Learning);
 
-    AddParameter(ParameterType_Group, "source1", "Source 1");
-    AddParameter(ParameterType_InputImageList, "source1.il", "Input images");
-    SetParameterDescription("source1.il", "Images of the same size, stacked band-wise.");
-    AddInteger("source1.rfieldx", "Receptive field width (input pixels)", 1);
-    AddInteger("source1.rfieldy", "Receptive field height (input pixels)", 1);
-    AddParameter(ParameterType_String, "source1.placeholder", "Name of the model's input");
-    SetParameterDescription("source1.placeholder", "Key in the model's signature. By default the first in alphabetical order.");
-    MandatoryOff("source1.placeholder");
-    AddParameter(ParameterType_Float, "source1.nodata", "No-data value of the input");
-    SetParameterDescription("source1.nodata", "Pixels with this value in any band become output.bv.");
-    MandatoryOff("source1.nodata");
+    m_NumberOfSources = m_Sources.GetNumber();
+    for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
+    {
+      AddSource(std::to_string(i));
+    }
 
     AddParameter(ParameterType_Group, "model", "Model");
     AddParameter(ParameterType_Directory, "model.dir", "SavedModel folder");
+    SetParameterDescription("model.dir", "Folder with saved_model.pb and variables.");
     AddParameter(ParameterType_StringList, "model.userplaceholders", "Further inputs of the model, as name=value");
     SetParameterDescription("model.userplaceholders", "Values are integers, reals or booleans, or lists of them: (1, 2, 3).");
     MandatoryOff("model.userplaceholders");
     AddParameter(ParameterType_Bool, "model.fullyconv", "Fully convolutional model");
+    SetParameterDescription("model.fullyconv", "Run the model on whole blocks instead of on a patch for each output pixel.");
     AddParameter(ParameterType_StringList, "model.tagsets", "Tags of the model's graph");
+    SetParameterDescription("model.tagsets", "All of them must be on one graph of the SavedModel. By default serve.");
     MandatoryOff("model.tagsets");
 
     AddParameter(ParameterType_Group, "output", "Output");
-    AddParameter(ParameterType_Float, "output.spcscale", "Output spacing over input spacing");
+    AddParameter(ParameterType_Float, "output.spcscale", "Output spacing over the spacing of source 1");
+    SetParameterDescription("output.spcscale", "0.25 gives pixels of 2.5 m from pixels of 10 m.");
     SetDefaultParameterFloat("output.spcscale", 1.0);
     AddParameter(ParameterType_StringList, "output.names", "Names of the model's outputs");
     SetParameterDescription("output.names",
-                            "Keys in the model's signature; several are stacked band-wise. By default the first in alphabetical order.");
+                            "Keys in the model's signature, or names of tensors in its graph; several are stacked band-wise. "
+                            "By default the first key in alphabetical order.");
     MandatoryOff("output.names");
     AddParameter(ParameterType_Float, "output.bv", "Output value where there is no data");
+    SetParameterDescription("output.bv", "In all bands; also for results that are not a number, if the output is of integers.");
     SetDefaultParameterFloat("output.bv", 0.0);
     AddInteger("output.efieldx", "Expression field width (output pixels)", 1);
+    SetParameterDescription("output.efieldx", "Columns of output that one evaluation of the model gives. 1 without model.fullyconv.");
     AddInteger("output.efieldy", "Expression field height (output pixels)", 1);
+    SetParameterDescription("output.efieldy", "Rows of output that one evaluation of the model gives. 1 without model.fullyconv.");
+    AddParameter(ParameterType_Choice, "output.rounding", "Reals to integers");
+    SetParameterDescription("output.rounding", "How real results become pixels of integers.");
+    AddChoice("output.rounding.nearest", "to the nearest");
+    AddChoice("output.rounding.truncate", "toward zero, as OTBTF does");
 
     AddParameter(ParameterType_Group, "optim", "Optimisation");
-    AddParameter(ParameterType_Bool, "optim.disabletiling", "Do not split the writer's blocks");
+    AddParameter(ParameterType_Bool, "optim.disabletiling", "Do not split what the writer asks for");
+    SetParameterDescription("optim.disabletiling", "The model is run once for each region that the writer asks for.");
     AddInteger("optim.tilesizex", "Tile width (output pixels)", 16);
     AddInteger("optim.tilesizey", "Tile height (output pixels)", 16);
-    SetParameterDescription("optim.tilesizex",
-                            "Raised to a multiple of the expression field. Only used when given: tiles are larger by default.");
-    SetParameterDescription("optim.tilesizey",
-                            "Raised to a multiple of the expression field. Only used when given: tiles are larger by default.");
+    for (const std::string key : {"optim.tilesizex", "optim.tilesizey"})
+    {
+      SetParameterDescription(key,
+                              "Raised to a multiple of the expression field and of the pixels of all sources. Used only when given: by "
+                              "default tiles are as large as the memory allows (environment variable OTB_MAX_RAM_HINT, in MB; 2048 "
+                              "when it is not set).");
+    }
 
     AddParameter(ParameterType_OutputImage, "out", "Output image");
+    SetParameterDescription("out", "A GeoTIFF without extended file name options is written in compressed tiles.");
     SetDefaultOutputPixelType("out", ImagePixelType_float);
 
     SetDocExampleParameterValue("source1.il", "sentinel2_10m.tif");
@@ -129,174 +158,140 @@ private:
     this->Guarded([this]() { this->Connect(); });
   }
 
-  /** The input of the session that a "name=value" says. */
-  static TensorflowModel::Feed ReadPlaceholder(const TensorflowModel& model, const std::string& expression)
+  /** The memory for blocks in MB. */
+  static double Megabytes()
   {
-    const auto equal = expression.find('=');
-    if (equal == std::string::npos || equal == 0)
-    {
-      throw TensorflowError("model.userplaceholders: \"" + expression + "\" is not name=value");
-    }
-    std::string text = expression.substr(equal + 1);
-    if (!text.empty() && (text.front() == '(') != (text.back() == ')'))
-    {
-      throw TensorflowError("model.userplaceholders: \"" + expression + "\" misses a parenthesis");
-    }
-    if (!text.empty() && text.front() == '(')
-    {
-      text = text.substr(1, text.size() - 2);
-    }
-    std::vector<double> values;
-    std::stringstream list(text);
-    bool real = false, boolean = false;
-    for (std::string word; std::getline(list, word, ',');)
-    {
-      word.erase(std::remove_if(word.begin(), word.end(), [](unsigned char c) { return std::isspace(c) != 0; }), word.end());
-      std::string lower = word;
-      std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
-      char* end = nullptr;
-      if (lower == "true" || lower == "false")
-      {
-        boolean = true;
-        values.push_back(lower == "true" ? 1 : 0);
-        continue;
-      }
-      values.push_back(std::strtod(word.c_str(), &end));
-      if (word.empty() || *end != 0)
-      {
-        throw TensorflowError("model.userplaceholders: \"" + word + "\" in \"" + expression + "\" is no number, true or false");
-      }
-      real = real || word.find_first_of(".eE") != std::string::npos;
-    }
-    const auto& info = model.GetInput(expression.substr(0, equal));
-    const auto type = boolean ? tf::Bool : real ? tf::Float : tf::Int32;
-    std::vector<int64_t> shape;
-    if (!(info.shape.empty() && !info.unknownRank && values.size() == 1))
-    {
-      shape.push_back(static_cast<int64_t>(values.size()));
-    }
-    const auto tensor = model.NewTensor(type, shape);
-    tensorflow_model_filter::CastTo(type, values.data(), model.GetData(tensor), values.size());
-    return {&info, tensor};
+    const char* hint = std::getenv("OTB_MAX_RAM_HINT");
+    const double given = hint == nullptr ? 0 : std::strtod(hint, nullptr);
+    return given > 0 ? given : 2048;
   }
 
-  /** Input pixels that the model needs beyond those under its expression field: before and after. */
-  static std::pair<IndexValue, IndexValue> Margins(const std::string& axis, int receptive, int expression, double scale)
+  /** The model's input of each source: the one that is named, or the next in alphabetical order that is no user placeholder. As in OTBTF,
+   * "next" counts the sources that are named, unless an input would then be fed twice or left out. */
+  static std::vector<const TensorflowTensorInfo*> InputsOf(const TensorflowModel& model, const std::vector<std::string>& names,
+                                                           const std::vector<TensorflowModel::Feed>& constants)
   {
-    const double total = receptive - expression * scale;
-    const auto pixels = static_cast<IndexValue>(std::floor(total + 1e-3)); // a part of a pixel is no margin
-    if (pixels < 0)
+    std::vector<const TensorflowTensorInfo*> free, inputs(names.size(), nullptr);
+    std::string keys, constantKeys;
+    for (const auto& entry : model.GetSignature().inputs)
     {
-      throw SamplingGridError("receptive field " + std::to_string(receptive) + " is smaller than expression field " +
-                              std::to_string(expression) + " x spacing scale " + std::to_string(scale) + " in " + axis +
-                              "; check source1.rfield" + axis + ", output.efield" + axis + " and output.spcscale");
+      const bool isConstant =
+          std::any_of(constants.begin(), constants.end(), [&](const auto& feed) { return feed.input->tensor == entry.second.tensor; });
+      std::string& list = isConstant ? constantKeys : keys;
+      list += (list.empty() ? "" : ", ") + entry.first;
+      if (!isConstant)
+      {
+        free.push_back(&entry.second);
+      }
     }
-    return {(pixels + 1) / 2, pixels / 2};
-  }
-
-  static IndexValue AlignedTile(IndexValue tile, IndexValue expression)
-  {
-    return (tile + expression - 1) / expression * expression;
+    std::set<std::string> fed;
+    const auto feed = [&](size_t k, const TensorflowTensorInfo* input)
+    {
+      inputs[k] = input;
+      return fed.insert(input->tensor).second;
+    };
+    for (size_t k = 0; k < names.size(); ++k)
+    {
+      if (!names[k].empty() && !feed(k, &model.GetInput(names[k])))
+      {
+        throw TensorflowError("source" + std::to_string(k + 1) + ".placeholder: \"" + names[k] +
+                              "\" is the input of another source, too; the model's inputs are: " + keys);
+      }
+    }
+    const auto isFed = [&](const TensorflowTensorInfo* input)
+    {
+      return fed.count(input->tensor) != 0;
+    };
+    std::vector<const TensorflowTensorInfo*> rest;
+    std::copy_if(free.begin(), free.end(), std::back_inserter(rest), [&](const auto* input) { return !isFed(input); });
+    const auto unnamed = static_cast<size_t>(std::count(names.begin(), names.end(), ""));
+    if (unnamed > rest.size())
+    {
+      throw TensorflowError(std::to_string(names.size()) + " sources, but the model takes " + std::to_string(free.size()) +
+                            (free.size() == 1 ? " image: " : " images: ") + (keys.empty() ? "none" : keys) +
+                            (constantKeys.empty() ? "" : " (user placeholders: " + constantKeys + ")") + "; check OTB_TF_NSOURCES");
+    }
+    bool byPosition = true;
+    for (size_t k = 0; k < names.size(); ++k)
+    {
+      byPosition = byPosition && (!names[k].empty() || (k < free.size() && !isFed(free[k])));
+    }
+    size_t next = 0;
+    for (size_t k = 0; k < names.size(); ++k)
+    {
+      if (names[k].empty())
+      {
+        feed(k, byPosition ? free[k] : rest[next++]);
+      }
+    }
+    return inputs;
   }
 
   void Connect()
   {
-    if (std::string sources; ReadNumberOfSources(sources) != 1)
-    {
-      throw TensorflowError("OTB_TF_NSOURCES is " + sources + ", but this version serves one source");
-    }
-    if (GetParameterInt("model.fullyconv") == 0)
-    {
-      throw TensorflowError(
-          "model.fullyconv is off, but this version runs fully convolutional models only (no patch mode): set -model.fullyconv on");
-    }
-    if (HasUserValue("source1.il"))
-    {
-      for (const auto& name : GetParameterStringList("source1.il"))
-      {
-        RequireServableFile(name);
-      }
-    }
-    auto list = GetParameterImageList("source1.il");
-    list->GetNthElement(0)->UpdateOutputInformation();
-    FloatVectorImageType* image = list->GetNthElement(0);
-    if (list->Size() > 1)
-    {
-      const auto first = SamplingGrid::FromImage(image);
-      m_Stack.clear();
-      for (unsigned int k = 1; k < list->Size(); ++k)
-      {
-        list->GetNthElement(k)->UpdateOutputInformation();
-        const auto other = SamplingGrid::FromImage(list->GetNthElement(k));
-        first.RequireSame(other, "image " + std::to_string(k + 1) + " of source1.il");
-        auto stack = StackType::New();
-        stack->SetInput1(image);
-        stack->SetInput2(list->GetNthElement(k));
-        stack->UpdateOutputInformation();
-        m_Stack.push_back(stack);
-        image = stack->GetOutput();
-      }
-    }
-    this->WarnAboutGrid(list->GetNthElement(0));
-
+    m_Sources.RequireNumber();
     Settings settings;
-    settings.model = std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"));
+    std::vector<std::string> names;
+    for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
+    {
+      const std::string key = "source" + std::to_string(i);
+      Source source;
+      source.images = m_Sources.Stack(*dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il")), key);
+      source.receptiveField = {{GetParameterInt(key + ".rfieldx"), GetParameterInt(key + ".rfieldy")}};
+      if (HasUserValue(key + ".nodata"))
+      {
+        source.noData = {GetParameterFloat(key + ".nodata")};
+      }
+      for (const auto& name : GetParameterStringList(key + ".il"))
+      {
+        settings.prefetch = settings.prefetch && !name.empty(); // images in memory may be wanted by others meanwhile
+      }
+      names.push_back(GetParameterString(key + ".placeholder"));
+      settings.sources.push_back(source);
+    }
+    this->WarnAboutGrid(settings.sources[0].images, "Source 1");
+
+    settings.model = std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "",
+                                                       DefaultNumberOfThreads());
     for (const auto& expression : GetParameterStringList("model.userplaceholders"))
     {
-      settings.constants.push_back(ReadPlaceholder(*settings.model, expression));
+      settings.constants.push_back(ReadUserPlaceholder(*settings.model, expression));
     }
-    // an input that is not named: the first that is not a user placeholder
-    settings.input = GetParameterString("source1.placeholder");
-    for (const auto& entry : settings.model->GetSignature().inputs)
+    const auto inputs = InputsOf(*settings.model, names, settings.constants);
+    for (size_t k = 0; k < inputs.size(); ++k)
     {
-      const bool taken =
-          std::any_of(settings.constants.begin(), settings.constants.end(), [&](const auto& feed) { return feed.input == &entry.second; });
-      if (settings.input.empty() && !taken)
+      settings.sources[k].input = inputs[k];
+      if (inputs.size() > 1 || settings.model->GetSignature().inputs.size() > 1)
       {
-        settings.input = entry.first;
+        otbAppLogINFO(<< "Source " << k + 1 << " is the model's input \"" << inputs[k]->key << "\"");
       }
     }
-    const auto& input = settings.model->GetInput(settings.input);
-    const auto bands = image->GetNumberOfComponentsPerPixel();
-    if (input.shape.size() == 4 && input.shape[3] > 0 && input.shape[3] != static_cast<int64_t>(bands))
-    {
-      throw ServedImageError("source 1 has " + std::to_string(bands) + " bands, but the model's input \"" + input.key + "\" takes " +
-                             std::to_string(input.shape[3]));
-    }
     settings.outputs = GetParameterStringList("output.names");
+    settings.mode = GetParameterInt("model.fullyconv") != 0 ? ServingGrid::Mode::FullyConvolutional : ServingGrid::Mode::Patches;
     settings.scale = GetParameterFloat("output.spcscale");
-    if (!(settings.scale > 0))
-    {
-      throw SamplingGridError("output.spcscale is " + std::to_string(settings.scale) + ", but must be positive");
-    }
     const std::string axes[2] = {"x", "y"};
     for (unsigned int k = 0; k < 2; ++k)
     {
-      const int expression = GetParameterInt("output.efield" + axes[k]);
-      const auto margins = Margins(axes[k], GetParameterInt("source1.rfield" + axes[k]), expression, settings.scale);
-      settings.marginBefore[k] = margins.first;
-      settings.marginAfter[k] = margins.second;
-      settings.expressionField[k] = expression;
-      const bool given = HasUserValue("optim.tilesize" + axes[k]) && GetParameterInt("optim.disabletiling") == 0;
-      const auto usual = static_cast<IndexValue>(std::max(1.0, std::round(DefaultBlock / settings.scale)));
-      settings.block[k] = AlignedTile(given ? GetParameterInt("optim.tilesize" + axes[k]) : usual, expression);
+      settings.expressionField[k] = GetParameterInt("output.efield" + axes[k]);
+      settings.block[k] = HasUserValue("optim.tilesize" + axes[k]) ? GetParameterInt("optim.tilesize" + axes[k]) : 0;
     }
-    const bool hasNoData = HasUserValue("source1.nodata");
+    settings.splits = GetParameterInt("optim.disabletiling") == 0;
     settings.outputNoData = GetParameterFloat("output.bv");
-    if (hasNoData)
-    {
-      settings.inputNoData = {GetParameterFloat("source1.nodata")};
-    }
-    else if (GetParameterOutputImagePixelType("out") == ImagePixelType_float ||
-             GetParameterOutputImagePixelType("out") == ImagePixelType_double)
-    {
-      settings.outputNoData = std::numeric_limits<double>::quiet_NaN(); // NaN stays NaN
-    }
-    this->Serve(image, settings);
+    settings.truncate = GetParameterString("output.rounding") == "truncate";
+    settings.megabytes = Megabytes();
+    this->Serve(settings);
   }
 
-  using StackType = ConcatenateVectorImageFilter<FloatVectorImageType, FloatVectorImageType, FloatVectorImageType>;
-  std::vector<StackType::Pointer> m_Stack; ///< image 1 with image 2, these with image 3, ...
+  void AfterProduct() override
+  {
+    if (this->GetNumberOfRuns() == 0)
+    {
+      otbAppLogWARNING("The product has no valid pixel: in a source, every pixel is no-data; check the no-data values");
+    }
+  }
+
+  Sources m_Sources;
+  unsigned int m_NumberOfSources = 1;
 };
 
 } // namespace Wrapper

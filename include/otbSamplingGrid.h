@@ -95,12 +95,20 @@ public:
   /** The nested grid of `factor` times smaller spacing: same corner, same footprint. */
   SamplingGrid Refined(unsigned int factor) const;
 
+  /** The grid of `multiple` / `divisor` times the spacing whose corner is `first` of its own pixels away from this grid's, and which has
+   * `size` pixels. The index of its region is zero. */
+  SamplingGrid Rescaled(IndexValue multiple, IndexValue divisor, const std::array<IndexValue, 2>& first,
+                        const std::array<IndexValue, 2>& size) const;
+
   /** The grid of `scale` times larger spacing and the same corner; a last partial pixel is left off.
    * `scale` may be below one (OTBTF's output.spcscale). The index of the new region is zero unless 1 / scale is an integer. */
   SamplingGrid Scaled(double scale) const;
 
   /** The sub-grid under a region (not checked to be inside). */
   SamplingGrid Cropped(const RegionType& region) const;
+
+  /** The centre of a pixel. */
+  PointType CentreOf(const itk::Index<2>& index) const;
 
   /** Fractional index counted from pixel edges: pixel i spans [i, i + 1[. */
   PositionType PositionOf(const PointType& point) const;

@@ -5,8 +5,11 @@
 #ifndef otbServedImage_h
 #define otbServedImage_h
 
+#include "otbSamplingGrid.h"
+
 #include "otbImageMetadata.h"
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -36,12 +39,58 @@ std::string FolderOf(const std::string& extendedName);
  * In-memory images (no file name) pass. \throws ServedImageError or SamplingGridError */
 void RequireServableFile(const std::string& extendedName);
 
+/** Whether a file has values that float32 cannot hold: integers of 32 or 64 bits, or float64. False if it cannot be opened. */
+bool NeedsDouble(const std::string& extendedName);
+
 /** The no-data value of each band in an image's metadata; empty if no band has one. */
 std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands);
 
-/** The output's extended file name with what makes writing fast: a GeoTIFF in tiles, compressed, written in the model's blocks; unless the
- * name has options of the user's, or is no GeoTIFF. \param blocks as NumberOfWritingBlocks gives it */
-std::string WithTiledWriting(const std::string& extendedName, unsigned int blocks, bool isReal, bool hasNoData, double noData);
+/** \class WritingOptions
+ * \brief What an output's extended file name asks of OTB's writer.
+ * \ingroup OTBSuperResolutionTools
+ */
+struct WritingOptions
+{
+  bool isGeoTiff = false;
+  bool isPlain = true; ///< no options at all
+  bool isStreamingGiven = false;
+  bool isInStrips = false;      ///< the writer asks for, or the file stores, whole rows
+  bool hasBox = false;          ///< only part of the image is written:
+  SamplingGrid::RegionType box; ///< in output pixels
+};
+
+WritingOptions ReadWritingOptions(const std::string& extendedName);
+
+/** \class WritingPlan
+ * \brief The blocks that a model is run on, and how the writer is to ask for them. Sizes are in output pixels, x and y.
+ * \ingroup OTBSuperResolutionTools
+ */
+struct WritingPlan
+{
+  using PairType = std::array<SamplingGrid::IndexValue, 2>;
+  PairType block{{0, 0}}; ///< 0: whatever the writer asks for
+  PairType hint{{0, 0}};  ///< region that the writer should ask for
+  size_t bytesPerPixel = 1;
+  PairType size{{0, 0}}; ///< what is written
+};
+
+/** The blocks that cost a model the least: the recomputed margins are small, and a last column or row is not thin.
+ * \param size of the output \param step that blocks are multiples of
+ * \param margin output pixels that the model computes and throws away, both sides together
+ * \param mostPixels of a block with its margins
+ * \param mostRows of a block (0: any) */
+std::array<SamplingGrid::IndexValue, 2> PlanBlocks(const std::array<SamplingGrid::IndexValue, 2>& size,
+                                                   const std::array<SamplingGrid::IndexValue, 2>& step,
+                                                   const std::array<SamplingGrid::IndexValue, 2>& margin, double mostPixels,
+                                                   SamplingGrid::IndexValue mostRows);
+
+/** The output's extended file name with what makes writing fast. A GeoTIFF without options of the user's: in tiles, compressed. Unless the
+ * user says how to stream: in the model's blocks, or in strips for a file of strips. */
+std::string WithFastWriting(const std::string& extendedName, const WritingPlan& plan, bool isReal, bool hasNoData, double noData);
+
+/** The name under which a GeoTIFF is written until it is whole: hidden, in the same folder. Empty for other formats and places, which are
+ * written in place. */
+std::string PartialNameOf(const std::string& extendedName);
 
 /** The output's extended file name for an image of patches, one below the other: written in blocks of whole patches, a few at a time; a
  * GeoTIFF in strips of whole patches, so that each is read in one go. What the name has of the user's options stays. \param bytes of a
@@ -50,11 +99,6 @@ std::string WithPatchWriting(const std::string& extendedName, std::size_t height
 
 /** Check that a file can be created where the output's name says, before any work. \throws ServedImageError */
 void RequireWritableFolder(const std::string& extendedName);
-
-/** The number of blocks to ask OTB's writer for, so that its square blocks are about `block` output pixels wide and cost the model least:
- * OTB derives the width from the number, and a thin last column would be fed with all its margin.
- * \param margin output pixels that the model throws away, both sides together */
-unsigned int NumberOfWritingBlocks(size_t width, size_t height, unsigned int block, double margin);
 
 /** \class WriteMonitor
  * \brief Collects GDAL's errors while a product is written, because OTB overlooks them (a full disk), and checks the product afterwards.

@@ -5,86 +5,93 @@
 #ifndef otbTensorflowModelFilter_h
 #define otbTensorflowModelFilter_h
 
-#include "otbSamplingGrid.h"
+#include "otbImageStack.h"
+#include "otbServingGrid.h"
 #include "otbTensorflowModel.h"
 
-#include "itkImageToImageFilter.h"
+#include "itkImageSource.h"
 
 #include <array>
+#include <atomic>
+#include <deque>
+#include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace otb
 {
 
 /** \class TensorflowModelFilter
- * \brief Image -> fully convolutional SavedModel -> image, streamed, with the full footprint and exact blocks.
+ * \brief One or several images -> SavedModel -> image, streamed, with the full footprint.
  *
- * The output grid is the input grid scaled: same corner, spacing x Scale, down to the border. Each block is one tensor: the input under
- * the block and a margin on each side that is thrown away, so that the result depends neither on block size nor on its phase (as long
- * as the margin covers the model's receptive field). Beyond the image's edge the input is mirrored (the edge pixel is repeated, NumPy's
- * "symmetric"), any number of times.
+ * ServingGrid says which pixels of each source belong to which pixels of the output. Fully convolutional: each block is one tensor
+ * [1, rows, columns, bands] a source, with a margin that is thrown away, so that the result depends neither on block size nor on its phase
+ * (as long as the margin covers the model's receptive field). Patches: each block is one batch of patches [n, rows, columns, bands] a
+ * source, one for each output pixel. Beyond the image's edge the input is mirrored (the edge pixel is repeated, NumPy's "symmetric").
  *
- * An input pixel is invalid if any of its bands is no-data or not finite. Its place is filled by the mean of the valid pixels within
- * FillRadius (0 if there are none) before the model runs; the output pixels over it are no-data. Valid results that would equal
- * no-data are moved to the next value, if it is reserved. Integer outputs are rounded to the nearest and clamped, in the one copy from the
- * tensor.
+ * Blocks lie on one grid over the output, whatever is asked for: those that a request covers only in part are kept until the rest was asked
+ * for (within CacheSize), so that a writer of strips does not run the model twice. The filter pulls its input itself. With Prefetch on, the
+ * next blocks are read and run in two threads while this one is converted and written.
  *
- * The filter pulls its input itself. With Prefetch on, the block that a writer is expected to ask for next (raster order) is computed in
- * a thread while this one is written. Requests larger than MaximumBlockSize are computed in several blocks.
+ * An output pixel is invalid according to Invalid; it becomes the output's no-data value. Integer outputs are rounded to the nearest (or
+ * truncated) and clamped, in the one copy from the tensor.
  *
- * The output of the model may cover the blocks with their margins (it is cropped), without them, or with a part of them, the same on
- * either side.
+ * The output of a fully convolutional model may cover the blocks with their margins (it is cropped), without them, or with a part of them,
+ * the same on either side.
  *
  * \ingroup Streamed
  * \ingroup OTBSuperResolutionTools
  */
-template <class TInputImage, class TOutputImage>
-class TensorflowModelFilter : public itk::ImageToImageFilter<TInputImage, TOutputImage>
+template <class TOutputImage>
+class TensorflowModelFilter : public itk::ImageSource<TOutputImage>
 {
 public:
   using Self = TensorflowModelFilter;
-  using Superclass = itk::ImageToImageFilter<TInputImage, TOutputImage>;
+  using Superclass = itk::ImageSource<TOutputImage>;
   using Pointer = itk::SmartPointer<Self>;
   using ConstPointer = itk::SmartPointer<const Self>;
   using RegionType = typename TOutputImage::RegionType;
-  using InputPixel = typename TInputImage::InternalPixelType;
   using OutputPixel = typename TOutputImage::InternalPixelType;
   using IndexValue = itk::IndexValueType;
+  using PairType = ServingGrid::PairType;
 
   itkNewMacro(Self);
-  itkTypeMacro(TensorflowModelFilter, itk::ImageToImageFilter);
+  itkTypeMacro(TensorflowModelFilter, itk::ImageSource);
 
   /** Radius in input pixels of the window whose mean fills an invalid pixel. */
   static constexpr IndexValue FillRadius = 4;
 
-  /** The model and which of its inputs and outputs; several outputs are stacked band-wise. */
-  void SetModel(std::shared_ptr<const TensorflowModel> model, const std::string& input, const std::vector<std::string>& outputs);
+  /** Bytes of patches in one run of the model. */
+  static constexpr size_t LargestBatch = size_t(64) << 20;
 
-  /** Output over input spacing: an integer or one over an integer. \throws SamplingGridError otherwise. */
-  void SetScale(double scale);
-
-  /** Input pixels fed to the model and thrown away on each side, x then y. */
-  void SetMargins(const std::array<IndexValue, 2>& before, const std::array<IndexValue, 2>& after)
+  /** What makes an output pixel invalid, in any source. */
+  enum class InvalidRule
   {
-    m_MarginBefore = before;
-    m_MarginAfter = after;
-    this->Modified();
-  }
+    AllBands, ///< all bands of all the source's pixels under it are no-data; the model sees the values as they are
+    AnyBand   ///< a band of a source's pixel under it is no-data or not finite; the model sees the mean of the valid pixels within
+              ///< FillRadius in its place (0 if there are none)
+  };
 
-  /** The model is run on multiples of this many output pixels, counted from the image's corner (OTBTF's expression field). */
-  void SetExpressionField(const std::array<IndexValue, 2>& size)
-  {
-    m_ExpressionField = size;
-    this->Modified();
-  }
+  /** The model and which of its outputs; several are stacked band-wise. Empty: the first in alphabetical order. */
+  void SetModel(std::shared_ptr<const TensorflowModel> model, const std::vector<std::string>& outputs);
 
-  /** Input value of each band that means "no data". Empty: only pixels that are not finite are invalid. */
-  void SetInputNoData(const std::vector<double>& values)
+  /** One more source.
+   * \param input of the model
+   * \param receptiveField columns and rows that one evaluation needs
+   * \param noData value of each band, or one for all; empty: none */
+  void AddSource(const ImageStack& images, const TensorflowTensorInfo& input, const PairType& receptiveField,
+                 const std::vector<double>& noData);
+
+  /** How the output lies over the sources: see ServingGrid. */
+  void SetSampling(double scale, const PairType& expressionField, ServingGrid::Mode mode);
+
+  void SetInvalidRule(InvalidRule rule)
   {
-    m_InputNoData = values;
+    m_Rule = rule;
     this->Modified();
   }
 
@@ -103,20 +110,65 @@ public:
     this->Modified();
   }
 
-  /** Largest block in output pixels, before margins. */
-  void SetMaximumBlockSize(const std::array<IndexValue, 2>& size)
+  /** Size of the blocks in output pixels, raised to whole steps of the serving grid. 0: what is asked for is one block. */
+  void SetBlockSize(const PairType& size)
   {
-    m_MaximumBlock = size;
+    m_BlockSize = size;
     this->Modified();
   }
+
+  /** Output size that a writer is advised to ask for (OTB's tile hint). */
+  void SetWritingHint(const PairType& size)
+  {
+    m_WritingHint = size;
+    this->Modified();
+  }
+
+  /** Part of the output that will be asked for: nothing is computed outside. Default: all. */
+  void SetRegionOfInterest(const RegionType& region)
+  {
+    m_RegionOfInterest = region;
+  }
+
+  /** Called when a block cannot be computed, with the cause; it may throw something else. */
+  void SetFailureHandler(const std::function<void(const std::string&)>& handler)
+  {
+    m_FailureHandler = handler;
+  }
+
+  /** Integers are truncated toward zero, as OTBTF does, instead of rounded. */
+  itkSetMacro(Truncate, bool);
+  itkGetConstMacro(Truncate, bool);
 
   itkSetMacro(Prefetch, bool);
   itkGetConstMacro(Prefetch, bool);
 
-  /** Stop and forget the block in preparation. Call before the input goes away. */
+  /** Bytes of blocks that may be kept for the rest of a request. */
+  itkSetMacro(CacheSize, size_t);
+  itkGetConstMacro(CacheSize, size_t);
+
+  /** Where the output lies over the sources; after UpdateOutputInformation(). */
+  const ServingGrid& GetGrid() const
+  {
+    return m_Grid;
+  }
+
+  /** The block size after SetBlockSize and the constraints of the model. */
+  const PairType& GetBlockSize() const
+  {
+    return m_Block;
+  }
+
+  /** How many times the model was run for pixels. */
+  size_t GetNumberOfRuns() const
+  {
+    return m_Runs;
+  }
+
+  /** Wait for the blocks in preparation and forget them. Call before the sources go away. */
   void FinishPrefetch();
 
-  /** Whether the input has at least one valid pixel; reads until the first one, in strips of `lines`. */
+  /** Whether a source has a valid pixel according to the rule, for all sources; reads until the first one, in strips of `lines`. */
   bool HasValidPixel(itk::SizeValueType lines);
 
 protected:
@@ -129,50 +181,114 @@ protected:
   void GenerateData() override;
 
 private:
-  /** A computed block: the tensors, where the block lies in them, and which output pixels have no data. */
+  struct Source
+  {
+    ImageStack images;
+    const TensorflowTensorInfo* input = nullptr;
+    PairType receptiveField{{1, 1}};
+    std::vector<double> noData;
+  };
+
+  /** The model's input for a block. */
+  struct Prepared
+  {
+    RegionType region;                        ///< output pixels
+    RegionType aligned;                       ///< output pixels of the run
+    std::vector<TensorflowModel::Feed> feeds; ///< empty if nothing in the block is valid
+    std::vector<unsigned char> invalid;       ///< of the region, row by row; empty if all are valid
+  };
+
+  /** A tensor of the model's output as a picture. */
+  struct Layout
+  {
+    size_t columns = 0;
+    size_t skipColumns = 0; ///< pixels before the block's first
+    size_t skipRows = 0;
+  };
+
+  /** The model's output for a block. */
   struct Block
   {
     RegionType region;
     std::vector<TensorflowModel::TensorPointer> tensors; ///< empty if nothing in the block is valid
-    RegionType covered;                                  ///< output pixels of the run, without margins
-    RegionType core;                                     ///< input pixels of the run, without margins
-    std::vector<unsigned char> invalid;                  ///< of the core, row by row; empty if all are valid
+    std::vector<Layout> layouts;
+    std::vector<unsigned char> invalid;
   };
 
-  TInputImage* Input() const
+  /** A block on its way. */
+  struct Job
   {
-    return const_cast<TInputImage*>(this->GetInput());
-  }
-  RegionType AlignedOutput(const RegionType& output) const;
-  RegionType CoreInput(const RegionType& alignedOutput) const;
-  Block Compute(const RegionType& output) const;
-  std::vector<RegionType> SplitIntoBlocks(const RegionType& request) const;
+    RegionType region;
+    std::shared_future<std::shared_ptr<Prepared>> prepared;
+    std::shared_future<std::shared_ptr<Block>> done; ///< not valid before StartRun
+  };
+
+  /** A block that was given out in part. */
+  struct Kept
+  {
+    RegionType region;
+    std::vector<OutputPixel> pixels;
+    size_t given = 0; ///< number of pixels given out so far
+  };
+
+  std::shared_ptr<Prepared> Prepare(const RegionType& region) const;
+  std::shared_ptr<Block> Run(const Prepared& prepared) const;
+  Job& JobOf(const RegionType& region);
+  void StartRun(Job& job);
+  std::shared_ptr<Block> Obtain(const RegionType& region);
+
+  template <class TPixel>
+  void PrepareSource(size_t source, Prepared& prepared) const;
+  template <class TPixel>
+  bool IsInvalid(const Source& source, const TPixel* pixel) const;
+  template <class TPixel>
+  bool FillInvalid(const Source& source, const ImageStack::View<TPixel>& view, std::vector<TPixel>& filled) const;
+  template <class TPixel>
+  void MarkInvalid(size_t source, const ImageStack::View<TPixel>& view, Prepared& prepared) const;
+  template <class TPixel>
+  void CopyMirrored(const Source& source, const ImageStack::View<TPixel>& view, const RegionType& fed, void* values) const;
+  template <class TPixel>
+  bool HasValidPixel(const Source& source, itk::SizeValueType lines) const;
+
+  std::vector<RegionType> Blocks(const RegionType& request) const;
   bool PredictNext(const RegionType& current, RegionType& next);
-  bool IsInvalid(const InputPixel* pixel, unsigned int bands) const;
-  void FillInvalid(const TInputImage* input, std::vector<InputPixel>& filled, std::vector<unsigned char>& invalid) const;
-  void WriteTensor(const std::vector<InputPixel>& pixels, const RegionType& from, const RegionType& fed, tf::DataType type, void* data,
-                   unsigned int bands) const;
-  void Paste(const Block& block) const;
+  unsigned int DeclaredBands(const TensorflowTensorInfo& output) const;
+  void Probe();
+  Layout LayOut(size_t output, const std::vector<int64_t>& shape, const RegionType& aligned, const RegionType& region) const;
+  void Convert(const Block& block, const RegionType& part, OutputPixel* to, size_t stride) const;
+  void Give(const RegionType& region, const RegionType& request);
+  bool MakeRoom(const RegionType& request, size_t bytes);
+  bool IsKept(const RegionType& block) const;
 
   std::shared_ptr<const TensorflowModel> m_Model;
-  const TensorflowTensorInfo* m_ModelInput = nullptr;
+  std::vector<Source> m_Sources;
   std::vector<const TensorflowTensorInfo*> m_ModelOutputs;
-  std::vector<unsigned int> m_OutputBands;
+  std::vector<unsigned int> m_OutputBands; ///< of each output; 0 before it is known
   std::vector<TensorflowModel::Feed> m_Constants;
-  IndexValue m_Up = 1;   ///< output pixels per input pixel
-  IndexValue m_Down = 1; ///< input pixels per output pixel
-  std::array<IndexValue, 2> m_MarginBefore{{0, 0}};
-  std::array<IndexValue, 2> m_MarginAfter{{0, 0}};
-  std::array<IndexValue, 2> m_ExpressionField{{1, 1}};
-  std::array<IndexValue, 2> m_MaximumBlock{{2048, 2048}};
-  std::vector<double> m_InputNoData;
+  double m_Scale = 1;
+  PairType m_ExpressionField{{1, 1}};
+  ServingGrid::Mode m_Mode = ServingGrid::Mode::FullyConvolutional;
+  InvalidRule m_Rule = InvalidRule::AllBands;
+  PairType m_BlockSize{{2048, 2048}};
+  PairType m_WritingHint{{0, 0}};
+  RegionType m_RegionOfInterest;
   double m_OutputNoData = 0;
   bool m_OutputNoDataReserved = false;
+  bool m_Truncate = false;
   bool m_Prefetch = false;
+  size_t m_CacheSize = size_t(256) << 20;
+  std::function<void(const std::string&)> m_FailureHandler;
 
-  std::future<Block> m_Next;
-  RegionType m_NextRegion;
-  typename RegionType::SizeType m_StreamSize{{0, 0}}; ///< size of the first block that was asked for
+  unsigned int m_NumberOfImages = 0;
+  ServingGrid m_Grid;
+  PairType m_Block{{1, 1}};     ///< whole steps
+  PairType m_FixedSize{{0, 0}}; ///< aligned size that the model's input shape prescribes; 0: any
+
+  std::deque<Job> m_Jobs;                                   ///< in the order of the blocks
+  std::deque<RegionType> m_Upcoming;                        ///< blocks that are expected to be needed after the current one
+  std::map<std::pair<IndexValue, IndexValue>, Kept> m_Kept; ///< by row and column of the first pixel
+  typename RegionType::SizeType m_StreamSize{{0, 0}};       ///< size of the first request
+  mutable std::atomic<size_t> m_Runs{0};
 };
 
 } // namespace otb

@@ -7,7 +7,7 @@
 
 #include "otbTensorflowModelFilter.h"
 
-#include "itkImageRegionConstIterator.h"
+#include "otbTensorflowTensor.h"
 
 #include <algorithm>
 #include <cmath>
@@ -19,48 +19,6 @@ namespace otb
 {
 namespace tensorflow_model_filter
 {
-using IndexValue = itk::IndexValueType;
-
-/** Greatest multiple of `step`, counted from `start`, that is not above `value`. */
-inline IndexValue FloorTo(IndexValue value, IndexValue start, IndexValue step)
-{
-  const IndexValue offset = value - start;
-  return start + (offset >= 0 ? offset / step : -((-offset + step - 1) / step)) * step;
-}
-
-/** Index within [0, size[ after mirroring at both edges, as often as needed. */
-inline IndexValue Mirror(IndexValue index, IndexValue size)
-{
-  IndexValue folded = index % (2 * size);
-  folded += folded < 0 ? 2 * size : 0;
-  return folded < size ? folded : 2 * size - 1 - folded;
-}
-
-/** Nearest value of the output type, halves away from zero, clamped; NaN becomes `notANumber`. */
-template <class TOutput, class TValue>
-inline TOutput Convert(TValue value, TOutput notANumber)
-{
-  if constexpr (std::is_floating_point<TOutput>::value)
-  {
-    return static_cast<TOutput>(value);
-  }
-  else
-  {
-    // float holds all 8 and 16 bit integers
-    using Working = typename std::conditional<(sizeof(TOutput) <= 2), TValue, double>::type;
-    constexpr auto low = static_cast<Working>(std::numeric_limits<TOutput>::min());
-    constexpr auto high = static_cast<Working>(std::numeric_limits<TOutput>::max());
-    auto work = static_cast<Working>(value);
-    const bool nan = !(work == work);
-    work = nan ? Working(0) : work;
-    work = work > low ? work : low;
-    work = work < high ? work : high;
-    using Integer = typename std::conditional<(sizeof(TOutput) <= 2), int, long long>::type;
-    const auto rounded = static_cast<TOutput>(static_cast<Integer>(work + (work < 0 ? Working(-0.5) : Working(0.5))));
-    return nan ? notANumber : rounded;
-  }
-}
-
 /** The value next to no-data that a valid result takes instead. */
 template <class TOutput>
 TOutput NextTo(TOutput noData)
@@ -75,245 +33,368 @@ TOutput NextTo(TOutput noData)
   }
 }
 
-template <class TFrom, class TTo>
-void Cast(const TFrom* from, void* to, size_t count)
+/** Whether a pixel has the value that means "no data": NaN is NaN, and a value that came through a float32 parameter is compared as one. */
+template <class TPixel>
+inline bool IsNoData(TPixel pixel, double noData)
 {
-  auto* typed = static_cast<TTo*>(to);
-  for (size_t k = 0; k < count; ++k)
+  if (pixel == static_cast<TPixel>(noData) || (pixel != pixel && noData != noData))
   {
-    typed[k] = Convert<TTo>(from[k], TTo(0));
+    return true;
   }
+  return std::is_same<TPixel, double>::value && std::abs(noData) < 16777216 && static_cast<float>(pixel) == static_cast<float>(noData);
 }
 
-/** Values of one type to a tensor's type. */
-template <class TFrom>
-void CastTo(tf::DataType type, const TFrom* from, void* to, size_t count)
+inline std::string ShapeText(const std::vector<int64_t>& shape)
 {
-  switch (type)
+  std::string text;
+  for (const int64_t length : shape)
   {
-  case tf::Float:
-    return Cast<TFrom, float>(from, to, count);
-  case tf::Double:
-    return Cast<TFrom, double>(from, to, count);
-  case tf::Int32:
-    return Cast<TFrom, int32_t>(from, to, count);
-  case tf::UInt8:
-    return Cast<TFrom, uint8_t>(from, to, count);
-  case tf::Int16:
-    return Cast<TFrom, int16_t>(from, to, count);
-  case tf::Int8:
-    return Cast<TFrom, int8_t>(from, to, count);
-  case tf::UInt16:
-    return Cast<TFrom, uint16_t>(from, to, count);
-  case tf::UInt32:
-    return Cast<TFrom, uint32_t>(from, to, count);
-  case tf::Int64:
-    return Cast<TFrom, int64_t>(from, to, count);
-  case tf::UInt64:
-    return Cast<TFrom, uint64_t>(from, to, count);
-  case tf::Bool:
-    for (size_t k = 0; k < count; ++k)
+    text += (text.empty() ? "" : " x ") + (length < 0 ? std::string("?") : std::to_string(length));
+  }
+  return shape.empty() ? "a scalar" : text;
+}
+
+inline size_t NumberOfValues(const std::vector<int64_t>& shape)
+{
+  size_t values = 1;
+  for (const int64_t length : shape)
+  {
+    values *= static_cast<size_t>(length);
+  }
+  return values;
+}
+
+/** First and last index that are read for `count` indices from `first` on, mirrored into [start, start + size[. */
+inline std::pair<itk::IndexValueType, itk::IndexValueType> MirroredRange(itk::IndexValueType first, itk::IndexValueType count,
+                                                                         itk::IndexValueType start, itk::IndexValueType size)
+{
+  if (first >= start && first + count <= start + size)
+  {
+    return {first, first + count - 1};
+  }
+  itk::IndexValueType low = size, high = 0;
+  for (itk::IndexValueType k = 0; k < std::min(count, 2 * size); ++k)
+  {
+    for (const auto index : {first + k, first + count - 1 - k})
     {
-      static_cast<bool*>(to)[k] = from[k] != 0;
+      const auto mirrored = ServingGrid::Mirror(index - start, size);
+      low = std::min(low, mirrored);
+      high = std::max(high, mirrored);
     }
-    return;
   }
-  throw TensorflowError("model inputs of " + tf::NameOf(type) + " are not supported; use float32, float64, bool or an integer type");
-}
-
-template <class TFrom>
-void Widen(const void* from, double* to, size_t count)
-{
-  std::copy(static_cast<const TFrom*>(from), static_cast<const TFrom*>(from) + count, to);
-}
-
-/** A tensor's values of any type but float32 to double. */
-inline void WidenFrom(tf::DataType type, const void* from, double* to, size_t count)
-{
-  switch (type)
-  {
-  case tf::Float:
-    return Widen<float>(from, to, count);
-  case tf::Double:
-    return Widen<double>(from, to, count);
-  case tf::Int32:
-    return Widen<int32_t>(from, to, count);
-  case tf::UInt8:
-    return Widen<uint8_t>(from, to, count);
-  case tf::Int16:
-    return Widen<int16_t>(from, to, count);
-  case tf::Int8:
-    return Widen<int8_t>(from, to, count);
-  case tf::UInt16:
-    return Widen<uint16_t>(from, to, count);
-  case tf::UInt32:
-    return Widen<uint32_t>(from, to, count);
-  case tf::Int64:
-    return Widen<int64_t>(from, to, count);
-  case tf::UInt64:
-    return Widen<uint64_t>(from, to, count);
-  case tf::Bool:
-    return Widen<bool>(from, to, count);
-  }
-  throw TensorflowError("model outputs of " + tf::NameOf(type) + " are not supported; use float32, float64, bool or an integer type");
+  return {start + low, start + high};
 }
 } // namespace tensorflow_model_filter
 
-template <class TInputImage, class TOutputImage>
-TensorflowModelFilter<TInputImage, TOutputImage>::~TensorflowModelFilter()
+template <class TOutputImage>
+TensorflowModelFilter<TOutputImage>::~TensorflowModelFilter()
 {
   this->FinishPrefetch();
 }
 
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::FinishPrefetch()
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::FinishPrefetch()
 {
-  if (m_Next.valid())
+  for (const auto& job : m_Jobs)
   {
-    m_Next.wait();
-    m_Next = std::future<Block>();
+    job.prepared.wait();
+    if (job.done.valid())
+    {
+      job.done.wait();
+    }
   }
+  m_Jobs.clear();
 }
 
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::SetModel(std::shared_ptr<const TensorflowModel> model, const std::string& input,
-                                                                const std::vector<std::string>& outputs)
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::SetModel(std::shared_ptr<const TensorflowModel> model, const std::vector<std::string>& outputs)
 {
   m_Model = model;
-  m_ModelInput = &model->GetInput(input);
   m_ModelOutputs.clear();
   m_OutputBands.clear();
   for (const auto& name : outputs.empty() ? std::vector<std::string>{""} : outputs)
   {
-    const auto& info = model->GetOutput(name);
-    const auto rank = info.shape.size();
-    if (info.unknownRank || rank < 1 || rank > 4)
-    {
-      throw TensorflowError("output \"" + info.key + "\" of the model has " +
-                            (info.unknownRank ? "an unknown rank" : "rank " + std::to_string(rank)) +
-                            ", but images need [1, rows, columns, bands] or [1, rows, columns]; export the model with that shape");
-    }
-    const int64_t bands = rank == 1 || rank == 3 ? 1 : info.shape.back();
-    if (bands < 1)
-    {
-      throw TensorflowError("output \"" + info.key +
-                            "\" of the model has an unknown number of bands; export the model with a fixed last dimension");
-    }
-    m_ModelOutputs.push_back(&info);
-    m_OutputBands.push_back(static_cast<unsigned int>(bands));
+    m_ModelOutputs.push_back(&model->GetOutput(name));
   }
   this->Modified();
 }
 
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::SetScale(double scale)
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::AddSource(const ImageStack& images, const TensorflowTensorInfo& input,
+                                                    const PairType& receptiveField, const std::vector<double>& noData)
 {
-  const double up = std::round(1 / scale), down = std::round(scale);
-  if (scale > 0 && scale <= 1 && std::abs(up * scale - 1) < 1e-6)
+  m_Sources.push_back({images, &input, receptiveField, noData});
+  for (const auto& image : images.GetImages())
   {
-    m_Up = static_cast<IndexValue>(up);
-    m_Down = 1;
+    this->SetNthInput(m_NumberOfImages++, image.GetPointer());
   }
-  else if (scale > 1 && std::abs(down - scale) < 1e-6 * scale)
-  {
-    m_Up = 1;
-    m_Down = static_cast<IndexValue>(down);
-  }
-  else
-  {
-    throw SamplingGridError("output over input spacing is " + std::to_string(scale) + ", but must be an integer or one over an integer");
-  }
+}
+
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::SetSampling(double scale, const PairType& expressionField, ServingGrid::Mode mode)
+{
+  m_Scale = scale;
+  m_ExpressionField = expressionField;
+  m_Mode = mode;
   this->Modified();
 }
 
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::GenerateOutputInformation()
+// 0 if the signature does not tell.
+template <class TOutputImage>
+unsigned int TensorflowModelFilter<TOutputImage>::DeclaredBands(const TensorflowTensorInfo& output) const
 {
-  Superclass::GenerateOutputInformation();
-  const auto grid = SamplingGrid::FromImage(this->GetInput());
+  if (output.unknownRank)
+  {
+    return 0;
+  }
+  switch (output.shape.size())
+  {
+  case 1:
+  case 3:
+    return 1;
+  case 2:
+  case 4:
+    return output.shape.back() > 0 ? static_cast<unsigned int>(output.shape.back()) : 0;
+  default:
+    throw TensorflowError("output \"" + output.key + "\" of the model is " + tensorflow_model_filter::ShapeText(output.shape) +
+                          ", but an image needs batch x rows x columns x bands (or fewer dimensions); choose another output");
+  }
+}
+
+// Runs the model on one small block of zeros, for the number of bands of outputs that do not declare it.
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::Probe()
+{
+  const bool patches = m_Mode == ServingGrid::Mode::Patches;
+  RegionType aligned;
   for (unsigned int k = 0; k < 2; ++k)
   {
-    if (static_cast<IndexValue>(grid.GetRegion().GetSize(k)) < m_Down)
+    aligned.SetIndex(k, m_Grid.GetAnchor()[k]);
+    aligned.SetSize(k, static_cast<itk::SizeValueType>(patches ? 1 : m_FixedSize[k] > 0 ? m_FixedSize[k] : m_Grid.GetStep()[k]));
+    while (!patches && m_FixedSize[k] == 0 && aligned.GetSize(k) < 16) // some models refuse tiny inputs
     {
-      throw SamplingGridError("the image (" + grid.Describe() + ") is smaller than one output pixel of " + std::to_string(m_Down) +
-                              " input pixels");
+      aligned.SetSize(k, aligned.GetSize(k) + static_cast<itk::SizeValueType>(m_Grid.GetStep()[k]));
     }
   }
+  auto feeds = m_Constants;
+  for (size_t i = 0; i < m_Sources.size(); ++i)
+  {
+    RegionType fed;
+    if (patches)
+    {
+      fed.SetSize(0, static_cast<itk::SizeValueType>(m_Sources[i].receptiveField[0]));
+      fed.SetSize(1, static_cast<itk::SizeValueType>(m_Sources[i].receptiveField[1]));
+    }
+    else
+    {
+      fed = m_Grid.Fed(i, aligned);
+    }
+    const auto type = m_Sources[i].input->type;
+    const auto tensor = m_Model->NewTensor(
+        type, {1, static_cast<int64_t>(fed.GetSize(1)), static_cast<int64_t>(fed.GetSize(0)), m_Sources[i].images.GetNumberOfBands()});
+    std::memset(m_Model->GetData(tensor), 0, fed.GetNumberOfPixels() * m_Sources[i].images.GetNumberOfBands() * tf::SizeOf(type));
+    feeds.push_back({m_Sources[i].input, tensor});
+  }
+  const auto results = m_Model->Run(feeds, m_ModelOutputs);
+  for (size_t t = 0; t < results.size(); ++t)
+  {
+    const auto shape = m_Model->GetShape(results[t]);
+    if (m_OutputBands[t] == 0)
+    {
+      TensorflowTensorInfo given = *m_ModelOutputs[t];
+      given.unknownRank = false;
+      given.shape = shape;
+      m_OutputBands[t] = this->DeclaredBands(given);
+    }
+    if (m_OutputBands[t] == 0)
+    {
+      throw TensorflowError("output \"" + m_ModelOutputs[t]->key + "\" of the model has no bands: it is " +
+                            tensorflow_model_filter::ShapeText(shape) + "; choose another output");
+    }
+  }
+}
+
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::GenerateOutputInformation()
+{
+  Superclass::GenerateOutputInformation();
+  this->FinishPrefetch();
+  m_Kept.clear();
+  m_StreamSize.Fill(0);
+
+  std::vector<ServingGrid::Source> sources;
+  for (const auto& source : m_Sources)
+  {
+    sources.push_back({source.images.GetGrid(), source.receptiveField});
+  }
+  m_Grid = ServingGrid(sources, m_Scale, m_ExpressionField, m_Mode);
   TOutputImage* output = this->GetOutput();
-  grid.Scaled(static_cast<double>(m_Down) / static_cast<double>(m_Up)).ApplyTo(output);
+  m_Grid.GetOutput().ApplyTo(output);
+
+  const bool patches = m_Mode == ServingGrid::Mode::Patches;
+  m_FixedSize.fill(0);
+  size_t bytesOfPatch = 0;
+  for (size_t i = 0; i < m_Sources.size(); ++i)
+  {
+    const auto& source = m_Sources[i];
+    const auto& input = *source.input;
+    const std::string name = "source " + std::to_string(i + 1);
+    const auto bands = source.images.GetNumberOfBands();
+    if (!input.unknownRank && input.shape.size() != 4)
+    {
+      throw TensorflowError("input \"" + input.key + "\" of the model is " + tensorflow_model_filter::ShapeText(input.shape) + ", but " +
+                            name + " is fed as batch x rows x columns x bands; choose another input");
+    }
+    if (!input.unknownRank && input.shape[3] > 0 && input.shape[3] != static_cast<int64_t>(bands))
+    {
+      throw TensorflowError(name + " has " + std::to_string(bands) + " bands, but the model's input \"" + input.key + "\" takes " +
+                            std::to_string(input.shape[3]));
+    }
+    bytesOfPatch += static_cast<size_t>(source.receptiveField[0] * source.receptiveField[1]) * bands * tf::SizeOf(input.type);
+    for (unsigned int k = 0; k < 2 && !input.unknownRank; ++k)
+    {
+      const auto fixed = static_cast<IndexValue>(input.shape[2 - k]);
+      if (fixed <= 0)
+      {
+        continue;
+      }
+      const IndexValue size = patches ? fixed == source.receptiveField[k] : m_Grid.AlignedSizeFor(i, k, fixed);
+      if (size == 0 || (m_FixedSize[k] != 0 && m_FixedSize[k] != size))
+      {
+        throw TensorflowError("input \"" + input.key + "\" of the model has the fixed " + (k == 0 ? "width " : "height ") +
+                              std::to_string(fixed) + ", which does not go with receptive field " +
+                              std::to_string(source.receptiveField[k]) + ", expression field " + std::to_string(m_ExpressionField[k]) +
+                              " and the spacing scale; check " + (patches ? "the receptive field" : "them"));
+      }
+      m_FixedSize[k] = patches ? 0 : size;
+    }
+  }
+
+  const auto largest = output->GetLargestPossibleRegion();
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    const IndexValue step = m_Grid.GetStep()[k];
+    const IndexValue wanted = m_BlockSize[k] > 0 ? m_BlockSize[k] : static_cast<IndexValue>(largest.GetSize(k));
+    m_Block[k] = m_FixedSize[k] > 0 ? m_FixedSize[k] : (wanted + step - 1) / step * step;
+  }
+  if (patches)
+  {
+    // a block is one batch
+    const auto most = static_cast<IndexValue>(std::max<size_t>(1, LargestBatch / bytesOfPatch));
+    const auto side = std::max<IndexValue>(1, static_cast<IndexValue>(std::sqrt(static_cast<double>(most))));
+    m_Block[0] = std::min(m_Block[0], std::max(side, most / std::max<IndexValue>(1, m_Block[1])));
+    m_Block[1] = std::min(m_Block[1], std::max<IndexValue>(1, most / m_Block[0]));
+  }
+
+  if (m_OutputBands.empty())
+  {
+    for (const auto* info : m_ModelOutputs)
+    {
+      m_OutputBands.push_back(this->DeclaredBands(*info));
+    }
+    if (std::find(m_OutputBands.begin(), m_OutputBands.end(), 0u) != m_OutputBands.end())
+    {
+      this->Probe();
+    }
+  }
   unsigned int bands = 0;
   for (const unsigned int count : m_OutputBands)
   {
     bands += count;
   }
   output->SetNumberOfComponentsPerPixel(bands);
-}
 
-// The filter pulls its input when it computes a block: nothing to ask for beforehand.
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::PropagateRequestedRegion(itk::DataObject*)
-{
-}
-
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::UpdateOutputData(itk::DataObject*)
-{
-  this->PrepareOutputs();
-  this->InvokeEvent(itk::StartEvent());
-  this->UpdateProgress(0.0f);
-  this->GenerateData();
-  this->UpdateProgress(1.0f);
-  this->InvokeEvent(itk::EndEvent());
-  this->GetOutput()->DataHasBeenGenerated();
-}
-
-template <class TInputImage, class TOutputImage>
-auto TensorflowModelFilter<TInputImage, TOutputImage>::AlignedOutput(const RegionType& output) const -> RegionType
-{
-  const auto largest = this->GetOutput()->GetLargestPossibleRegion();
-  RegionType aligned;
+  auto metadata = output->GetImageMetadata();
   for (unsigned int k = 0; k < 2; ++k)
   {
-    // whole input pixels, and whole expression fields
-    IndexValue step = m_ExpressionField[k];
-    while (step % m_Up != 0)
+    metadata.Add(k == 0 ? MDNum::TileHintX : MDNum::TileHintY, static_cast<double>(m_WritingHint[k] > 0 ? m_WritingHint[k] : m_Block[k]));
+  }
+  output->SetImageMetadata(metadata);
+}
+
+// The filter pulls its input when it computes a block: nothing to ask for beforehand. OTB's writers estimate memory from what is asked of
+// the sources: not much, as far as they are concerned.
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::PropagateRequestedRegion(itk::DataObject*)
+{
+  if (!m_Jobs.empty())
+  {
+    return; // another thread has the pipeline before this filter
+  }
+  for (const auto& source : m_Sources)
+  {
+    for (const auto& image : source.images.GetImages())
     {
-      step += m_ExpressionField[k];
+      auto region = image->GetLargestPossibleRegion();
+      region.SetSize(0, 1);
+      region.SetSize(1, 1);
+      image->SetRequestedRegion(region);
+      image->PropagateRequestedRegion();
     }
-    const IndexValue origin = largest.GetIndex(k), end = output.GetIndex(k) + static_cast<IndexValue>(output.GetSize(k));
-    const IndexValue first = tensorflow_model_filter::FloorTo(output.GetIndex(k), origin, step);
-    const IndexValue last = tensorflow_model_filter::FloorTo(end + step - 1, origin, step);
-    aligned.SetIndex(k, first);
-    aligned.SetSize(k, static_cast<itk::SizeValueType>(last - first));
   }
-  return aligned;
 }
 
-template <class TInputImage, class TOutputImage>
-auto TensorflowModelFilter<TInputImage, TOutputImage>::CoreInput(const RegionType& alignedOutput) const -> RegionType
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::UpdateOutputData(itk::DataObject*)
 {
-  const auto output = this->GetOutput()->GetLargestPossibleRegion();
-  const auto input = this->GetInput()->GetLargestPossibleRegion();
-  RegionType core;
-  for (unsigned int k = 0; k < 2; ++k)
+  std::string failure;
+  try
   {
-    core.SetIndex(k, input.GetIndex(k) + (alignedOutput.GetIndex(k) - output.GetIndex(k)) / m_Up * m_Down);
-    core.SetSize(k, alignedOutput.GetSize(k) / m_Up * m_Down);
+    this->PrepareOutputs();
+    this->InvokeEvent(itk::StartEvent());
+    this->UpdateProgress(0.0f);
+    this->GenerateData();
+    this->UpdateProgress(1.0f);
+    this->InvokeEvent(itk::EndEvent());
+    this->GetOutput()->DataHasBeenGenerated();
+    return;
   }
-  return core;
+  catch (const itk::ProcessAborted&)
+  {
+    throw;
+  }
+  catch (const itk::ExceptionObject& error)
+  {
+    failure = error.GetDescription();
+    if (!m_FailureHandler)
+    {
+      throw;
+    }
+  }
+  catch (const std::exception& error)
+  {
+    failure = error.what();
+    if (!m_FailureHandler)
+    {
+      throw;
+    }
+  }
+  this->FinishPrefetch();
+  m_FailureHandler(failure);
+  itkExceptionMacro(<< failure);
 }
 
-template <class TInputImage, class TOutputImage>
-bool TensorflowModelFilter<TInputImage, TOutputImage>::IsInvalid(const InputPixel* pixel, unsigned int bands) const
+template <class TOutputImage>
+template <class TPixel>
+bool TensorflowModelFilter<TOutputImage>::IsInvalid(const Source& source, const TPixel* pixel) const
 {
-  for (unsigned int band = 0; band < bands; ++band)
+  const size_t bands = source.images.GetNumberOfBands(), last = source.noData.empty() ? 0 : source.noData.size() - 1;
+  if (m_Rule == InvalidRule::AllBands)
   {
-    if (!std::isfinite(static_cast<double>(pixel[band])))
+    bool all = !source.noData.empty();
+    for (size_t band = 0; all && band < bands; ++band)
+    {
+      all = tensorflow_model_filter::IsNoData(pixel[band], source.noData[std::min(band, last)]);
+    }
+    return all;
+  }
+  for (size_t band = 0; band < bands; ++band)
+  {
+    if (!std::isfinite(pixel[band]))
     {
       return true;
     }
-    // compared in the pixel's type: -3.4e38 in the metadata is a float32
-    if (!m_InputNoData.empty() && pixel[band] == static_cast<InputPixel>(m_InputNoData[std::min<size_t>(band, m_InputNoData.size() - 1)]))
+    if (!source.noData.empty() && tensorflow_model_filter::IsNoData(pixel[band], source.noData[std::min(band, last)]))
     {
       return true;
     }
@@ -321,30 +402,28 @@ bool TensorflowModelFilter<TInputImage, TOutputImage>::IsInvalid(const InputPixe
   return false;
 }
 
-// The buffered input as pixels, invalid ones replaced by the mean of the valid ones around them. Sums run in a fixed order over a window
-// that is cropped at the image only, so that the value does not depend on the block.
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::FillInvalid(const TInputImage* input, std::vector<InputPixel>& filled,
-                                                                   std::vector<unsigned char>& invalid) const
+// The pixels of the view, invalid ones replaced by the mean of the valid ones around them; false if there are none. Sums run in a fixed
+// order over a window that is cropped at the image only, so that the value does not depend on the block.
+template <class TOutputImage>
+template <class TPixel>
+bool TensorflowModelFilter<TOutputImage>::FillInvalid(const Source& source, const ImageStack::View<TPixel>& view,
+                                                      std::vector<TPixel>& filled) const
 {
-  const auto region = input->GetBufferedRegion();
-  const unsigned int bands = input->GetNumberOfComponentsPerPixel();
-  const auto width = static_cast<IndexValue>(region.GetSize(0)), height = static_cast<IndexValue>(region.GetSize(1));
-  const InputPixel* source = input->GetBufferPointer();
+  const size_t bands = source.images.GetNumberOfBands();
+  const auto width = static_cast<IndexValue>(view.region.GetSize(0)), height = static_cast<IndexValue>(view.region.GetSize(1));
   const auto count = static_cast<size_t>(width * height);
-  filled.assign(source, source + count * bands);
-  invalid.resize(count);
+  std::vector<unsigned char> invalid(count);
   bool any = false;
   for (size_t k = 0; k < count; ++k)
   {
-    invalid[k] = this->IsInvalid(source + k * bands, bands) ? 1 : 0;
+    invalid[k] = this->IsInvalid(source, view.pixels + k * bands) ? 1 : 0;
     any = any || invalid[k] != 0;
   }
   if (!any)
   {
-    invalid.clear();
-    return;
+    return false;
   }
+  filled.assign(view.pixels, view.pixels + count * bands);
   // number of valid pixels before each column, so that empty rows of a window cost nothing
   std::vector<IndexValue> before(static_cast<size_t>((width + 1) * height));
   for (IndexValue y = 0; y < height; ++y)
@@ -375,398 +454,676 @@ void TensorflowModelFilter<TInputImage, TOutputImage>::FillInvalid(const TInputI
         for (IndexValue u = left; here > 0 && u <= right; ++u)
         {
           const auto offset = static_cast<size_t>(v * width + u);
-          for (unsigned int band = 0; invalid[offset] == 0 && band < bands; ++band)
+          for (size_t band = 0; invalid[offset] == 0 && band < bands; ++band)
           {
-            sum[band] += source[offset * bands + band];
+            sum[band] += static_cast<double>(view.pixels[offset * bands + band]);
           }
         }
         valid += here;
       }
-      for (unsigned int band = 0; band < bands; ++band)
+      for (size_t band = 0; band < bands; ++band)
       {
         filled[static_cast<size_t>(y * width + x) * bands + band] =
-            static_cast<InputPixel>(valid > 0 ? sum[band] / static_cast<double>(valid) : 0.0);
+            static_cast<TPixel>(valid > 0 ? sum[band] / static_cast<double>(valid) : 0.0);
       }
     }
   }
+  return true;
 }
 
-// Rows of the region `fed` (which may leave the image) out of `pixels` of the region `from`, mirrored at the image's edges.
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::WriteTensor(const std::vector<InputPixel>& pixels, const RegionType& from,
-                                                                   const RegionType& fed, tf::DataType type, void* data,
-                                                                   unsigned int bands) const
+// Adds the output pixels that this source makes invalid.
+template <class TOutputImage>
+template <class TPixel>
+void TensorflowModelFilter<TOutputImage>::MarkInvalid(size_t number, const ImageStack::View<TPixel>& view, Prepared& prepared) const
 {
-  const auto image = this->GetInput()->GetLargestPossibleRegion();
-  const auto source = [&](unsigned int k, IndexValue index)
+  const Source& source = m_Sources[number];
+  const auto columns = m_Grid.Under(number, 0, prepared.region), rows = m_Grid.Under(number, 1, prepared.region);
+  const IndexValue left = columns.front().first, right = columns.back().second;
+  const size_t width = columns.size(), bands = source.images.GetNumberOfBands();
+  std::vector<unsigned char> flags(static_cast<size_t>(right - left) * static_cast<size_t>(rows.back().second - rows.front().first));
+  bool any = false;
+  size_t k = 0;
+  for (IndexValue v = rows.front().first; v < rows.back().second; ++v)
   {
-    return image.GetIndex(k) + tensorflow_model_filter::Mirror(index - image.GetIndex(k), static_cast<IndexValue>(image.GetSize(k))) -
-           from.GetIndex(k);
-  };
-  const auto width = static_cast<IndexValue>(fed.GetSize(0)), height = static_cast<IndexValue>(fed.GetSize(1));
-  std::vector<IndexValue> columns(static_cast<size_t>(width));
-  for (IndexValue x = 0; x < width; ++x)
-  {
-    columns[static_cast<size_t>(x)] = source(0, fed.GetIndex(0) + x);
-  }
-  const size_t count = static_cast<size_t>(width) * bands, bytes = count * tf::SizeOf(type);
-  std::vector<InputPixel> row(count);
-  for (IndexValue y = 0; y < height; ++y)
-  {
-    const InputPixel* line = pixels.data() + static_cast<size_t>(source(1, fed.GetIndex(1) + y)) * from.GetSize(0) * bands;
-    for (IndexValue x = 0; x < width;)
+    const TPixel* pixel = view.pixels + (static_cast<size_t>(v - view.region.GetIndex(1)) * view.region.GetSize(0) +
+                                         static_cast<size_t>(left - view.region.GetIndex(0))) *
+                                            bands;
+    for (IndexValue u = left; u < right; ++u, ++k, pixel += bands)
     {
-      IndexValue run = 1; // columns that follow one another in the source are copied at once
-      while (x + run < width && columns[static_cast<size_t>(x + run)] == columns[static_cast<size_t>(x)] + run)
-      {
-        ++run;
-      }
-      std::copy_n(line + columns[static_cast<size_t>(x)] * bands, run * bands, row.data() + x * bands);
-      x += run;
+      flags[k] = this->IsInvalid(source, pixel) ? 1 : 0;
+      any = any || flags[k] != 0;
     }
-    tensorflow_model_filter::CastTo(type, row.data(), static_cast<char*>(data) + static_cast<size_t>(y) * bytes, count);
+  }
+  if (!any)
+  {
+    return;
+  }
+  prepared.invalid.resize(prepared.region.GetNumberOfPixels(), 0);
+  const bool anyIsEnough = m_Rule == InvalidRule::AnyBand;
+  for (size_t y = 0; y < rows.size(); ++y)
+  {
+    unsigned char* line = &prepared.invalid[y * width];
+    for (size_t x = 0; x < width; ++x)
+    {
+      bool some = false, all = true;
+      for (IndexValue v = rows[y].first; v < rows[y].second; ++v)
+      {
+        const size_t row = static_cast<size_t>(v - rows.front().first) * static_cast<size_t>(right - left);
+        for (IndexValue u = columns[x].first; u < columns[x].second; ++u)
+        {
+          const bool flag = flags[row + static_cast<size_t>(u - left)] != 0;
+          some = some || flag;
+          all = all && flag;
+        }
+      }
+      line[x] = line[x] != 0 || (anyIsEnough ? some : all) ? 1 : 0;
+    }
   }
 }
 
-template <class TInputImage, class TOutputImage>
-auto TensorflowModelFilter<TInputImage, TOutputImage>::Compute(const RegionType& output) const -> Block
+// Rows of the region `fed`, which may leave the image, mirrored at the image's edges, in the type of the model's input.
+template <class TOutputImage>
+template <class TPixel>
+void TensorflowModelFilter<TOutputImage>::CopyMirrored(const Source& source, const ImageStack::View<TPixel>& view, const RegionType& fed,
+                                                       void* values) const
 {
-  Block block;
-  block.region = output;
-  block.covered = this->AlignedOutput(output);
-  block.core = this->CoreInput(block.covered);
+  const auto& image = source.images.GetGrid().GetRegion();
+  const size_t bands = source.images.GetNumberOfBands();
+  const auto type = source.input->type;
+  const size_t bytes = bands * tf::SizeOf(type);
+  const auto inside = [&](unsigned int k, IndexValue index)
+  {
+    return image.GetIndex(k) + ServingGrid::Mirror(index - image.GetIndex(k), static_cast<IndexValue>(image.GetSize(k))) -
+           view.region.GetIndex(k);
+  };
+  // columns that follow one another in the source are copied at once
+  struct Stretch
+  {
+    size_t from, to, count;
+  };
+  std::vector<Stretch> stretches;
+  for (IndexValue x = 0; x < static_cast<IndexValue>(fed.GetSize(0)); ++x)
+  {
+    const auto column = static_cast<size_t>(inside(0, fed.GetIndex(0) + x));
+    if (!stretches.empty() && stretches.back().from + stretches.back().count == column)
+    {
+      ++stretches.back().count;
+    }
+    else
+    {
+      stretches.push_back({column, static_cast<size_t>(x), 1});
+    }
+  }
+  char* row = static_cast<char*>(values);
+  for (IndexValue y = 0; y < static_cast<IndexValue>(fed.GetSize(1)); ++y, row += fed.GetSize(0) * bytes)
+  {
+    const TPixel* line = view.pixels + static_cast<size_t>(inside(1, fed.GetIndex(1) + y)) * view.region.GetSize(0) * bands;
+    for (const auto& stretch : stretches)
+    {
+      if (std::is_same<TPixel, float>::value && type == tf::Float)
+      {
+        std::memcpy(row + stretch.to * bytes, line + stretch.from * bands, stretch.count * bytes);
+      }
+      else
+      {
+        tensorflow_tensor::FromPixels(type, line + stretch.from * bands, row + stretch.to * bytes, stretch.count * bands);
+      }
+    }
+  }
+}
 
-  TInputImage* input = this->Input();
-  const auto image = input->GetLargestPossibleRegion();
-  RegionType fed, needed;
+template <class TOutputImage>
+template <class TPixel>
+void TensorflowModelFilter<TOutputImage>::PrepareSource(size_t number, Prepared& prepared) const
+{
+  const Source& source = m_Sources[number];
+  const auto& image = source.images.GetGrid().GetRegion();
+  const bool patches = m_Mode == ServingGrid::Mode::Patches;
+  const bool masks = m_Rule == InvalidRule::AnyBand || !source.noData.empty();
+
+  std::array<std::vector<IndexValue>, 2> starts;
+  RegionType fed;
+  if (patches)
+  {
+    for (unsigned int k = 0; k < 2; ++k)
+    {
+      starts[k] = m_Grid.PatchStarts(number, k, prepared.region);
+      fed.SetIndex(k, starts[k].front());
+      fed.SetSize(k, static_cast<itk::SizeValueType>(starts[k].back() - starts[k].front() + source.receptiveField[k]));
+    }
+  }
+  else
+  {
+    fed = m_Grid.Fed(number, prepared.aligned);
+  }
+
+  RegionType needed;
   for (unsigned int k = 0; k < 2; ++k)
   {
-    const auto size = static_cast<IndexValue>(image.GetSize(k));
-    fed.SetIndex(k, block.core.GetIndex(k) - m_MarginBefore[k]);
-    fed.SetSize(k, block.core.GetSize(k) + static_cast<itk::SizeValueType>(m_MarginBefore[k] + m_MarginAfter[k]));
-    IndexValue low = size, high = 0;
-    for (IndexValue index = 0; index < static_cast<IndexValue>(fed.GetSize(k)); ++index)
+    const IndexValue start = image.GetIndex(k), size = static_cast<IndexValue>(image.GetSize(k));
+    auto range = tensorflow_model_filter::MirroredRange(fed.GetIndex(k), static_cast<IndexValue>(fed.GetSize(k)), start, size);
+    if (masks)
     {
-      const IndexValue mirrored = tensorflow_model_filter::Mirror(fed.GetIndex(k) + index - image.GetIndex(k), size);
-      low = std::min(low, mirrored);
-      high = std::max(high, mirrored);
+      const auto under = m_Grid.Under(number, k, prepared.region);
+      range.first = std::min(range.first, under.front().first);
+      range.second = std::max(range.second, under.back().second - 1);
     }
-    low = std::max<IndexValue>(low - FillRadius, 0);
-    high = std::min(high + FillRadius, size - 1);
-    needed.SetIndex(k, image.GetIndex(k) + low);
-    needed.SetSize(k, static_cast<itk::SizeValueType>(high - low + 1));
+    if (m_Rule == InvalidRule::AnyBand)
+    {
+      range.first = std::max(range.first - FillRadius, start);
+      range.second = std::min(range.second + FillRadius, start + size - 1);
+    }
+    needed.SetIndex(k, range.first);
+    needed.SetSize(k, static_cast<itk::SizeValueType>(range.second - range.first + 1));
   }
 
-  input->SetRequestedRegion(needed);
-  input->PropagateRequestedRegion();
-  input->UpdateOutputData();
-
-  const unsigned int bands = input->GetNumberOfComponentsPerPixel();
-  const RegionType buffered = input->GetBufferedRegion();
-  std::vector<InputPixel> pixels;
-  std::vector<unsigned char> invalid;
-  this->FillInvalid(input, pixels, invalid);
-
-  if (!invalid.empty())
+  std::vector<TPixel> storage, filled;
+  auto view = source.images.Read(needed, storage);
+  if (masks)
   {
-    // whatever lies beyond the image counts as invalid: its output is never used
-    block.invalid.assign(block.core.GetNumberOfPixels(), 1);
-    bool anyValid = false, anyInvalid = false;
-    for (IndexValue y = 0; y < static_cast<IndexValue>(block.core.GetSize(1)); ++y)
+    this->MarkInvalid(number, view, prepared);
+  }
+  if (m_Rule == InvalidRule::AnyBand && this->FillInvalid(source, view, filled))
+  {
+    view.pixels = filled.data();
+  }
+
+  const auto type = source.input->type;
+  const auto bands = source.images.GetNumberOfBands();
+  const int64_t fieldWidth = source.receptiveField[0], fieldHeight = source.receptiveField[1];
+  if (!patches)
+  {
+    const auto tensor = m_Model->NewTensor(type, {1, static_cast<int64_t>(fed.GetSize(1)), static_cast<int64_t>(fed.GetSize(0)), bands});
+    this->CopyMirrored(source, view, fed, m_Model->GetData(tensor));
+    prepared.feeds.push_back({source.input, tensor});
+    return;
+  }
+  const auto tensor = m_Model->NewTensor(type, {static_cast<int64_t>(prepared.region.GetNumberOfPixels()), fieldHeight, fieldWidth, bands});
+  auto* to = static_cast<char*>(m_Model->GetData(tensor));
+  const size_t bytes = bands * tf::SizeOf(type), width = fed.GetSize(0);
+  if (fieldWidth == 1 && fieldHeight == 1 && fed.GetNumberOfPixels() == prepared.region.GetNumberOfPixels())
+  {
+    this->CopyMirrored(source, view, fed, to); // one pixel each, one after the other
+  }
+  else
+  {
+    std::vector<char> values(fed.GetNumberOfPixels() * bytes);
+    this->CopyMirrored(source, view, fed, values.data());
+    const size_t length = static_cast<size_t>(fieldWidth) * bytes;
+    for (const IndexValue top : starts[1])
     {
-      for (IndexValue x = 0; x < static_cast<IndexValue>(block.core.GetSize(0)); ++x)
+      for (const IndexValue left : starts[0])
       {
-        typename RegionType::IndexType index{{block.core.GetIndex(0) + x, block.core.GetIndex(1) + y}};
-        if (image.IsInside(index))
+        const char* from =
+            values.data() + (static_cast<size_t>(top - fed.GetIndex(1)) * width + static_cast<size_t>(left - fed.GetIndex(0))) * bytes;
+        for (int64_t row = 0; row < fieldHeight; ++row, to += length, from += width * bytes)
         {
-          const auto offset = static_cast<size_t>((index[1] - buffered.GetIndex(1)) * static_cast<IndexValue>(buffered.GetSize(0)) +
-                                                  index[0] - buffered.GetIndex(0));
-          const unsigned char flag = invalid[offset];
-          block.invalid[static_cast<size_t>(y) * block.core.GetSize(0) + static_cast<size_t>(x)] = flag;
-          anyValid = anyValid || flag == 0;
-          anyInvalid = anyInvalid || flag != 0;
+          std::memcpy(to, from, length);
         }
       }
     }
-    if (!anyValid)
+  }
+  prepared.feeds.push_back({source.input, tensor});
+}
+
+template <class TOutputImage>
+auto TensorflowModelFilter<TOutputImage>::Prepare(const RegionType& region) const -> std::shared_ptr<Prepared>
+{
+  auto prepared = std::make_shared<Prepared>();
+  prepared->region = region;
+  prepared->aligned = m_Grid.Aligned(region);
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    if (m_FixedSize[k] > 0)
     {
-      return block;
-    }
-    if (!anyInvalid)
-    {
-      block.invalid.clear();
+      prepared->aligned.SetSize(k, static_cast<itk::SizeValueType>(m_FixedSize[k]));
     }
   }
+  for (size_t i = 0; i < m_Sources.size(); ++i)
+  {
+    m_Sources[i].images.IsWide() ? this->template PrepareSource<double>(i, *prepared) : this->template PrepareSource<float>(i, *prepared);
+    const auto& invalid = prepared->invalid;
+    if (!invalid.empty() && std::find(invalid.begin(), invalid.end(), 0) == invalid.end())
+    {
+      prepared->feeds.clear();
+      return prepared;
+    }
+  }
+  return prepared;
+}
 
-  const auto tensor =
-      m_Model->NewTensor(m_ModelInput->type, {1, static_cast<int64_t>(fed.GetSize(1)), static_cast<int64_t>(fed.GetSize(0)), bands});
-  this->WriteTensor(pixels, buffered, fed, m_ModelInput->type, m_Model->GetData(tensor), bands);
-  std::vector<InputPixel>().swap(pixels);
-  auto feeds = m_Constants;
-  feeds.push_back({m_ModelInput, tensor});
-  block.tensors = m_Model->Run(feeds, m_ModelOutputs);
+template <class TOutputImage>
+auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const -> std::shared_ptr<Block>
+{
+  auto block = std::make_shared<Block>();
+  block->region = prepared.region;
+  block->invalid = prepared.invalid;
+  if (!prepared.feeds.empty())
+  {
+    auto feeds = m_Constants;
+    feeds.insert(feeds.end(), prepared.feeds.begin(), prepared.feeds.end());
+    ++m_Runs;
+    block->tensors = m_Model->Run(feeds, m_ModelOutputs);
+    for (size_t t = 0; t < block->tensors.size(); ++t)
+    {
+      block->layouts.push_back(this->LayOut(t, m_Model->GetShape(block->tensors[t]), prepared.aligned, prepared.region));
+    }
+  }
   return block;
 }
 
-template <class TInputImage, class TOutputImage>
-auto TensorflowModelFilter<TInputImage, TOutputImage>::SplitIntoBlocks(const RegionType& request) const -> std::vector<RegionType>
+// Where the pixels of a block are in an output of the model.
+template <class TOutputImage>
+auto TensorflowModelFilter<TOutputImage>::LayOut(size_t output, const std::vector<int64_t>& shape, const RegionType& aligned,
+                                                 const RegionType& region) const -> Layout
 {
-  // a request of about one block is one block
-  std::array<IndexValue, 2> count, size;
+  const size_t bands = m_OutputBands[output], values = tensorflow_model_filter::NumberOfValues(shape);
+  const std::string name = "output \"" + m_ModelOutputs[output]->key + "\" of the model is " + tensorflow_model_filter::ShapeText(shape);
+  const size_t dimensions = shape.size();
+  const bool isPicture = (dimensions == 3 || dimensions == 4) && shape[0] == 1;
+  if (dimensions == 2 || dimensions == 4 ? shape.back() != static_cast<int64_t>(bands) : bands != 1)
+  {
+    throw TensorflowError(name + ", but its signature says " + std::to_string(bands) +
+                          " bands; check the bands of the images, or export the model again");
+  }
+  Layout layout;
+  if (m_Mode == ServingGrid::Mode::Patches)
+  {
+    const size_t pixels = region.GetNumberOfPixels();
+    if (values != pixels * bands || shape.empty() || shape[0] != static_cast<int64_t>(pixels))
+    {
+      throw TensorflowError(name + " for " + std::to_string(pixels) + " patches, but it must give one pixel of " + std::to_string(bands) +
+                            " bands for each; check the receptive field, or set model.fullyconv on");
+    }
+    layout.columns = region.GetSize(0);
+    return layout;
+  }
+
+  std::array<IndexValue, 2> given{{-1, -1}}, skip;
+  if (isPicture)
+  {
+    given = {{static_cast<IndexValue>(shape[2]), static_cast<IndexValue>(shape[1])}};
+  }
+  else if (values == aligned.GetNumberOfPixels() * bands && dimensions <= 2)
+  {
+    given = {{static_cast<IndexValue>(aligned.GetSize(0)), static_cast<IndexValue>(aligned.GetSize(1))}};
+  }
+  const auto fed = m_Grid.Fed(0, aligned);
   for (unsigned int k = 0; k < 2; ++k)
   {
-    const auto length = static_cast<IndexValue>(request.GetSize(k));
-    size[k] = length * 2 <= m_MaximumBlock[k] * 3 ? length : m_MaximumBlock[k];
-    count[k] = (length + size[k] - 1) / size[k];
+    const auto wanted = static_cast<IndexValue>(aligned.GetSize(k));
+    const IndexValue whole = m_Grid.Covered(static_cast<IndexValue>(fed.GetSize(k)));
+    const IndexValue lead = m_Grid.Lead(k);
+    if (given[k] == wanted)
+    {
+      skip[k] = 0;
+    }
+    else if (lead >= 0 && whole >= given[k] && (whole - given[k]) % 2 == 0 && (whole - given[k]) / 2 <= std::min(lead, whole - wanted - lead))
+    {
+      skip[k] = lead - (whole - given[k]) / 2; // the model gives all that it was fed, or removed as much on either side
+    }
+    else
+    {
+      throw TensorflowError(name + " for a " + (k == 0 ? "width" : "height") + " of " + std::to_string(fed.GetSize(k)) +
+                            " input pixels, but it must give " + (whole > wanted ? std::to_string(whole) + " or (without margins) " : "") +
+                            std::to_string(wanted) + " output pixels and " + std::to_string(bands) +
+                            " bands; check the receptive field, the expression field and the spacing scale or factor");
+    }
+    skip[k] += region.GetIndex(k) - aligned.GetIndex(k);
+  }
+  layout.columns = static_cast<size_t>(given[0]);
+  layout.skipColumns = static_cast<size_t>(skip[0]);
+  layout.skipRows = static_cast<size_t>(skip[1]);
+  return layout;
+}
+
+// The block on its way; its input is prepared from now on, after that of the blocks before.
+template <class TOutputImage>
+auto TensorflowModelFilter<TOutputImage>::JobOf(const RegionType& region) -> Job&
+{
+  const auto known = std::find_if(m_Jobs.begin(), m_Jobs.end(), [&](const Job& job) { return job.region == region; });
+  if (known != m_Jobs.end())
+  {
+    return *known;
+  }
+  Job job;
+  job.region = region;
+  auto before = m_Jobs.empty() ? std::shared_future<std::shared_ptr<Prepared>>() : m_Jobs.back().prepared;
+  job.prepared = std::async(std::launch::async,
+                            [this, region, before]() mutable
+                            {
+                              if (before.valid())
+                              {
+                                before.wait(); // the sources are read by one thread at a time
+                              }
+                              before = {}; // or each block would keep the one before it
+                              return this->Prepare(region);
+                            })
+                     .share();
+  m_Jobs.push_back(job);
+  return m_Jobs.back();
+}
+
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::StartRun(Job& job)
+{
+  if (!job.done.valid())
+  {
+    job.done = std::async(std::launch::async,
+                          [this, mine = job.prepared]() mutable
+                          {
+                            const auto prepared = mine.get();
+                            mine = {};
+                            return this->Run(*prepared);
+                          })
+                   .share();
+  }
+}
+
+// The block, from the threads that prepared it. While the caller converts and writes it, the next one is run, and the one after it read.
+template <class TOutputImage>
+auto TensorflowModelFilter<TOutputImage>::Obtain(const RegionType& region) -> std::shared_ptr<Block>
+{
+  if (!m_Prefetch)
+  {
+    return this->Run(*this->Prepare(region));
+  }
+  if (!m_Jobs.empty() && m_Jobs.front().region != region)
+  {
+    this->FinishPrefetch(); // the prediction was wrong
+  }
+  this->StartRun(this->JobOf(region));
+  if (!m_Upcoming.empty())
+  {
+    this->JobOf(m_Upcoming.front());
+  }
+  const auto done = m_Jobs.front().done;
+  done.wait();
+  m_Jobs.pop_front();
+  if (!m_Upcoming.empty())
+  {
+    this->StartRun(this->JobOf(m_Upcoming.front()));
+  }
+  if (m_Upcoming.size() > 1)
+  {
+    this->JobOf(m_Upcoming[1]);
+  }
+  return done.get();
+}
+
+// The blocks of the grid over the output that a request touches, cropped to what will be asked for.
+template <class TOutputImage>
+auto TensorflowModelFilter<TOutputImage>::Blocks(const RegionType& request) const -> std::vector<RegionType>
+{
+  if (m_BlockSize[0] <= 0 && m_BlockSize[1] <= 0 && m_Mode == ServingGrid::Mode::FullyConvolutional && m_FixedSize[0] <= 0 &&
+      m_FixedSize[1] <= 0)
+  {
+    return {request};
+  }
+  RegionType whole = this->GetOutput()->GetLargestPossibleRegion();
+  if (m_RegionOfInterest.GetNumberOfPixels() > 0 && m_RegionOfInterest.IsInside(request))
+  {
+    whole.Crop(m_RegionOfInterest);
+  }
+  std::array<IndexValue, 2> first, end;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    first[k] = ServingGrid::FloorTo(request.GetIndex(k), m_Grid.GetAnchor()[k], m_Block[k]);
+    end[k] = request.GetIndex(k) + static_cast<IndexValue>(request.GetSize(k));
   }
   std::vector<RegionType> blocks;
-  for (IndexValue y = 0; y < count[1]; ++y)
+  for (IndexValue y = first[1]; y < end[1]; y += m_Block[1])
   {
-    for (IndexValue x = 0; x < count[0]; ++x)
+    for (IndexValue x = first[0]; x < end[0]; x += m_Block[0])
     {
-      const IndexValue position[2] = {x, y};
       RegionType block;
-      for (unsigned int k = 0; k < 2; ++k)
+      block.SetIndex(0, x);
+      block.SetIndex(1, y);
+      block.SetSize(0, static_cast<itk::SizeValueType>(m_Block[0]));
+      block.SetSize(1, static_cast<itk::SizeValueType>(m_Block[1]));
+      if (m_FixedSize[0] == 0 && m_FixedSize[1] == 0)
       {
-        block.SetIndex(k, request.GetIndex(k) + position[k] * size[k]);
-        block.SetSize(k, static_cast<itk::SizeValueType>(size[k]));
+        block.Crop(whole);
       }
-      block.Crop(request);
+      else
+      {
+        block.Crop(this->GetOutput()->GetLargestPossibleRegion());
+      }
       blocks.push_back(block);
     }
   }
   return blocks;
 }
 
-template <class TInputImage, class TOutputImage>
-bool TensorflowModelFilter<TInputImage, TOutputImage>::PredictNext(const RegionType& current, RegionType& next)
+template <class TOutputImage>
+bool TensorflowModelFilter<TOutputImage>::PredictNext(const RegionType& current, RegionType& next)
 {
-  const auto largest = this->GetOutput()->GetLargestPossibleRegion();
-  if (current.GetIndex() == largest.GetIndex() || m_StreamSize[0] == 0)
+  auto whole = this->GetOutput()->GetLargestPossibleRegion();
+  if (m_RegionOfInterest.GetNumberOfPixels() > 0 && m_RegionOfInterest.IsInside(current))
+  {
+    whole = m_RegionOfInterest;
+  }
+  if (current.GetIndex() == whole.GetIndex() || m_StreamSize[0] == 0)
   {
     m_StreamSize = current.GetSize();
   }
   next = current;
   next.SetSize(m_StreamSize);
   next.SetIndex(0, current.GetIndex(0) + static_cast<IndexValue>(current.GetSize(0)));
-  if (next.GetIndex(0) >= largest.GetIndex(0) + static_cast<IndexValue>(largest.GetSize(0)))
+  if (next.GetIndex(0) >= whole.GetIndex(0) + static_cast<IndexValue>(whole.GetSize(0)))
   {
-    next.SetIndex(0, largest.GetIndex(0));
+    next.SetIndex(0, whole.GetIndex(0));
     next.SetIndex(1, current.GetIndex(1) + static_cast<IndexValue>(current.GetSize(1)));
   }
-  return next.Crop(largest);
+  return next.Crop(whole);
 }
 
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::GenerateData()
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::GenerateData()
 {
   TOutputImage* output = this->GetOutput();
   const RegionType request = output->GetRequestedRegion();
   output->SetBufferedRegion(request);
   output->Allocate();
 
-  auto blocks = this->SplitIntoBlocks(request);
-  const auto count = blocks.size();
+  if (request.GetIndex() == output->GetLargestPossibleRegion().GetIndex())
+  {
+    m_Kept.clear(); // from the beginning
+  }
+  const auto blocks = this->Blocks(request);
+  m_Upcoming.clear();
+  std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(m_Upcoming),
+               [this](const RegionType& block) { return !this->IsKept(block); });
   RegionType next;
   if (m_Prefetch && this->PredictNext(request, next))
   {
-    blocks.push_back(this->SplitIntoBlocks(next).front());
+    const size_t mine = m_Upcoming.size();
+    for (const auto& block : this->Blocks(next))
+    {
+      if (m_Upcoming.size() < mine + 2 && !this->IsKept(block) && std::find(blocks.begin(), blocks.end(), block) == blocks.end())
+      {
+        m_Upcoming.push_back(block);
+      }
+    }
   }
-  for (size_t k = 0; k < count; ++k)
+  size_t number = 0;
+  for (const auto& block : blocks)
   {
-    Block block;
-    if (m_Next.valid() && m_NextRegion == blocks[k])
+    if (!m_Upcoming.empty() && m_Upcoming.front() == block)
     {
-      block = m_Next.get();
+      m_Upcoming.pop_front();
     }
-    else
-    {
-      this->FinishPrefetch();
-      block = this->Compute(blocks[k]);
-    }
-    if (m_Prefetch && k + 1 < blocks.size())
-    {
-      m_NextRegion = blocks[k + 1];
-      m_Next = std::async(std::launch::async, [this, region = m_NextRegion] { return this->Compute(region); });
-    }
-    this->Paste(block);
-    this->UpdateProgress(static_cast<float>(k + 1) / static_cast<float>(count));
+    this->Give(block, request);
+    this->UpdateProgress(static_cast<float>(++number) / static_cast<float>(blocks.size()));
   }
 }
 
-template <class TInputImage, class TOutputImage>
-void TensorflowModelFilter<TInputImage, TOutputImage>::Paste(const Block& block) const
+template <class TOutputImage>
+bool TensorflowModelFilter<TOutputImage>::IsKept(const RegionType& block) const
 {
-  auto* output = const_cast<TOutputImage*>(this->GetOutput());
-  const auto buffered = output->GetBufferedRegion();
-  const auto bands = static_cast<size_t>(output->GetNumberOfComponentsPerPixel());
-  const auto width = static_cast<size_t>(block.region.GetSize(0));
-  const OutputPixel noData = tensorflow_model_filter::Convert<OutputPixel>(m_OutputNoData, OutputPixel(0));
-  const OutputPixel instead = tensorflow_model_filter::NextTo(noData);
-  const bool avoid = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
-  const auto rowOf = [&](IndexValue y)
-  {
-    return output->GetBufferPointer() + (static_cast<size_t>(y - buffered.GetIndex(1)) * buffered.GetSize(0) +
-                                         static_cast<size_t>(block.region.GetIndex(0) - buffered.GetIndex(0))) *
-                                            bands;
-  };
-  const IndexValue firstRow = block.region.GetIndex(1), endRow = firstRow + static_cast<IndexValue>(block.region.GetSize(1));
+  const auto kept = m_Kept.find({block.GetIndex(1), block.GetIndex(0)});
+  return kept != m_Kept.end() && kept->second.region == block;
+}
 
+// Copies what is asked for of a block into the output.
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::Give(const RegionType& region, const RegionType& request)
+{
+  TOutputImage* output = this->GetOutput();
+  const size_t bands = output->GetNumberOfComponentsPerPixel();
+  RegionType part = region;
+  part.Crop(request);
+  OutputPixel* to = output->GetBufferPointer() + (static_cast<size_t>(part.GetIndex(1) - request.GetIndex(1)) * request.GetSize(0) +
+                                                  static_cast<size_t>(part.GetIndex(0) - request.GetIndex(0))) *
+                                                     bands;
+  const std::pair<IndexValue, IndexValue> key{region.GetIndex(1), region.GetIndex(0)};
+  auto kept = m_Kept.find(key);
+  if (!this->IsKept(region))
+  {
+    const auto block = this->Obtain(region);
+    const size_t bytes = region.GetNumberOfPixels() * bands * sizeof(OutputPixel);
+    if (part == region || !this->MakeRoom(request, bytes))
+    {
+      return this->Convert(*block, part, to, request.GetSize(0));
+    }
+    m_Kept.erase(key);
+    kept = m_Kept.emplace(key, Kept{region, std::vector<OutputPixel>(region.GetNumberOfPixels() * bands), 0}).first;
+    this->Convert(*block, region, kept->second.pixels.data(), region.GetSize(0));
+  }
+  const OutputPixel* from = kept->second.pixels.data() + (static_cast<size_t>(part.GetIndex(1) - region.GetIndex(1)) * region.GetSize(0) +
+                                                          static_cast<size_t>(part.GetIndex(0) - region.GetIndex(0))) *
+                                                             bands;
+  for (size_t y = 0; y < part.GetSize(1); ++y)
+  {
+    std::copy_n(from + y * region.GetSize(0) * bands, part.GetSize(0) * bands, to + y * request.GetSize(0) * bands);
+  }
+  kept->second.given += part.GetNumberOfPixels();
+  if (kept->second.given >= region.GetNumberOfPixels())
+  {
+    m_Kept.erase(kept);
+  }
+}
+
+// Forgets blocks above the request, which a writer that goes down will not ask for again; whether there is room for so many bytes more.
+template <class TOutputImage>
+bool TensorflowModelFilter<TOutputImage>::MakeRoom(const RegionType& request, size_t bytes)
+{
+  for (auto entry = m_Kept.begin(); entry != m_Kept.end();)
+  {
+    const auto& region = entry->second.region;
+    const bool isAbove = region.GetIndex(1) + static_cast<IndexValue>(region.GetSize(1)) <= request.GetIndex(1);
+    bytes += isAbove ? 0 : entry->second.pixels.size() * sizeof(OutputPixel);
+    entry = isAbove ? m_Kept.erase(entry) : std::next(entry);
+  }
+  return bytes <= m_CacheSize;
+}
+
+// Pixels of a block's part in the output's type; rows are `stride` pixels apart.
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::Convert(const Block& block, const RegionType& part, OutputPixel* to, size_t stride) const
+{
+  const auto bands = static_cast<size_t>(this->GetOutput()->GetNumberOfComponentsPerPixel());
+  const size_t width = part.GetSize(0), height = part.GetSize(1);
+  const auto noData = tensorflow_tensor::Convert<OutputPixel>(m_OutputNoData);
   if (block.tensors.empty())
   {
-    for (IndexValue y = firstRow; y < endRow; ++y)
+    for (size_t y = 0; y < height; ++y)
     {
-      std::fill_n(rowOf(y), width * bands, noData);
+      std::fill_n(to + y * stride * bands, width * bands, noData);
     }
     return;
   }
 
+  const auto left = static_cast<size_t>(part.GetIndex(0) - block.region.GetIndex(0));
+  const auto top = static_cast<size_t>(part.GetIndex(1) - block.region.GetIndex(1));
   size_t firstBand = 0;
+  std::vector<double> wide;
   for (size_t t = 0; t < block.tensors.size(); ++t)
   {
     const size_t tensorBands = m_OutputBands[t];
-    const auto shape = m_Model->GetShape(block.tensors[t]);
-    size_t values = 1;
-    for (const int64_t length : shape)
-    {
-      values *= static_cast<size_t>(length);
-    }
-    // rows and columns that the run gave: with or without the margins
-    IndexValue rows = 0, columns = 0;
-    if ((shape.size() == 4 || shape.size() == 3) && shape[0] == 1 && values == static_cast<size_t>(shape[1] * shape[2]) * tensorBands)
-    {
-      rows = shape[1];
-      columns = shape[2];
-    }
-    const IndexValue given[2] = {columns, rows};
-    IndexValue skip[2];
-    for (unsigned int k = 0; k < 2; ++k)
-    {
-      const auto covered = static_cast<IndexValue>(block.covered.GetSize(k));
-      const IndexValue fed = static_cast<IndexValue>(block.core.GetSize(k)) + m_MarginBefore[k] + m_MarginAfter[k];
-      const IndexValue least = std::min(m_MarginBefore[k], m_MarginAfter[k]);
-      if (given[k] == covered)
-      {
-        skip[k] = 0;
-      }
-      else if (fed * m_Up % m_Down == 0 && m_MarginBefore[k] * m_Up % m_Down == 0 && given[k] <= fed * m_Up / m_Down &&
-               (fed * m_Up / m_Down - given[k]) % 2 == 0 && (fed * m_Up / m_Down - given[k]) / 2 <= least * m_Up / m_Down)
-      {
-        // the model gives all it was fed, or removed as much on either side
-        skip[k] = m_MarginBefore[k] * m_Up / m_Down - (fed * m_Up / m_Down - given[k]) / 2;
-      }
-      else
-      {
-        std::string text;
-        for (const int64_t length : shape)
-        {
-          text += (text.empty() ? "" : " x ") + std::to_string(length);
-        }
-        throw TensorflowError("output \"" + m_ModelOutputs[t]->key + "\" of the model is " + text + " for a " +
-                              (k == 0 ? "width" : "height") + " of " + std::to_string(fed) + " input pixels, but it must give " +
-                              std::to_string(fed * m_Up / m_Down) + " or (without margins) " + std::to_string(covered) +
-                              " output pixels and " + std::to_string(tensorBands) +
-                              " bands; check the receptive field, the expression field and the spacing scale or factor");
-      }
-      skip[k] += block.region.GetIndex(k) - block.covered.GetIndex(k);
-    }
-
     const auto type = m_Model->GetType(block.tensors[t]);
-    const void* data = m_Model->GetData(block.tensors[t]);
-    std::vector<double> wide(type == tf::Float ? 0 : width * tensorBands);
-    const auto convert = [&](const auto* from, OutputPixel* to)
+    const auto& layout = block.layouts[t];
+    const auto* data = static_cast<const char*>(m_Model->GetData(block.tensors[t]));
+    const bool truncates = m_Truncate && std::is_integral<OutputPixel>::value &&
+                           (type == tf::Float || type == tf::Double || type == tf::Half || type == tf::BFloat16);
+    for (size_t y = 0; y < height; ++y)
     {
-      if (tensorBands == bands)
+      const size_t offset = ((layout.skipRows + top + y) * layout.columns + layout.skipColumns + left) * tensorBands;
+      const char* from = data + offset * tf::SizeOf(type);
+      OutputPixel* row = to + y * stride * bands + firstBand;
+      if (truncates)
       {
-        for (size_t k = 0; k < width * bands; ++k)
-        {
-          to[k] = tensorflow_model_filter::Convert<OutputPixel>(from[k], noData);
-        }
-        return;
-      }
-      for (size_t x = 0; x < width; ++x)
-      {
-        for (size_t band = 0; band < tensorBands; ++band)
-        {
-          to[x * bands + firstBand + band] = tensorflow_model_filter::Convert<OutputPixel>(from[x * tensorBands + band], noData);
-        }
-      }
-    };
-    for (IndexValue y = firstRow; y < endRow; ++y)
-    {
-      const size_t offset =
-          (static_cast<size_t>(y - firstRow + skip[1]) * static_cast<size_t>(columns) + static_cast<size_t>(skip[0])) * tensorBands;
-      if (type == tf::Float)
-      {
-        convert(static_cast<const float*>(data) + offset, rowOf(y));
+        wide.resize(width * tensorBands);
+        tensorflow_tensor::ToPixels(type, from, wide.data(), wide.size());
+        std::transform(wide.begin(), wide.end(), wide.begin(), [](double value) { return std::trunc(value); });
+        tensorflow_tensor::ToPixels(tf::Double, wide.data(), row, width, tensorBands, bands, noData);
       }
       else
       {
-        tensorflow_model_filter::WidenFrom(type, static_cast<const char*>(data) + offset * tf::SizeOf(type), wide.data(),
-                                           width * tensorBands);
-        convert(wide.data(), rowOf(y));
+        tensorflow_tensor::ToPixels(type, from, row, width, tensorBands, bands, noData);
       }
     }
     firstBand += tensorBands;
   }
 
-  for (IndexValue y = firstRow; y < endRow; ++y)
+  const OutputPixel instead = tensorflow_model_filter::NextTo(noData);
+  const bool avoid = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
+  for (size_t y = 0; y < height && (avoid || !block.invalid.empty()); ++y)
   {
-    OutputPixel* row = rowOf(y);
+    OutputPixel* row = to + y * stride * bands;
     for (size_t k = 0; avoid && k < width * bands; ++k)
     {
       row[k] = row[k] == noData ? instead : row[k];
     }
-    if (block.invalid.empty())
+    if (!block.invalid.empty())
     {
-      continue;
-    }
-    for (size_t x = 0; x < width; ++x)
-    {
-      bool invalid = false;
-      const IndexValue column = (block.region.GetIndex(0) - block.covered.GetIndex(0) + static_cast<IndexValue>(x)) / m_Up * m_Down;
-      const IndexValue line = (y - block.covered.GetIndex(1)) / m_Up * m_Down;
-      for (IndexValue v = line; v < line + m_Down; ++v)
+      const unsigned char* invalid = &block.invalid[(top + y) * block.region.GetSize(0) + left];
+      for (size_t x = 0; x < width; ++x)
       {
-        for (IndexValue u = column; u < column + m_Down; ++u)
+        if (invalid[x] != 0)
         {
-          invalid = invalid || block.invalid[static_cast<size_t>(v) * block.core.GetSize(0) + static_cast<size_t>(u)] != 0;
+          std::fill_n(row + x * bands, bands, noData);
         }
-      }
-      if (invalid)
-      {
-        std::fill_n(row + x * bands, bands, noData);
       }
     }
   }
 }
 
-template <class TInputImage, class TOutputImage>
-bool TensorflowModelFilter<TInputImage, TOutputImage>::HasValidPixel(itk::SizeValueType lines)
+template <class TOutputImage>
+template <class TPixel>
+bool TensorflowModelFilter<TOutputImage>::HasValidPixel(const Source& source, itk::SizeValueType lines) const
 {
-  TInputImage* input = this->Input();
-  input->UpdateOutputInformation();
-  const auto image = input->GetLargestPossibleRegion();
-  const unsigned int bands = input->GetNumberOfComponentsPerPixel();
+  const auto& image = source.images.GetGrid().GetRegion();
+  const unsigned int bands = source.images.GetNumberOfBands();
   const auto end = image.GetIndex(1) + static_cast<IndexValue>(image.GetSize(1));
+  std::vector<TPixel> storage;
   for (IndexValue y = image.GetIndex(1); y < end; y += static_cast<IndexValue>(lines))
   {
     RegionType strip = image;
     strip.SetIndex(1, y);
     strip.SetSize(1, std::min<itk::SizeValueType>(lines, static_cast<itk::SizeValueType>(end - y)));
-    input->SetRequestedRegion(strip);
-    input->PropagateRequestedRegion();
-    input->UpdateOutputData();
-    const InputPixel* pixels = input->GetBufferPointer();
-    for (size_t k = 0; k < input->GetBufferedRegion().GetNumberOfPixels(); ++k)
+    const auto view = source.images.Read(strip, storage);
+    for (size_t k = 0; k < view.region.GetNumberOfPixels(); ++k)
     {
-      if (!this->IsInvalid(pixels + k * bands, bands))
+      if (!this->IsInvalid(source, view.pixels + k * bands))
       {
         return true;
       }
     }
   }
   return false;
+}
+
+template <class TOutputImage>
+bool TensorflowModelFilter<TOutputImage>::HasValidPixel(itk::SizeValueType lines)
+{
+  this->FinishPrefetch();
+  return std::all_of(m_Sources.begin(), m_Sources.end(),
+                     [&](const Source& source)
+                     {
+                       return source.images.IsWide() ? this->template HasValidPixel<double>(source, lines)
+                                                     : this->template HasValidPixel<float>(source, lines);
+                     });
 }
 
 } // namespace otb

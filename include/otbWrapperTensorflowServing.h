@@ -7,14 +7,26 @@
 
 #include "otbServedImage.h"
 #include "otbTensorflowModelFilter.h"
+#include "otbTensorflowTensor.h"
 
+#include "itkCommand.h"
+#include "otbWrapperAddProcessToWatchEvent.h"
 #include "otbWrapperApplication.h"
 #include "otbWrapperOutputImageParameter.h"
 
+#if ITK_VERSION_MAJOR >= 5
+#include "itkMultiThreaderBase.h"
+#else
+#include "itkMultiThreader.h"
+#endif
+
 #include <array>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace otb
@@ -23,8 +35,8 @@ namespace Wrapper
 {
 
 /** \class TensorflowServing
- * \brief What the applications that run a model over an image share: checks of the input, one filter of the output's pixel type, fast
- * writing, and a check of the product.
+ * \brief What the applications that run a model over images share: one filter of the output's pixel type, blocks that fit the memory,
+ * fast writing, and a product that has its name only when it is whole.
  * \ingroup OTBSuperResolutionTools
  */
 class TensorflowServing : public Application
@@ -35,24 +47,56 @@ public:
   itkTypeMacro(TensorflowServing, otb::Wrapper::Application);
 
 protected:
-  /** How to run which model. Blocks are in output pixels. */
+  using IndexValue = itk::IndexValueType;
+  using PairType = ServingGrid::PairType;
+
+  /** Memory of TensorFlow and of the filter per input pixel, with networks of 32 to 64 channels and factor 4: measured, rounded up. */
+  static constexpr double BytesPerInputPixel = 2560;
+
+  /** Side in output pixels of blocks of patches, before the limit of a batch. */
+  static constexpr IndexValue BlockOfPatches = 512;
+
+  struct Source
+  {
+    ImageStack images;
+    const TensorflowTensorInfo* input = nullptr;
+    PairType receptiveField{{1, 1}};
+    std::vector<double> noData; ///< of each band, or one for all; empty: none
+  };
+
+  /** How to run which model on what. */
   struct Settings
   {
     std::shared_ptr<const TensorflowModel> model;
-    std::string input;
     std::vector<std::string> outputs;
     std::vector<TensorflowModel::Feed> constants;
+    std::vector<Source> sources;
     double scale = 1;
-    std::array<itk::IndexValueType, 2> marginBefore{{0, 0}};
-    std::array<itk::IndexValueType, 2> marginAfter{{0, 0}};
-    std::array<itk::IndexValueType, 2> expressionField{{1, 1}};
-    std::array<itk::IndexValueType, 2> block{{2048, 2048}};
-    std::vector<double> inputNoData;
+    PairType expressionField{{1, 1}};
+    ServingGrid::Mode mode = ServingGrid::Mode::FullyConvolutional;
+    bool anyBandInvalid = false; ///< the rule of SuperResolution: see TensorflowModelFilter::InvalidRule
     double outputNoData = 0;
     bool writeNoData = false; ///< no-data is reserved, and in the product's metadata
+    PairType block{{0, 0}};   ///< in output pixels; 0: from the memory
+    bool splits = true;       ///< false: what the writer asks for is one block
+    double megabytes = 2048;  ///< memory for blocks
+    bool truncate = false;    ///< integers toward zero
     bool prefetch = true;
     std::vector<std::string> bandNames;
   };
+
+  TensorflowServing()
+  {
+    auto command = itk::MemberCommand<Self>::New();
+    command->SetCallbackFunction(this, &Self::WatchWriter);
+    this->AddObserver(AddProcessToWatchEvent(), command);
+  }
+
+  ~TensorflowServing() override
+  {
+    m_Filter = nullptr;
+    this->RemovePartial(); // of a writer that failed
+  }
 
   /** Runs `work`; errors of ours end as one FATAL message. */
   void Guarded(const std::function<void()>& work)
@@ -75,95 +119,258 @@ protected:
     otbAppLogFATAL(<< said);
   }
 
-  /** Warn about grids that are unusual but served. */
-  void WarnAboutGrid(const FloatVectorImageType* image)
+  /** Warn about grids that are unusual but served. \param name "The image" */
+  void WarnAboutGrid(const ImageStack& images, const std::string& name)
   {
-    if (image->GetProjectionRef().empty())
+    const auto* image = images.GetImages().front().GetPointer();
+    const auto* common = dynamic_cast<const ImageCommons*>(image);
+    if (common != nullptr && common->GetProjectionRef().empty())
     {
-      otbAppLogWARNING("The image has no coordinate reference system: the product has none either");
+      otbAppLogWARNING(<< name << " has no coordinate reference system: the product has none either");
     }
-    if (SamplingGrid::FromImage(image).IsSouthUp())
+    if (images.GetGrid().IsSouthUp())
     {
-      otbAppLogWARNING("The image is south-up (positive y spacing): the product is, too");
+      otbAppLogWARNING(<< name << " is south-up (positive y spacing): the product is, too");
     }
   }
 
-  /** Build the filter between the image and parameter "out". */
-  void Serve(FloatVectorImageType* image, const Settings& settings)
+  /** Threads for TensorFlow when the user does not say: what ITK's global default was set to (ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS, by a
+   * cluster's job script); 0, all cores, if it was not. */
+  static unsigned int DefaultNumberOfThreads()
+  {
+#if ITK_VERSION_MAJOR >= 5
+    const auto threads = static_cast<unsigned int>(itk::MultiThreaderBase::GetGlobalDefaultNumberOfThreads());
+#else
+    const auto threads = static_cast<unsigned int>(itk::MultiThreader::GetGlobalDefaultNumberOfThreads());
+#endif
+    return threads < std::thread::hardware_concurrency() ? threads : 0;
+  }
+
+  /** Build the filter between the sources and parameter "out". */
+  void Serve(const Settings& settings)
   {
     m_BandNames = settings.bandNames;
     const auto type = this->GetParameterOutputImagePixelType("out");
     switch (type)
     {
     case ImagePixelType_uint8:
-      return this->ServeAs<UInt8VectorImageType>(image, settings);
+      return this->ServeAs<UInt8VectorImageType>(settings);
     case ImagePixelType_int16:
-      return this->ServeAs<Int16VectorImageType>(image, settings);
+      return this->ServeAs<Int16VectorImageType>(settings);
     case ImagePixelType_uint16:
-      return this->ServeAs<UInt16VectorImageType>(image, settings);
+      return this->ServeAs<UInt16VectorImageType>(settings);
     case ImagePixelType_int32:
-      return this->ServeAs<Int32VectorImageType>(image, settings);
+      return this->ServeAs<Int32VectorImageType>(settings);
     case ImagePixelType_uint32:
-      return this->ServeAs<UInt32VectorImageType>(image, settings);
+      return this->ServeAs<UInt32VectorImageType>(settings);
     case ImagePixelType_float:
-      return this->ServeAs<FloatVectorImageType>(image, settings);
+      return this->ServeAs<FloatVectorImageType>(settings);
     case ImagePixelType_double:
-      return this->ServeAs<DoubleVectorImageType>(image, settings);
+      return this->ServeAs<DoubleVectorImageType>(settings);
     default:
       throw ServedImageError("out: pixel type " + OutputImageParameter::ConvertPixelTypeToString(type) +
                              " is not supported; use a real one");
     }
   }
 
+  /** How many times the model was run in the last execution. */
+  size_t GetNumberOfRuns() const
+  {
+    return m_NumberOfRuns ? m_NumberOfRuns() : 0;
+  }
+
+  /** After a product was written whole. */
+  virtual void AfterProduct()
+  {
+  }
+
 private:
   template <class TOutputImage>
-  void ServeAs(FloatVectorImageType* image, const Settings& settings)
+  void ServeAs(const Settings& settings)
   {
-    using FilterType = TensorflowModelFilter<FloatVectorImageType, TOutputImage>;
+    using FilterType = TensorflowModelFilter<TOutputImage>;
     using PixelType = typename TOutputImage::InternalPixelType;
+    using RuleType = typename FilterType::InvalidRule;
 
-    const auto noData = static_cast<double>(tensorflow_model_filter::Convert<PixelType>(settings.outputNoData, PixelType(0)));
+    const auto noData = static_cast<double>(tensorflow_tensor::Convert<PixelType>(settings.outputNoData));
     if (settings.writeNoData && noData != settings.outputNoData)
     {
       otbAppLogWARNING("No-data " << settings.outputNoData << " does not fit the output's pixel type: " << noData << " is used");
     }
     auto filter = FilterType::New();
-    filter->SetInput(image);
-    filter->SetModel(settings.model, settings.input, settings.outputs);
-    filter->SetScale(settings.scale);
-    filter->SetMargins(settings.marginBefore, settings.marginAfter);
-    filter->SetExpressionField(settings.expressionField);
+    filter->SetModel(settings.model, settings.outputs);
+    for (const auto& source : settings.sources)
+    {
+      filter->AddSource(source.images, *source.input, source.receptiveField, source.noData);
+    }
+    filter->SetSampling(settings.scale, settings.expressionField, settings.mode);
     filter->SetConstants(settings.constants);
-    filter->SetInputNoData(settings.inputNoData);
+    filter->SetInvalidRule(settings.anyBandInvalid ? RuleType::AnyBand : RuleType::AllBands);
     filter->SetOutputNoData(std::isnan(settings.outputNoData) ? settings.outputNoData : noData, settings.writeNoData);
-    filter->SetMaximumBlockSize(settings.block);
+    filter->SetTruncate(settings.truncate);
     filter->SetPrefetch(settings.prefetch);
-    if (!filter->HasValidPixel(256))
+    if (settings.anyBandInvalid && !filter->HasValidPixel(256))
     {
       throw ServedImageError("the image has no valid pixel: every pixel is no-data or not a number; check the no-data value");
     }
-    filter->UpdateOutputInformation();
-    m_Filter = filter;
 
     auto* parameter = dynamic_cast<OutputImageParameter*>(this->GetParameterByKey("out"));
-    if (parameter != nullptr && this->HasValue("out") && !std::string(parameter->GetFileName()).empty())
+    m_Product = parameter != nullptr && this->HasValue("out") ? std::string(parameter->GetFileName()) : std::string();
+    m_Partial.clear();
+    m_Monitor.reset();
+    if (!m_Product.empty())
     {
-      RequireWritableFolder(parameter->GetFileName());
-      const auto size = filter->GetOutput()->GetLargestPossibleRegion().GetSize();
-      const auto margin = static_cast<double>(settings.marginBefore[0] + settings.marginAfter[0]) / settings.scale;
-      const auto blocks =
-          NumberOfWritingBlocks(size[0], size[1], static_cast<unsigned int>(std::max(settings.block[0], settings.block[1])), margin);
-      parameter->SetFileName(
-          WithTiledWriting(parameter->GetFileName(), blocks, std::is_floating_point<PixelType>::value, settings.writeNoData, noData));
-      m_Product = parameter->GetFileName();
-      m_Monitor.reset();
+      RequireWritableFolder(m_Product);
+    }
+    const auto options = ReadWritingOptions(m_Product);
+    if (options.hasBox)
+    {
+      filter->SetRegionOfInterest(options.box);
+    }
+    filter->UpdateOutputInformation();
+
+    WritingPlan plan;
+    plan.bytesPerPixel = filter->GetOutput()->GetNumberOfComponentsPerPixel() * sizeof(PixelType);
+    auto written = filter->GetOutput()->GetLargestPossibleRegion();
+    if (options.hasBox)
+    {
+      written.Crop(options.box);
+    }
+    plan.size = {{static_cast<IndexValue>(written.GetSize(0)), static_cast<IndexValue>(written.GetSize(1))}};
+    const double cache = std::max(64.0, settings.megabytes / 4) * 1024 * 1024;
+    plan.block = this->BlocksOf(settings, filter->GetGrid(), plan, options, cache);
+    for (unsigned int k = 0; k < 2; ++k)
+    {
+      const IndexValue block = plan.block[k] > 0 ? plan.block[k] : filter->GetGrid().GetStep()[k];
+      plan.hint[k] = block >= 512 ? block : (511 / block + 1) * block;
+    }
+    filter->SetBlockSize(plan.block);
+    filter->SetWritingHint(plan.hint);
+    filter->SetCacheSize(static_cast<size_t>(cache));
+    filter->UpdateOutputInformation();
+    m_Filter = filter;
+    m_NumberOfRuns = [number = filter.GetPointer()]
+    {
+      return number->GetNumberOfRuns();
+    };
+    m_FinishPrefetch = [number = filter.GetPointer()]
+    {
+      number->FinishPrefetch();
+    };
+
+    if (!m_Product.empty())
+    {
+      if (plan.block[0] == 0)
+      {
+        plan.hint.fill(0); // as OTB likes
+      }
+      const std::string name = WithFastWriting(m_Product, plan, std::is_floating_point<PixelType>::value, settings.writeNoData, noData);
+      const std::string file = FileOfExtendedName(name);
+      m_Partial = PartialNameOf(m_Product);
+      parameter->SetFileName((m_Partial.empty() ? file : m_Partial) + name.substr(file.size()));
       m_Monitor = std::make_unique<WriteMonitor>();
+      filter->SetFailureHandler([this](const std::string& cause) { this->Fail(cause); });
     }
     this->SetParameterOutputImage<TOutputImage>("out", filter->GetOutput());
   }
 
+  /** The size of the model's blocks: the user's, or what the memory allows. */
+  PairType BlocksOf(const Settings& settings, const ServingGrid& grid, const WritingPlan& plan, const WritingOptions& options,
+                    double cache) const
+  {
+    if (!settings.splits)
+    {
+      return {{0, 0}};
+    }
+    PairType block = settings.block;
+    if (settings.mode == ServingGrid::Mode::Patches)
+    {
+      for (auto& side : block)
+      {
+        side = side > 0 ? side : BlockOfPatches;
+      }
+      return block;
+    }
+    PairType margin;
+    double inputPixels = 1.0 / 16; // per output pixel, of the finest source; the output counts, too
+    for (size_t i = 0; i < settings.sources.size(); ++i)
+    {
+      const auto& spacing = settings.sources[i].images.GetGrid().GetSpacing();
+      const auto& output = grid.GetOutput().GetSpacing();
+      inputPixels = std::max(inputPixels, std::abs(output[0] / spacing[0] * output[1] / spacing[1]));
+      for (unsigned int k = 0; k < 2; ++k)
+      {
+        const double pixels = static_cast<double>(grid.Margin(i, k)) * std::abs(spacing[k] / output[k]);
+        margin[k] = std::max(i == 0 ? IndexValue(0) : margin[k], static_cast<IndexValue>(std::ceil(pixels)));
+      }
+    }
+    const double mostPixels = settings.megabytes * 1e6 / (BytesPerInputPixel * inputPixels);
+    // a writer that does not ask for blocks makes a row of them be kept
+    const double rowBytes = static_cast<double>(plan.size[0]) * static_cast<double>(plan.bytesPerPixel);
+    const bool keepsRows = options.isStreamingGiven || options.isInStrips;
+    const auto mostRows = keepsRows ? std::max<IndexValue>(16, static_cast<IndexValue>(cache / rowBytes)) : 0;
+    const auto planned = PlanBlocks(plan.size, grid.GetStep(), margin, mostPixels, mostRows);
+    for (unsigned int k = 0; k < 2; ++k)
+    {
+      block[k] = block[k] > 0 ? (block[k] + grid.GetStep()[k] - 1) / grid.GetStep()[k] * grid.GetStep()[k] : planned[k];
+    }
+    return block;
+  }
+
+  /** A block could not be computed while the product is written. */
+  void Fail(const std::string& cause)
+  {
+    m_Monitor.reset();
+    this->RemovePartial();
+    if (m_Partial.empty())
+    {
+      std::remove(FileOfExtendedName(m_Product).c_str()); // was written in place
+    }
+    std::string said = cause;
+    std::replace(said.begin(), said.end(), '\n', ' ');
+    otbAppLogFATAL(<< FileOfExtendedName(m_Product) << ": is not written, because a block could not be computed: " << said);
+  }
+
+  void RemovePartial()
+  {
+    if (!m_Partial.empty())
+    {
+      std::remove(m_Partial.c_str());
+    }
+  }
+
+  /** The writer has its name: show the user's again. When it ends, the product gets its own. */
+  void WatchWriter(itk::Object*, const itk::EventObject& event)
+  {
+    const auto* watch = dynamic_cast<const AddProcessToWatchEvent*>(&event);
+    auto* parameter = dynamic_cast<OutputImageParameter*>(this->GetParameterByKey("out"));
+    if (watch == nullptr || watch->GetProcess() == nullptr || m_Partial.empty() || parameter == nullptr ||
+        watch->GetProcess() == m_Filter.GetPointer())
+    {
+      return;
+    }
+    parameter->SetFileName(m_Product);
+    auto command = itk::SimpleMemberCommand<Self>::New();
+    command->SetCallbackFunction(this, &Self::NameProduct);
+    watch->GetProcess()->AddObserver(itk::EndEvent(), command);
+  }
+
+  void NameProduct()
+  {
+    const std::string file = FileOfExtendedName(m_Product);
+    if (!m_Partial.empty() && std::rename(m_Partial.c_str(), file.c_str()) == 0)
+    {
+      std::rename((m_Partial + ".aux.xml").c_str(), (file + ".aux.xml").c_str()); // if there is one
+      m_Partial.clear();
+    }
+  }
+
   void AfterExecuteAndWriteOutputs() override
   {
+    if (m_FinishPrefetch)
+    {
+      m_FinishPrefetch();
+    }
     if (m_Monitor == nullptr)
     {
       return;
@@ -174,12 +381,16 @@ private:
           m_Monitor->RequireWhole(m_Product);
           m_Monitor.reset();
           NameBands(m_Product, m_BandNames);
+          this->AfterProduct();
         });
   }
 
   itk::ProcessObject::Pointer m_Filter;
+  std::function<size_t()> m_NumberOfRuns;
+  std::function<void()> m_FinishPrefetch;
   std::unique_ptr<WriteMonitor> m_Monitor;
-  std::string m_Product;
+  std::string m_Product; ///< extended file name that the user gave
+  std::string m_Partial; ///< file that is being written instead; empty when there is none
   std::vector<std::string> m_BandNames;
 };
 

@@ -4,6 +4,7 @@
  */
 #include "otbSamplingGrid.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iomanip>
 #include <limits>
@@ -129,6 +130,21 @@ SamplingGrid SamplingGrid::Refined(unsigned int factor) const
   return SamplingGrid(m_Corner, spacing, region);
 }
 
+SamplingGrid SamplingGrid::Rescaled(IndexValue multiple, IndexValue divisor, const std::array<IndexValue, 2>& first,
+                                    const std::array<IndexValue, 2>& size) const
+{
+  PointType corner;
+  SpacingType spacing;
+  RegionType region;
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    spacing[k] = m_Spacing[k] * static_cast<double>(multiple) / static_cast<double>(divisor);
+    corner[k] = m_Corner[k] + static_cast<double>(first[k]) * spacing[k];
+    region.SetSize(k, ToSize(static_cast<double>(std::max<IndexValue>(0, size[k]))));
+  }
+  return SamplingGrid(corner, spacing, region);
+}
+
 SamplingGrid SamplingGrid::Scaled(double scale) const
 {
   if (!(scale > 0) || !std::isfinite(scale))
@@ -154,6 +170,11 @@ SamplingGrid SamplingGrid::Scaled(double scale) const
 SamplingGrid SamplingGrid::Cropped(const RegionType& region) const
 {
   return SamplingGrid(this->FootprintOf(region).first, m_Spacing, region);
+}
+
+SamplingGrid::PointType SamplingGrid::CentreOf(const itk::Index<2>& index) const
+{
+  return this->PointAt({static_cast<double>(index[0]) + 0.5, static_cast<double>(index[1]) + 0.5});
 }
 
 SamplingGrid::PositionType SamplingGrid::PositionOf(const PointType& point) const

@@ -5,6 +5,7 @@
 #include "otbServedImage.h"
 #include "otbSamplingGrid.h"
 
+#include "otbExtendedFilenameToWriterOptions.h"
 #include "otbNoDataHelper.h"
 
 #include "cpl_error.h"
@@ -22,6 +23,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <sstream>
 
 namespace otb
@@ -98,6 +100,21 @@ void RequireServableFile(const std::string& extendedName)
   }
 }
 
+bool NeedsDouble(const std::string& extendedName)
+{
+  std::string error;
+  const Dataset dataset = Open(FileOfExtendedName(extendedName), GA_ReadOnly, error);
+  for (int band = 1; dataset && band <= GDALGetRasterCount(dataset.get()); ++band)
+  {
+    const auto type = GDALGetRasterDataType(GDALGetRasterBand(dataset.get(), band));
+    if (type != GDT_Float32 && GDALGetDataTypeSizeBytes(type) >= 4)
+    {
+      return true;
+    }
+  }
+  return false;
+}
+
 std::vector<double> NoDataOf(const ImageMetadata& metadata, unsigned int bands)
 {
   std::vector<bool> flags;
@@ -129,57 +146,175 @@ void RequireWritableFolder(const std::string& extendedName)
   }
 }
 
-unsigned int NumberOfWritingBlocks(size_t width, size_t height, unsigned int block, double margin)
+namespace
 {
-  // OTB's ImageRegionSquareTileSplitter: the side is the root of pixels / number, rounded up to a multiple of 16
-  const double pixels = static_cast<double>(width) * static_cast<double>(height);
-  const double side = std::max(16u, block);
-  // more than a million blocks are not worth a choice, nor the time to make it
-  const auto usual = static_cast<unsigned int>(std::min(1e6, std::max(1.0, std::ceil(pixels / (side * side)))));
-  unsigned int best = usual;
-  double bestCost = std::numeric_limits<double>::max();
-  for (unsigned int number = std::max(1u, usual - std::min(usual - 1, usual / 4)); number <= usual * 2 + 4; ++number)
+using IndexValue = SamplingGrid::IndexValue;
+using PairType = std::array<IndexValue, 2>;
+
+IndexValue RaisedTo(IndexValue value, IndexValue unit)
+{
+  return (value + unit - 1) / unit * unit;
+}
+
+/** What block sizes near `length` are multiples of: the step, and tiles of a GeoTIFF if these are not too coarse. */
+IndexValue UnitNear(IndexValue length, IndexValue step)
+{
+  for (const IndexValue tile : {512, 256, 128, 64, 16})
   {
-    const auto raw = static_cast<size_t>(std::sqrt(std::floor(pixels / number)));
-    const size_t width16 = std::max<size_t>(16, (raw + 15) / 16 * 16);
-    if (static_cast<double>(width16) > 1.1 * side && number < usual * 2)
+    if (std::lcm(step, tile) * 2 <= length)
+    {
+      return std::lcm(step, tile);
+    }
+  }
+  return step;
+}
+
+/** Side of the tiles of a GeoTIFF so that whole tiles fill a block. */
+IndexValue TileFor(IndexValue block)
+{
+  for (IndexValue tile = 512; tile >= 128; tile -= 16)
+  {
+    if (block % tile == 0)
+    {
+      return tile;
+    }
+  }
+  return 512;
+}
+
+constexpr double Mebibyte = 1024 * 1024;
+} // namespace
+
+WritingOptions ReadWritingOptions(const std::string& extendedName)
+{
+  WritingOptions options;
+  const std::string file = FileOfExtendedName(extendedName);
+  options.isGeoTiff = IsGeoTiff(file);
+  options.isPlain = file.size() == extendedName.size();
+  auto helper = ExtendedFilenameToWriterOptions::New();
+  helper->SetExtendedFileName(extendedName);
+  options.isStreamingGiven = helper->StreamingTypeIsSet();
+  if (options.isStreamingGiven)
+  {
+    options.isInStrips = helper->GetStreamingType() == "stripped";
+  }
+  else if (options.isGeoTiff && !options.isPlain)
+  {
+    options.isInStrips = true;
+    for (auto creation : helper->GetgdalCreationOptions())
+    {
+      std::transform(creation.begin(), creation.end(), creation.begin(), [](unsigned char c) { return std::toupper(c); });
+      options.isInStrips = options.isInStrips && creation != "TILED=YES" && creation != "TILED=TRUE" && creation != "TILED=ON";
+    }
+  }
+  if (helper->BoxIsSet())
+  {
+    std::istringstream box(helper->GetBox());
+    char colon[3] = {0, 0, 0};
+    IndexValue column = 0, row = 0, width = 0, height = 0;
+    if (box >> column >> colon[0] >> row >> colon[1] >> width >> colon[2] >> height && width > 0 && height > 0)
+    {
+      options.hasBox = true;
+      options.box.SetIndex(0, column);
+      options.box.SetIndex(1, row);
+      options.box.SetSize(0, static_cast<SamplingGrid::SizeValue>(width));
+      options.box.SetSize(1, static_cast<SamplingGrid::SizeValue>(height));
+    }
+  }
+  return options;
+}
+
+PairType PlanBlocks(const PairType& size, const PairType& step, const PairType& margin, double mostPixels, IndexValue mostRows)
+{
+  PairType best{{0, 0}};
+  double bestCost = std::numeric_limits<double>::max();
+  for (IndexValue columns = 1; columns == 1 || size[0] / columns >= 64; ++columns)
+  {
+    const IndexValue even = (size[0] + columns - 1) / columns;
+    const IndexValue width = RaisedTo(even, columns == 1 ? step[0] : UnitNear(even, step[0]));
+    auto highest = static_cast<IndexValue>(mostPixels / static_cast<double>(width + margin[0])) - margin[1];
+    highest = mostRows > 0 ? std::min(highest, mostRows) : highest;
+    if (highest < std::min<IndexValue>(size[1], std::max<IndexValue>(step[1], 16)))
     {
       continue;
     }
-    const double columns = std::ceil(static_cast<double>(width) / static_cast<double>(width16));
-    const double rows = std::ceil(static_cast<double>(height) / static_cast<double>(width16));
-    const double cost =
-        (static_cast<double>(width) + columns * margin) * (static_cast<double>(height) + rows * margin) + columns * rows * 64 * 64;
-    if (cost <= bestCost) // equal costs: the more even blocks
+    IndexValue rows = (size[1] + highest - 1) / highest, height = 0;
+    for (;; ++rows)
     {
-      best = number;
-      bestCost = cost;
+      const IndexValue evenRows = (size[1] + rows - 1) / rows;
+      height = RaisedTo(evenRows, rows == 1 ? step[1] : UnitNear(evenRows, step[1]));
+      if (height <= highest || evenRows <= step[1] || rows == 1)
+      {
+        break;
+      }
     }
+    rows = (size[1] + height - 1) / height;
+    const auto across = static_cast<double>((size[0] + width - 1) / width), down = static_cast<double>(rows);
+    const double cost = (static_cast<double>(size[0]) + across * static_cast<double>(margin[0])) *
+                            (static_cast<double>(size[1]) + down * static_cast<double>(margin[1])) +
+                        across * down * 256 * 256; // starting a run takes time, too
+    if (cost < bestCost)
+    {
+      bestCost = cost;
+      best = {{width, height}};
+    }
+  }
+  if (best[0] == 0) // nothing fits
+  {
+    best = {{RaisedTo(std::min<IndexValue>(size[0], 64), step[0]), RaisedTo(std::min<IndexValue>(size[1], 64), step[1])}};
   }
   return best;
 }
 
-std::string WithTiledWriting(const std::string& extendedName, unsigned int blocks, bool isReal, bool hasNoData, double noData)
+std::string WithFastWriting(const std::string& extendedName, const WritingPlan& plan, bool isReal, bool hasNoData, double noData)
 {
-  if (extendedName.find('?') != std::string::npos || !IsGeoTiff(extendedName))
+  const auto options = ReadWritingOptions(extendedName);
+  if (!options.isGeoTiff)
   {
     return extendedName;
   }
-  // zstd packs Sentinel-2 as well as deflate in a quarter of the time
-  GDALAllRegister();
-  const GDALDriverH driver = GDALGetDriverByName("GTiff");
-  const char* options = driver == nullptr ? nullptr : GDALGetMetadataItem(driver, GDAL_DMD_CREATIONOPTIONLIST, nullptr);
-  const bool zstd = options != nullptr && std::strstr(options, "<Value>ZSTD</Value>") != nullptr;
-
   std::ostringstream name;
   name.precision(17);
-  name << extendedName << "?&streaming:type=tiled&streaming:sizemode=nbsplits&streaming:sizevalue=" << blocks
-       << "&gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=512&gdal:co:BLOCKYSIZE=512"
-       << (zstd ? "&gdal:co:COMPRESS=ZSTD&gdal:co:ZSTD_LEVEL=1" : "&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1")
-       << "&gdal:co:PREDICTOR=" << (isReal ? 3 : 2) << "&gdal:co:BIGTIFF=IF_SAFER&gdal:co:NUM_THREADS=2";
-  if (hasNoData)
+  name << extendedName << (options.isPlain ? "?" : "");
+  const double width = static_cast<double>(plan.size[0]), height = static_cast<double>(plan.size[1]);
+  if (!options.isStreamingGiven && options.isInStrips)
   {
-    name << "&nodata=" << noData;
+    // whole rows of blocks if they are not too large
+    const auto most = static_cast<IndexValue>(std::max(1.0, 128 * Mebibyte / (width * static_cast<double>(plan.bytesPerPixel))));
+    IndexValue rows = plan.hint[1] > 0 ? plan.hint[1] : most;
+    rows = rows > most ? std::max<IndexValue>(1, most / 16 * 16) : rows;
+    name << "&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=" << rows;
+  }
+  else if (!options.isStreamingGiven && plan.hint[0] > 0 && plan.hint[1] > 0)
+  {
+    // OTB asks for whole hints if their number is what it derives from the memory; else for several at once
+    const double bytes = width * height * static_cast<double>(plan.bytesPerPixel);
+    const double hint = static_cast<double>(plan.hint[0] * plan.hint[1]) * static_cast<double>(plan.bytesPerPixel);
+    const double hints = std::ceil(width / static_cast<double>(plan.hint[0])) * std::ceil(height / static_cast<double>(plan.hint[1]));
+    double megabytes = std::ceil(2 * hint / Mebibyte);
+    for (double tried = std::ceil(bytes / hints / Mebibyte); tried <= megabytes; ++tried)
+    {
+      if (std::ceil(1.005 * bytes / (tried * Mebibyte)) == hints && std::ceil(bytes / (tried * Mebibyte)) == hints)
+      {
+        megabytes = tried;
+      }
+    }
+    name << "&streaming:type=auto&streaming:sizevalue=" << std::max(1.0, megabytes);
+  }
+  if (options.isPlain)
+  {
+    // zstd packs Sentinel-2 as well as deflate in a quarter of the time
+    GDALAllRegister();
+    const GDALDriverH driver = GDALGetDriverByName("GTiff");
+    const char* creation = driver == nullptr ? nullptr : GDALGetMetadataItem(driver, GDAL_DMD_CREATIONOPTIONLIST, nullptr);
+    const bool zstd = creation != nullptr && std::strstr(creation, "<Value>ZSTD</Value>") != nullptr;
+    name << "&gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=" << TileFor(plan.hint[0]) << "&gdal:co:BLOCKYSIZE=" << TileFor(plan.hint[1])
+         << (zstd ? "&gdal:co:COMPRESS=ZSTD&gdal:co:ZSTD_LEVEL=1" : "&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1")
+         << "&gdal:co:PREDICTOR=" << (isReal ? 3 : 2) << "&gdal:co:BIGTIFF=IF_SAFER&gdal:co:NUM_THREADS=2";
+    if (hasNoData)
+    {
+      name << "&nodata=" << noData;
+    }
   }
   return name.str();
 }
@@ -202,6 +337,20 @@ std::string WithPatchWriting(const std::string& extendedName, std::size_t height
     name += "&gdal:co:BLOCKYSIZE=" + std::to_string(patches * height) + "&gdal:co:BIGTIFF=IF_SAFER";
   }
   return name;
+}
+
+std::string PartialNameOf(const std::string& extendedName)
+{
+  const std::string file = FileOfExtendedName(extendedName);
+  struct stat status;
+  const bool isSpecial = lstat(file.c_str(), &status) == 0 && !S_ISREG(status.st_mode);
+  if (!IsGeoTiff(file) || file.rfind("/vsi", 0) == 0 || isSpecial)
+  {
+    return "";
+  }
+  const auto slash = file.rfind('/') + 1; // 0 if there is none
+  const auto dot = file.rfind('.');
+  return file.substr(0, slash) + "." + file.substr(slash, dot - slash) + ".partial-" + std::to_string(getpid()) + file.substr(dot);
 }
 
 struct WriteMonitor::State

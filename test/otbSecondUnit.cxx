@@ -9,10 +9,11 @@
 #include "otbServedImage.h"
 #include "otbTensorflowModel.h"
 #include "otbTensorflowModelFilter.h"
+#include "otbWrapperSources.h"
 #include "otbWrapperTensorflowServing.h"
 
 std::string SecondUnit();
 std::string SecondUnit()
 {
-  return otb::tf::NameOf(otb::tf::Float) + std::to_string(otb::tensorflow_model_filter::Mirror(-1, 3));
+  return otb::tf::NameOf(otb::tf::Float) + std::to_string(otb::ServingGrid::Mirror(-1, 3));
 }

@@ -8,6 +8,7 @@
 #include "otbPatchImageSource.h"
 #include "otbSamplingGrid.h"
 #include "otbServedImage.h"
+#include "otbServingGrid.h"
 #include "otbTensorflowLibrary.h"
 #include "otbTensorflowModel.h"
 #include "otbTensorflowModelFilter.h"
@@ -387,8 +388,8 @@ void LibraryTest()
 
 void ConversionTest()
 {
-  using otb::tensorflow_model_filter::FloorTo;
-  using otb::tensorflow_model_filter::Mirror;
+  const auto FloorTo = otb::ServingGrid::FloorTo;
+  const auto Mirror = otb::ServingGrid::Mirror;
   using otb::tensorflow_model_filter::NextTo;
   CHECK(NextTo<int16_t>(-10000) == -9999 && NextTo<uint16_t>(65535) == 65534 && NextTo<float>(-10000.f) > -10000.f);
   for (int size = 1; size < 5; ++size) // NumPy's symmetric: 0 1 2 | 2 1 0 | 0 1 2
@@ -568,19 +569,141 @@ void PlaceholderTest()
 
 void WritingTest()
 {
-  CHECK(otb::WithTiledWriting("a.png", 4, false, true, -1) == "a.png");
-  CHECK(otb::WithTiledWriting("a.tif?&nodata=3", 4, false, true, -1) == "a.tif?&nodata=3");
-  const auto name = otb::WithTiledWriting("a.TIF", 4, false, true, -10000);
-  CHECK(Has(name, "sizevalue=4") && Has(name, "TILED=YES") && Has(name, "nodata=-10000") && otb::FileOfExtendedName(name) == "a.TIF");
-  // blocks neither much larger than asked for, nor a thin rest: 4792 x 4680 with blocks of 2560
-  for (const auto& size : {std::pair<size_t, size_t>{4792, 4680}, {8192, 8192}, {300, 90000}, {1, 1}, {43920, 43920}})
+  using Pair = std::array<otb::SamplingGrid::IndexValue, 2>;
+  otb::WritingPlan plan;
+  plan.block = plan.hint = {{1024, 1536}};
+  plan.bytesPerPixel = 8;
+  plan.size = {{4792, 4680}};
+  CHECK(otb::WithFastWriting("a.png", plan, false, true, -1) == "a.png");
+  CHECK(otb::WithFastWriting("a.tif?&streaming:type=tiled&gdal:co:TILED=YES", plan, false, true, -1) ==
+        "a.tif?&streaming:type=tiled&gdal:co:TILED=YES");
+  const auto name = otb::WithFastWriting("a.TIF", plan, false, true, -10000);
+  CHECK(Has(name, "streaming:type=auto") && Has(name, "TILED=YES") && Has(name, "BLOCKXSIZE=512&gdal:co:BLOCKYSIZE=512") &&
+        Has(name, "nodata=-10000") && otb::FileOfExtendedName(name) == "a.TIF");
+  CHECK(Has(otb::WithFastWriting("a.tif?&nodata=3", plan, false, true, -1), "a.tif?&nodata=3&streaming:type=stripped"));
+  CHECK(Has(otb::WithFastWriting("a.tif?&gdal:co:TILED=YES", plan, false, true, -1), "TILED=YES&streaming:type=auto"));
+  plan.hint = {{48, 960}};
+  CHECK(Has(otb::WithFastWriting("a.tif", plan, true, false, 0), "BLOCKXSIZE=512&gdal:co:BLOCKYSIZE=480"));
+
+  const auto options = otb::ReadWritingOptions("a.tif?&box=10:20:30:40&streaming:type=stripped");
+  CHECK(options.hasBox && options.box == Region(10, 20, 30, 40) && options.isInStrips && options.isStreamingGiven);
+  CHECK(!otb::ReadWritingOptions("a.tif?&gdal:co:tiled=yes").isInStrips &&
+        otb::ReadWritingOptions("a.tif?&gdal:co:COMPRESS=LZW").isInStrips);
+
+  CHECK(otb::PartialNameOf("/nowhere/a.tif?&box=1") == "/nowhere/.a.partial-" + std::to_string(getpid()) + ".tif");
+  CHECK(otb::PartialNameOf("a.tiff") == ".a.partial-" + std::to_string(getpid()) + ".tiff");
+  CHECK(otb::PartialNameOf("a.png").empty() && otb::PartialNameOf("/vsimem/a.tif").empty());
+
+  for (const auto& size : {Pair{{4792, 4680}}, Pair{{8192, 8192}}, Pair{{300, 90000}}, Pair{{1, 1}}, Pair{{43920, 43920}}, Pair{{20, 7}}})
   {
-    const auto number = otb::NumberOfWritingBlocks(size.first, size.second, 2560, 168);
-    const auto pixels = size.first * size.second;
-    const double side = std::sqrt(static_cast<double>(pixels / number));
-    CHECK(number >= 1 && side <= 1.12 * 2560);
+    for (const double most : {3e4, 1e6, 2e7})
+    {
+      for (const auto step : {1, 4, 12, 512})
+      {
+        const auto block = otb::PlanBlocks(size, {{step, step}}, {{168, 168}}, most, 0);
+        CHECK(block[0] > 0 && block[1] > 0 && block[0] % step == 0 && block[1] % step == 0);
+        const double cost = static_cast<double>(block[0] + 168) * static_cast<double>(block[1] + 168);
+        CHECK(cost <= most || block[0] < 64 + step || block[1] < 16 + step);
+        const auto flat = otb::PlanBlocks(size, {{step, step}}, {{168, 168}}, most, 64);
+        CHECK(flat[1] < 64 + step);
+      }
+    }
   }
-  CHECK(otb::NumberOfWritingBlocks(2000000000, 2000000000, 1, 1e9) >= 1); // in a moment, and without an overflow
+  // with enough memory the margins cost less than 5 %
+  const auto large = otb::PlanBlocks({{43920, 43920}}, {{4, 4}}, {{168, 168}}, 6e7, 0);
+  CHECK((1 + 168.0 / static_cast<double>(large[0])) * (1 + 168.0 / static_cast<double>(large[1])) < 1.05);
+}
+
+otb::SamplingGrid SignedGrid(double left, double top, double dx, double dy, unsigned long width, unsigned long height)
+{
+  otb::SamplingGrid::SpacingType spacing;
+  spacing[0] = dx;
+  spacing[1] = dy;
+  return otb::SamplingGrid(Point(left, top), spacing, Region(0, 0, width, height));
+}
+
+void ServingTest()
+{
+  using otb::ServingGrid;
+  using Error = otb::SamplingGridError;
+  constexpr auto Convolution = ServingGrid::Mode::FullyConvolutional;
+  constexpr auto Patches = ServingGrid::Mode::Patches;
+  const auto coarse = SignedGrid(300000, 4900020, 10, -10, 30, 20);
+
+  otb::SamplingGrid::IndexValue p = 0, q = 0;
+  for (const auto& fraction :
+       {std::array<double, 3>{{0.25, 1, 4}}, {{0.15f, 3, 20}}, {{2.0f / 3, 2, 3}}, {{0.66667, 2, 3}}, {{4, 4, 1}}, {{1.5, 3, 2}}})
+  {
+    CHECK(ServingGrid::AsFraction(fraction[0], p, q) && p == static_cast<long>(fraction[1]) && q == static_cast<long>(fraction[2]));
+  }
+  CHECK(!ServingGrid::AsFraction(0.0001, p, q) && !ServingGrid::AsFraction(std::sqrt(2.0), p, q));
+
+  // the output: corner, spacing, whole footprint
+  for (const double scale : {1.0, 0.25, 0.15, 2.0 / 3, 1.5, 4.0})
+  {
+    const ServingGrid grid({{coarse, {{1, 1}}}}, scale, {{1, 1}}, scale > 1 ? Patches : Convolution);
+    const auto& output = grid.GetOutput();
+    CHECK(output.GetCorner() == coarse.GetCorner() && std::abs(output.GetSpacing()[1] + 10 * scale) < 1e-9);
+    CHECK(output.GetRegion() == Region(0, 0, static_cast<unsigned long>(30 / scale + 1e-6), static_cast<unsigned long>(20 / scale + 1e-6)));
+  }
+
+  // margins as OTBTF's: the receptive field of one evaluation around its expression field
+  struct Case
+  {
+    double scale;
+    long field, expression, before, size;
+  };
+  for (const auto& c : {Case{0.25, 43, 4, 21, 43}, Case{0.25, 43, 1, 21, 43}, Case{0.25, 160, 512, 16, 160}, Case{1, 33, 1, 16, 33},
+                        Case{1, 32, 1, 16, 32}, Case{1, 47, 16, 16, 47}, Case{4, 4, 1, 0, 4}, Case{4, 1, 1, -2, 1}, Case{2, 5, 1, 1, 5},
+                        Case{2.0 / 3, 9, 3, 3, 9}, Case{0.25, 1, 4, 0, 1}})
+  {
+    const ServingGrid grid({{coarse, {{c.field, c.field}}}}, c.scale, {{c.expression, c.expression}}, Convolution);
+    const auto aligned = grid.Aligned(Region(0, 0, 1, 1));
+    CHECK(static_cast<long>(aligned.GetSize(0)) % c.expression == 0);
+    const auto fed = grid.Fed(0, aligned);
+    CHECK(fed.GetIndex(0) == -c.before && fed.GetIndex(1) == -c.before && fed.GetSize(0) == static_cast<unsigned long>(c.size));
+    const auto twice = grid.Fed(0, grid.Aligned(Region(0, 0, aligned.GetSize(0) + 1, 1)));
+    CHECK(twice.GetSize(0) == fed.GetSize(0) + static_cast<unsigned long>(std::lround(static_cast<double>(aligned.GetSize(0)) * c.scale)));
+    CHECK(grid.AlignedSizeFor(0, 0, c.size) == static_cast<long>(aligned.GetSize(0)));
+  }
+
+  // two sources: blocks start and end on edges of both; only what both cover
+  const auto shifted = SignedGrid(300010, 4900000, 20, -20, 14, 9); // 10 m east and 20 m south
+  const ServingGrid two({{coarse, {{3, 3}}}, {shifted, {{1, 1}}}}, 1, {{1, 1}}, Convolution);
+  CHECK(two.GetStep()[0] == 2 && two.GetStep()[1] == 2 && two.GetAnchor()[0] == 0 && two.GetAnchor()[1] == 0);
+  CHECK(two.GetOutput().GetRegion() == Region(0, 0, 28, 18) && two.GetOutput().GetCorner() == shifted.GetCorner());
+  CHECK(two.Fed(0, two.Aligned(Region(5, 5, 1, 1))) == Region(4, 5, 4, 4) &&
+        two.Fed(1, two.Aligned(Region(5, 5, 1, 1))) == Region(2, 2, 1, 1));
+  CHECK(two.Under(1, 0, Region(5, 0, 2, 1)) ==
+        (std::vector<std::pair<otb::SamplingGrid::IndexValue, otb::SamplingGrid::IndexValue>>{{2, 3}, {3, 4}}));
+  const auto finer = SignedGrid(300000, 4900020, 2.5, -2.5, 120, 80);
+  const ServingGrid fine({{coarse, {{1, 1}}}, {finer, {{4, 4}}}}, 1, {{1, 1}}, Convolution);
+  CHECK(fine.GetStep()[0] == 1 && fine.Fed(1, Region(3, 2, 2, 1)) == Region(12, 8, 8, 4));
+
+  // patches: around the pixel that holds the output pixel's centre
+  const ServingGrid patches({{coarse, {{5, 4}}}, {SignedGrid(300003, 4900019, 2.5, -2.5, 120, 80), {{1, 1}}}}, 0.5, {{1, 1}}, Patches);
+  CHECK(patches.PatchStarts(0, 0, Region(0, 0, 4, 1)) == (std::vector<otb::SamplingGrid::IndexValue>{-2, -1, -1, 0}));
+  CHECK(patches.PatchStarts(0, 1, Region(0, 1, 1, 2)) == (std::vector<otb::SamplingGrid::IndexValue>{-1, -1}));
+  CHECK(patches.GetOutput().GetCorner()[0] == 300005); // the first pixel that both cover
+  CHECK(patches.PatchStarts(1, 0, Region(0, 0, 2, 1)) == (std::vector<otb::SamplingGrid::IndexValue>{1, 3}));
+  const ServingGrid odd({{coarse, {{1, 1}}}}, std::sqrt(2.0), {{1, 1}}, Patches);
+  CHECK(odd.GetOutput().GetRegion() == Region(0, 0, 21, 14));
+
+  const auto make = [&](std::vector<ServingGrid::Source> sources, double scale, ServingGrid::PairType expression, ServingGrid::Mode mode)
+  {
+    return MessageOf<Error>([&]() { ServingGrid(sources, scale, expression, mode); });
+  };
+  CHECK(Has(make({{coarse, {{1, 1}}}}, 0, {{1, 1}}, Patches), "must be positive"));
+  CHECK(Has(make({{coarse, {{1, 1}}}}, std::sqrt(2.0), {{1, 1}}, Convolution), "no fraction"));
+  CHECK(Has(make({{coarse, {{1, 1}}}}, 1, {{2, 1}}, Patches), "model.fullyconv on"));
+  CHECK(Has(make({{coarse, {{3, 3}}}}, 1, {{8, 1}}, Convolution), "receptive field 3 in x is smaller than the 8"));
+  CHECK(Has(make({{coarse, {{1, 1}}}, {SignedGrid(0, 0, 10, -10, 5, 5), {{1, 1}}}}, 1, {{1, 1}}, Convolution), "sources cover"));
+  CHECK(Has(make({{coarse, {{1, 1}}}, {SignedGrid(300000, 4900020, 10, 10, 5, 5), {{1, 1}}}}, 1, {{1, 1}}, Convolution), "mirrored"));
+  const auto off = make({{coarse, {{1, 1}}}, {SignedGrid(300003, 4900020, 10, -10, 30, 20), {{1, 1}}}}, 1, {{1, 1}}, Convolution);
+  CHECK(Has(off, "source 2 does not nest") && Has(off, "300003") && Has(off, "300010"));
+  const auto drifting =
+      make({{coarse, {{1, 1}}}, {SignedGrid(300000, 4900020, 10.00005, -10, 30, 20), {{1, 1}}}}, 1, {{1, 1}}, Convolution);
+  CHECK(Has(drifting, "does not nest"));
 }
 
 } // namespace
@@ -595,7 +718,7 @@ int main(int argc, char* argv[])
                                                 {"wire", WireTest},       {"sidecar", SidecarTest},
                                                 {"library", LibraryTest}, {"conversion", ConversionTest},
                                                 {"tensor", TensorTest},   {"placeholder", PlaceholderTest},
-                                                {"writing", WritingTest}};
+                                                {"writing", WritingTest}, {"serving", ServingTest}};
   const auto test = tests.find(argc > 1 ? argv[1] : "");
   if (test == tests.end() || SecondUnit().empty())
   {
