@@ -758,7 +758,8 @@ auto TensorflowModelFilter<TOutputImage>::LayOut(size_t output, const std::vecto
     {
       skip[k] = 0;
     }
-    else if (lead >= 0 && whole >= given[k] && (whole - given[k]) % 2 == 0 && (whole - given[k]) / 2 <= std::min(lead, whole - wanted - lead))
+    else if (lead >= 0 && whole >= given[k] && (whole - given[k]) % 2 == 0 &&
+             (whole - given[k]) / 2 <= std::min(lead, whole - wanted - lead))
     {
       skip[k] = lead - (whole - given[k]) / 2; // the model gives all that it was fed, or removed as much on either side
     }
