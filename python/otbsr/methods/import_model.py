@@ -86,6 +86,10 @@ class Imported:
     grey: float = TYPICAL
 
 
+class NothingGivenError(ModelError):
+    """Raised when the model fails on an image, or gives no pixel for it; a larger image may do."""
+
+
 class NonLocalError(ModelError):
     """Raised when a pixel of the output depends on pixels at any distance."""
 
@@ -134,7 +138,7 @@ class Graph:
         try:
             given = self._session.run(self.outputs[output].name, {self.inputs[source].name: value})
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise ModelError(f"{self.folder}: fails on an image of {image.shape[1]} x {image.shape[0]} pixels: {one_line(error)}") from error
+            raise NothingGivenError(f"{self.folder}: fails on an image of {image.shape[1]} x {image.shape[0]} pixels: {one_line(error)}") from error
         if given.ndim == 3:  # [1, h, w]: one band
             given = given[..., None]
         if given.ndim != 4 or given.shape[0] != 1:
@@ -369,15 +373,19 @@ def choose_output(trial: Trial, wanted: str, factor: int | None) -> tuple[str, G
     graph = trial.graph
     if wanted and wanted not in graph.outputs:
         raise ModelError(f"{graph.folder}: no output {wanted}; signature {graph.signature} has {', '.join(sorted(graph.outputs)) or 'none'}")
-    found, reasons = {}, {}
-    for key in [wanted] if wanted else sorted(graph.outputs):
-        if graph.kind(graph.outputs[key]).kind not in "fiub":
-            reasons[key] = f"is {graph.kind(graph.outputs[key])}, expected numbers"
-            continue
-        try:
-            found[key] = geometry_of(trial, key)
-        except ModelError as error:
-            reasons[key] = str(error).removeprefix(f"{graph.folder}: ")
+    found: dict[str, Geometry] = {}
+    reasons: dict[str, str] = {}
+    pending = [wanted] if wanted else sorted(graph.outputs)
+    for side in (64, 128, 256, 512, 1024):  # an output may leave out more than a small image has; then one that leaves out less is better
+        for key in list(pending):
+            try:
+                found[key] = geometry_of(trial, key, side)
+            except ModelError as error:
+                reasons[key] = str(error).removeprefix(f"{graph.folder}: ")
+                if not isinstance(error, NothingGivenError):
+                    pending.remove(key)
+        if found:
+            break
     if not found:
         raise ModelError(f"{graph.folder}: no output can be served: " + "; ".join(f"{key}: {reason}" for key, reason in reasons.items()))
     if factor is not None:
@@ -395,34 +403,33 @@ def choose_output(trial: Trial, wanted: str, factor: int | None) -> tuple[str, G
     return best[0], found[best[0]]
 
 
-def geometry_of(trial: Trial, key: str) -> Geometry:
-    """Factor and crop of an output, from the sizes of what the model gives; raises `ModelError`."""
-    folder, failure = trial.graph.folder, None
-    for side in (64, 128, 256, 512, 1024):  # an output may leave out more than a small image has
-        sizes = ((side, side + 5), (side + 11, side + 24))  # odd and even, no common divisor
-        try:
-            first, second = (trial.run(key, trial.image(*size)).shape[:2] for size in sizes)
-        except ModelError as error:
-            failure = error
-            if runs(trial, key, side):
-                raise ModelError(
-                    f"{folder}: takes images of {side} x {side} pixels but not of {sizes[0][1]} x {sizes[0][0]}; SuperResolution needs a network that takes "
-                    "any size, run this one with TensorflowModelServe and its receptive and expression fields"
-                ) from error
-            continue
-        if min(*first, *second) == 0:
-            continue
-        factors = {(second[k] - first[k]) / (sizes[1][k] - sizes[0][k]) for k in (0, 1)}
-        factor = factors.pop()
-        crops = {(factor * size[k] - given[k]) / 2 for size, given in zip(sizes, (first, second), strict=True) for k in (0, 1)}
-        crop = crops.pop()
-        shown = f"output {key} is {first[1]} x {first[0]} pixels for an input of {sizes[0][1]} x {sizes[0][0]}"
-        if factors or factor != int(factor) or not 1 <= factor <= 16:
-            raise ModelError(f"{folder}: {shown}; expected 1 to 16 output pixels per input pixel in rows and columns alike")
-        if crops or crop != int(crop) or crop < 0:
-            raise ModelError(f"{folder}: {shown}; expected {int(factor)} times as many, or the same number fewer on each side")
-        return Geometry(int(factor), int(crop))
-    raise failure or ModelError(f"{folder}: output {key} is empty even for an image of 1024 x 1024 pixels")
+def geometry_of(trial: Trial, key: str, side: int) -> Geometry:
+    """Factor and crop of an output, from the sizes of what the model gives for images of about `side`; raises `ModelError`."""
+    folder, kind = trial.graph.folder, trial.graph.kind(trial.graph.outputs[key])
+    if kind.kind not in "fiub":
+        raise ModelError(f"{folder}: is {kind}, expected numbers")
+    sizes = ((side, side + 5), (side + 11, side + 24))  # odd and even, no common divisor
+    try:
+        first, second = (trial.run(key, trial.image(*size)).shape[:2] for size in sizes)
+    except NothingGivenError as error:
+        if runs(trial, key, side):
+            raise ModelError(
+                f"{folder}: takes images of {side} x {side} pixels but not of {sizes[0][1]} x {sizes[0][0]}; SuperResolution needs a network that takes "
+                "any size, run this one with TensorflowModelServe and its receptive and expression fields"
+            ) from error
+        raise
+    if min(*first, *second) == 0:
+        raise NothingGivenError(f"{folder}: is empty for an image of {side} x {side} pixels")
+    factors = {(second[k] - first[k]) / (sizes[1][k] - sizes[0][k]) for k in (0, 1)}
+    factor = factors.pop()
+    crops = {(factor * size[k] - given[k]) / 2 for size, given in zip(sizes, (first, second), strict=True) for k in (0, 1)}
+    crop = crops.pop()
+    shown = f"output {key} is {first[1]} x {first[0]} pixels for an input of {sizes[0][1]} x {sizes[0][0]}"
+    if factors or factor != int(factor) or not 1 <= factor <= 16:
+        raise ModelError(f"{folder}: {shown}; expected 1 to 16 output pixels per input pixel in rows and columns alike")
+    if crops or crop != int(crop) or crop < 0:
+        raise ModelError(f"{folder}: {shown}; expected {int(factor)} times as many, or the same number fewer on each side")
+    return Geometry(int(factor), int(crop))
 
 
 def runs(trial: Trial, key: str, side: int) -> bool:

@@ -24,13 +24,13 @@ TRANSFORM = Affine(10, 0, 399960, 0, -10, 4900020)
 RADIUS = 40  # 4 (9x9) + 32 (16 blocks of two 3x3) + 1 (3x3) at 10 m; 3x3 and blur at 5 m; 3x3, blur and 9x9 at 2.5 m: 39.5, and its phase
 
 
-def sr4rs(folder: Path, key: str = "lr_input", pads: tuple[int, ...] = (32, 64, 128, 256, 512), blocks: int = 16) -> Path:
-    """SR4RS's generator with 4 channels instead of 64, exported as TensorFlow 1 does: `lr_input` in DN, `output_N` without N pixels on each side.
+def sr4rs(folder: Path, key: str = "lr_input", pads: tuple[int, ...] = (32, 64, 128, 256, 512), blocks: int = 16, depth: int = 4) -> Path:
+    """SR4RS's generator with few channels, exported as TensorFlow 1 does: `lr_input` in DN, `output_N` without N pixels on each side.
 
     9x9 convolution, 16 residual blocks with normalisation over the channels of a pixel, two times nearest-neighbour enlargement,
     convolution and blur; weights are normal and scaled at run time (equalised learning rate); DN are scaled by 0.0001 inside.
     """
-    random, depth = np.random.default_rng(3), 4
+    random = np.random.default_rng(3)
 
     def convolution(x, channels, side, gain=1.4):
         shape = (side, side, int(x.shape[-1]), channels)
@@ -296,6 +296,23 @@ def test_choices_are_taken(tmp_path):
     assert (side.output.name, side.factor, side.margin) == ("b_crop8", 2, 4)
     with pytest.raises(UsageError, match=r"--factor 3 is not the model's \(found: a 1, b 2, b_crop8 2\); leave it out"):
         import_model(both, tmp_path / "3", **KNOWN, factor=3)
+
+
+def test_the_command(tmp_path, published):
+    """One line for an error, with its exit status; results as lines or as JSON."""
+    from typer.testing import CliRunner
+
+    from otbsr.cli import app, main
+
+    source = saved(tmp_path / "m", lambda x: repeat(x, 2))
+    words = ["import-model", str(source), "--out", str(tmp_path / "out"), "--bands", "a, b,c,d", "--method", "fidelity", "--quiet", "--json"]
+    done = CliRunner().invoke(app, words)
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0 and (told["factor"], told["margin"], told["output"], told["layout"]) == (2, 0, "y", "unknown")
+    assert told["response"] == "0.2000 for a grey image of reflectance 0.2"
+    with pytest.raises(SystemExit) as ended:
+        main(lambda: app(words, standalone_mode=False))
+    assert ended.value.code == OutputError.exit_code
 
 
 def test_what_is_no_model_or_not_known_enough(tmp_path, published):
