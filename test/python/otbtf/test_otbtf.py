@@ -87,6 +87,21 @@ def test_types_beyond_float32_are_kept(tmp_path, dtype):
     np.testing.assert_array_equal(reader.get_sample(2)["x"], patches[2])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+def test_every_pixel_type_goes_through_streaming_and_records(tmp_path, dtype):
+    kind = np.dtype(dtype)
+    extremes = [np.iinfo(kind).min, np.iinfo(kind).max] if kind.kind in "iu" else [-1.5e30, 2.25e-20]
+    patches = numbered(n=4, dtype=dtype)
+    patches[1, 2, 3, 1:] = extremes
+    dataset = otbtf.DatasetFromPatchesImages({"x": [write(tmp_path / "x.tif", patches)]}, use_streaming=True, iterator_cls=InOrder)
+    (batch,) = dataset.get_tf_dataset(4)
+    assert batch["x"].dtype == kind
+    np.testing.assert_array_equal(batch["x"], patches)
+    dataset.to_tfrecords(tmp_path / "records", 4)
+    ((inputs, _),) = otbtf.TFRecords(tmp_path / "records").read(4, [])
+    np.testing.assert_array_equal(inputs["x"], patches)
+
+
 def test_sources_that_do_not_fit_are_refused(tmp_path, pair):
     names, _, _ = pair
     fewer = write(tmp_path / "fewer.tif", numbered(n=5, side=2 * SIDE, dtype=np.int16))
