@@ -2,7 +2,6 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "otbNumberOfSources.h"
 #include "otbPatchImageSource.h"
 #include "otbPatchSampler.h"
 #include "otbServedImage.h"
@@ -55,13 +54,7 @@ private:
     SetDocSeeAlso("PatchesSelection, TensorflowModelServe");
     AddDocTag(Tags::Learning);
 
-    std::string value;
-    m_NumberOfSources = ReadNumberOfSources(value);
-    if (m_NumberOfSources == 0)
-    {
-      m_Error = "OTB_TF_NSOURCES is '" + value + "', expected an integer from 1 to 99; set it to the number of sources, or unset it";
-      m_NumberOfSources = 1;
-    }
+    m_NumberOfSources = m_Sources.GetNumber();
     for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
     {
       const std::string key = "source" + std::to_string(i), name = "source " + std::to_string(i);
@@ -101,21 +94,19 @@ private:
 
   void DoExecute() override
   {
-    if (!m_Error.empty())
-    {
-      otbAppLogFATAL(<< m_Error);
-    }
     PatchSampler sampler;
     std::string said;
     try
     {
+      m_Sources.RequireNumber();
       FindProducts();
       for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
       {
         const std::string key = "source" + std::to_string(i);
         const bool hasNoData = HasUserValue(key + ".nodata");
-        sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(*this, key + ".il"), GetParameterInt(key + ".patchsizex"),
-                                                        GetParameterInt(key + ".patchsizey"), "source " + std::to_string(i)),
+        auto& list = *dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il"));
+        sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(m_Sources, list, key), GetParameterInt(key + ".patchsizex"),
+                                                        GetParameterInt(key + ".patchsizey"), key),
                           hasNoData, hasNoData ? GetParameterFloat(key + ".nodata") : 0.f);
       }
       sampler.Select(sampler.ReadLocations(GetParameterString("vec"), GetParameterString("field")));
@@ -292,8 +283,8 @@ private:
   std::vector<itk::ProcessObject::Pointer> m_Patches;
   std::vector<std::string> m_Products;
   std::unique_ptr<WriteMonitor> m_Monitor;
+  Sources m_Sources;
   unsigned int m_NumberOfSources = 1;
-  std::string m_Error;
   Int32ImageType::Pointer m_Labels;
 };
 

@@ -194,9 +194,10 @@ private:
 
   TensorflowBatches::PatchesPointer ReadPatches(const std::string& group, unsigned int number)
   {
-    const std::string key = Key(group, number) + ".il", size = Key("training", number) + ".patchsize";
-    return std::make_shared<TrainingPatches>(PatchImagesOf(*this, key), GetParameterInt(size + "x"), GetParameterInt(size + "y"),
-                                             GetParameterInt(group + ".usestreaming") != 0, Key(group, number));
+    const std::string key = Key(group, number), size = Key("training", number) + ".patchsize";
+    auto& list = *dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il"));
+    return std::make_shared<TrainingPatches>(PatchImagesOf(m_Sources, list, key), GetParameterInt(size + "x"), GetParameterInt(size + "y"),
+                                             GetParameterInt(group + ".usestreaming") != 0, key);
   }
 
   /** The sources of `patches` as inputs and references, as validation.sourceN.name says. */
@@ -358,6 +359,7 @@ private:
 
   unsigned int m_NumberOfSources = 2;
   std::string m_Error;
+  Sources m_Sources;
 };
 
 } // namespace Wrapper

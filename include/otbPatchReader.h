@@ -5,8 +5,8 @@
 #ifndef otbPatchReader_h
 #define otbPatchReader_h
 
+#include "otbImageStack.h"
 #include "otbSamplingGrid.h"
-#include "otbVectorImage.h"
 
 #include "gdal.h"
 
@@ -17,38 +17,39 @@
 namespace otb
 {
 
+/** \brief Images of one grid, and the files that they can be read from directly.
+ * \ingroup OTBSuperResolutionTools
+ */
+struct PatchImages
+{
+  ImageStack stack;
+  std::vector<std::string> files; ///< one for each image, without options in its name; empty where there is none
+};
+
 /** \class PatchReader
- * \brief Reads many patches of one size out of images of one size, stacked band-wise.
+ * \brief Reads many patches of one size out of stacked images.
  *
- * Patches are read in the order in which they lie in the image, by all threads, so that each block of a compressed file is decoded about
- * once a call. Files are read through GDAL in their own pixel type; images in memory, and files with an extended name, through their
- * pipeline (in float32). What is kept in memory does not grow with the number of patches.
+ * Patches are read in the order in which they lie in the image. Files are read through GDAL in their own pixel type, by all threads, so
+ * that each block of a compressed file is decoded about once a call; when an image has no such file (it is in memory, or its name has
+ * options), the stack is read through its pipeline. What is kept in memory does not grow with the number of patches.
  *
  * \ingroup OTBSuperResolutionTools
  */
 class PatchReader
 {
 public:
-  using ImageType = VectorImage<float, 2>;
   using IndexType = itk::Index<2>;
   using SizeValue = SamplingGrid::SizeValue;
 
-  /** An image, and the file it is read from when that can be read directly: no options in its name. Empty otherwise. */
-  struct Input
-  {
-    ImageType::Pointer image;
-    std::string file;
-  };
-
-  /** \param name for messages ("source 1"). \throws std::runtime_error when there is no image, the sizes differ or a patch size is zero. */
-  PatchReader(const std::vector<Input>& inputs, SizeValue width, SizeValue height, const std::string& name);
+  /** \param name for messages ("source 1"). \throws std::runtime_error when there is no image or a patch size is zero. */
+  PatchReader(const PatchImages& images, SizeValue width, SizeValue height, const std::string& name);
   ~PatchReader();
   PatchReader(const PatchReader&) = delete;
   PatchReader& operator=(const PatchReader&) = delete;
 
   const SamplingGrid& GetGrid() const
   {
-    return m_Grid;
+    return m_Stack.GetGrid();
   }
   /** Width and height of a patch in pixels. */
   SizeValue GetWidth() const
@@ -61,7 +62,7 @@ public:
   }
   unsigned int GetBands() const
   {
-    return m_Bands;
+    return m_Stack.GetNumberOfBands();
   }
   /** The smallest real pixel type that holds every image's pixels. */
   GDALDataType GetType() const
@@ -69,10 +70,10 @@ public:
     return m_Type;
   }
 
-  /** Whether no pixel comes through a pipeline, so that Read may run in a thread of its own. */
+  /** Whether the pixels come from files and not through a pipeline, so that Read may run in a thread of its own. */
   bool IsFromFiles() const
   {
-    return m_IsFromFiles;
+    return !m_Files.empty();
   }
 
   /** The block (column, row) of the file in which a patch begins. */
@@ -86,25 +87,24 @@ public:
   std::vector<std::size_t> ReadingOrder(const IndexType* corners, std::size_t count) const;
 
 private:
-  struct Stack;
+  struct Handles;
 
+  bool OpenFiles();
   /** Reads all patches from the files, by all threads. */
   void ReadFiles(const IndexType* corners, const std::vector<std::size_t>& order, GDALDataType type, char* to) const;
-  void ReadShare(Stack& stack, const IndexType* corners, const std::vector<std::size_t>& share, GDALDataType type, char* to) const;
-  /** Reads all patches from an image without file, into the bands from `band` on. */
-  void ReadImage(std::size_t input, unsigned int band, const IndexType* corners, std::vector<std::size_t> order, GDALDataType type,
-                 char* to) const;
+  void ReadShare(Handles& handles, const IndexType* corners, const std::vector<std::size_t>& share, GDALDataType type, char* to) const;
+  /** Reads all patches through the pipeline, strip by strip. */
+  template <class TPixel>
+  void ReadStack(const IndexType* corners, const std::vector<std::size_t>& order, GDALDataType type, char* to) const;
 
-  std::vector<Input> m_Inputs;
-  SamplingGrid m_Grid;
+  ImageStack m_Stack;
+  std::vector<std::string> m_Files; ///< empty: read the stack
   SizeValue m_Width = 0;
   SizeValue m_Height = 0;
-  unsigned int m_Bands = 0;
   GDALDataType m_Type = GDT_Byte;
   IndexType m_Block = {{1, 1}}; ///< size of the files' largest blocks
   GIntBig m_CacheBytes = 0;
-  bool m_IsFromFiles = true;
-  mutable std::vector<std::unique_ptr<Stack>> m_Stacks; ///< one a thread: GDAL's datasets are not to be shared
+  mutable std::vector<std::unique_ptr<Handles>> m_Handles; ///< one a thread: GDAL's datasets are not to be shared
 };
 
 } // namespace otb

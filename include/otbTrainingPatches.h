@@ -26,7 +26,7 @@ class TrainingPatches
 public:
   /** \param name for messages ("training.source1")
    * \throws std::runtime_error unless the images are as wide as a patch and a whole number of patches high. */
-  TrainingPatches(const std::vector<PatchReader::Input>& images, size_t width, size_t height, bool streamed, const std::string& name);
+  TrainingPatches(const PatchImages& images, size_t width, size_t height, bool streamed, const std::string& name);
 
   const std::string& GetName() const
   {

@@ -6,39 +6,28 @@
 #define otbWrapperPatchImages_h
 
 #include "otbPatchReader.h"
-#include "otbServedImage.h"
-
-#include "otbImageFileReader.h"
-#include "otbWrapperApplication.h"
+#include "otbWrapperSources.h"
 
 #include <string>
-#include <vector>
 
 namespace otb
 {
 namespace Wrapper
 {
 
-/** The images of an application's image list, and the plain files they come from. \throws ServedImageError for files that cannot be read
+/** The images of a source's list, and the plain files they come from. \param name of the source in messages
+ * \throws as Sources::Stack
  * \ingroup OTBSuperResolutionTools */
-inline std::vector<PatchReader::Input> PatchImagesOf(Application& application, const std::string& key)
+inline PatchImages PatchImagesOf(Sources& sources, InputImageListParameter& list, const std::string& name)
 {
-  FloatVectorImageListType::Pointer list = application.GetParameterImageList(key);
-  const auto names = application.GetParameterStringList(key);
-  std::vector<PatchReader::Input> inputs;
-  for (unsigned int k = 0; k < list->Size(); ++k)
+  PatchImages images;
+  images.stack = sources.Stack(list, name);
+  for (std::size_t k = 0; k < list.Size(); ++k)
   {
-    FloatVectorImageType* image = list->GetNthElement(k);
-    const auto* reader = dynamic_cast<const ImageFileReader<FloatVectorImageType>*>(image->GetSource().GetPointer());
-    const bool isFile = reader != nullptr && k < names.size() && !names[k].empty();
-    if (isFile)
-    {
-      RequireServableFile(names[k]);
-    }
-    const bool isPlain = isFile && names[k].find('?') == std::string::npos && names[k] == reader->GetFileName();
-    inputs.push_back({image, isPlain ? names[k] : ""});
+    const std::string file = list.GetNthFileName(k);
+    images.files.push_back(file.find('?') == std::string::npos ? file : "");
   }
-  return inputs;
+  return images;
 }
 
 } // namespace Wrapper

@@ -86,46 +86,42 @@ private:
 
 } // namespace
 
-struct PatchReader::Stack
+struct PatchReader::Handles
 {
-  std::vector<Dataset> datasets; ///< null where the input has no file
-  std::vector<char> bands;       ///< of one patch
+  std::vector<Dataset> datasets;
+  std::vector<char> bands; ///< of one patch
 };
 
 PatchReader::~PatchReader() = default;
 
-PatchReader::PatchReader(const std::vector<Input>& inputs, SizeValue width, SizeValue height, const std::string& name)
-    : m_Inputs(inputs), m_Width(width), m_Height(height)
+PatchReader::PatchReader(const PatchImages& images, SizeValue width, SizeValue height, const std::string& name)
+    : m_Stack(images.stack), m_Files(images.files), m_Width(width), m_Height(height)
 {
-  if (inputs.empty() || width == 0 || height == 0)
+  if (m_Stack.IsEmpty() || width == 0 || height == 0)
   {
     throw std::runtime_error(name + " needs images and a patch size of at least 1 x 1");
   }
   GDALAllRegister();
-  for (std::size_t i = 0; i < m_Inputs.size(); ++i)
+  if (!this->OpenFiles())
   {
-    Input& input = m_Inputs[i];
-    input.image->UpdateOutputInformation();
-    const auto size = input.image->GetLargestPossibleRegion().GetSize();
-    const auto first = m_Inputs[0].image->GetLargestPossibleRegion().GetSize();
-    if (size != first)
-    {
-      std::ostringstream message;
-      message << name << ": image " << i + 1 << " has " << size[0] << " x " << size[1] << " pixels, image 1 has " << first[0] << " x "
-              << first[1] << "; images of one source are stacked and need one size";
-      throw std::runtime_error(message.str());
-    }
-    const unsigned int bands = input.image->GetNumberOfComponentsPerPixel();
-    m_Bands += bands;
-    const Dataset dataset = input.file.empty() ? Dataset() : Open(input.file);
+    m_Files.clear();
+    m_Type = m_Stack.IsWide() ? GDT_Float64 : GDT_Float32;
+    m_Block = {{1, 1}};
+  }
+}
+
+bool PatchReader::OpenFiles()
+{
+  const auto& size = this->GetGrid().GetRegion().GetSize();
+  for (std::size_t i = 0; i < m_Files.size(); ++i)
+  {
+    const unsigned int bands = m_Stack.GetImages()[i]->GetNumberOfComponentsPerPixel();
+    const Dataset dataset = m_Files[i].empty() ? Dataset() : Open(m_Files[i]);
     // OTB shows some files otherwise than GDAL does: colours for a palette, overviews.
     if (!dataset || GDALGetRasterXSize(dataset.get()) != static_cast<int>(size[0]) ||
         GDALGetRasterYSize(dataset.get()) != static_cast<int>(size[1]) || GDALGetRasterCount(dataset.get()) != static_cast<int>(bands))
     {
-      input.file.clear();
-      m_Type = GDALDataTypeUnion(m_Type, GDT_Float32);
-      m_IsFromFiles = false;
-      continue;
+      return false;
     }
     GIntBig row = 0;
     for (int band = 1; band <= static_cast<int>(bands); ++band)
@@ -139,15 +135,15 @@ PatchReader::PatchReader(const std::vector<Input>& inputs, SizeValue width, Size
       m_Block[1] = std::max<itk::IndexValueType>(m_Block[1], blockHeight);
       row += GIntBig{blockHeight} * (static_cast<GIntBig>(size[0]) + blockWidth) * GDALGetDataTypeSizeBytes(type);
     }
-    const auto rowsOfBlocks = static_cast<GIntBig>(height) / m_Block[1] + 2;
+    const auto rowsOfBlocks = static_cast<GIntBig>(m_Height) / m_Block[1] + 2;
     m_CacheBytes = std::max(m_CacheBytes, CacheBytes + row * rowsOfBlocks);
   }
-  m_Grid = SamplingGrid::FromImage(m_Inputs[0].image);
+  return m_Files.size() == m_Stack.GetImages().size();
 }
 
 PatchReader::IndexType PatchReader::BlockOf(const IndexType& corner) const
 {
-  const auto& start = m_Grid.GetRegion().GetIndex();
+  const auto& start = this->GetGrid().GetRegion().GetIndex();
   return {{(corner[0] - start[0]) / m_Block[0], (corner[1] - start[1]) / m_Block[1]}};
 }
 
@@ -165,66 +161,60 @@ std::vector<std::size_t> PatchReader::ReadingOrder(const IndexType* corners, std
   return order;
 }
 
-void PatchReader::ReadShare(Stack& stack, const IndexType* corners, const std::vector<std::size_t>& share, GDALDataType type,
+void PatchReader::ReadShare(Handles& handles, const IndexType* corners, const std::vector<std::size_t>& share, GDALDataType type,
                             char* to) const
 {
   const auto bytes = static_cast<std::size_t>(GDALGetDataTypeSizeBytes(type));
-  const std::size_t pixels = m_Width * m_Height;
-  const auto& start = m_Grid.GetRegion().GetIndex();
+  const std::size_t pixels = m_Width * m_Height, allBands = this->GetBands();
+  const auto& start = this->GetGrid().GetRegion().GetIndex();
   const int width = static_cast<int>(m_Width), height = static_cast<int>(m_Height);
-  stack.datasets.resize(m_Inputs.size());
-  stack.bands.resize(pixels * m_Bands * bytes);
+  const auto interleave = bytes == 1   ? &InterleaveWords<std::uint8_t>
+                          : bytes == 2 ? &InterleaveWords<std::uint16_t>
+                          : bytes == 4 ? &InterleaveWords<std::uint32_t>
+                                       : &InterleaveWords<std::uint64_t>;
+  handles.datasets.resize(m_Files.size());
+  handles.bands.resize(pixels * allBands * bytes);
   for (const std::size_t k : share)
   {
     const IndexType& corner = corners[k];
-    char* plane = stack.bands.data();
-    for (std::size_t i = 0; i < m_Inputs.size(); ++i)
+    char* plane = handles.bands.data();
+    for (std::size_t i = 0; i < m_Files.size(); ++i)
     {
-      const auto bands = m_Inputs[i].image->GetNumberOfComponentsPerPixel();
-      if (!m_Inputs[i].file.empty())
+      const auto bands = m_Stack.GetImages()[i]->GetNumberOfComponentsPerPixel();
+      Dataset& dataset = handles.datasets[i];
+      if (!dataset)
       {
-        Dataset& dataset = stack.datasets[i];
-        if (!dataset)
-        {
-          dataset = Open(m_Inputs[i].file);
-        }
-        CPLPushErrorHandler(CPLQuietErrorHandler);
-        CPLErrorReset();
-        const CPLErr result = dataset ? GDALDatasetRasterIO(dataset.get(), GF_Read, static_cast<int>(corner[0] - start[0]),
-                                                            static_cast<int>(corner[1] - start[1]), width, height, plane, width, height,
-                                                            type, static_cast<int>(bands), nullptr, 0, 0, 0)
-                                      : CE_Failure;
-        const std::string cause = CPLGetLastErrorMsg();
-        CPLPopErrorHandler();
-        if (result != CE_None)
-        {
-          throw std::runtime_error(m_Inputs[i].file + ": the " + std::to_string(width) + " x " + std::to_string(height) +
-                                   " pixels from column " + std::to_string(corner[0]) + ", row " + std::to_string(corner[1]) +
-                                   " cannot be read (" + cause + "); is the file whole?");
-        }
+        dataset = Open(m_Files[i]);
+      }
+      CPLPushErrorHandler(CPLQuietErrorHandler);
+      CPLErrorReset();
+      const CPLErr result = dataset ? GDALDatasetRasterIO(dataset.get(), GF_Read, static_cast<int>(corner[0] - start[0]),
+                                                          static_cast<int>(corner[1] - start[1]), width, height, plane, width, height, type,
+                                                          static_cast<int>(bands), nullptr, 0, 0, 0)
+                                    : CE_Failure;
+      const std::string cause = CPLGetLastErrorMsg();
+      CPLPopErrorHandler();
+      if (result != CE_None)
+      {
+        throw std::runtime_error(m_Files[i] + ": the " + std::to_string(width) + " x " + std::to_string(height) + " pixels from column " +
+                                 std::to_string(corner[0]) + ", row " + std::to_string(corner[1]) + " cannot be read (" + cause +
+                                 "); is the file whole?");
       }
       plane += pixels * bands * bytes;
     }
-    const auto interleave = bytes == 1   ? &InterleaveWords<std::uint8_t>
-                            : bytes == 2 ? &InterleaveWords<std::uint16_t>
-                            : bytes == 4 ? &InterleaveWords<std::uint32_t>
-                                         : &InterleaveWords<std::uint64_t>;
-    interleave(stack.bands.data(), to + k * pixels * m_Bands * bytes, pixels, m_Bands);
+    interleave(handles.bands.data(), to + k * pixels * allBands * bytes, pixels, allBands);
   }
 }
 
-void PatchReader::ReadImage(std::size_t input, unsigned int band, const IndexType* corners, std::vector<std::size_t> order,
-                            GDALDataType type, char* to) const
+template <class TPixel>
+void PatchReader::ReadStack(const IndexType* corners, const std::vector<std::size_t>& order, GDALDataType type, char* to) const
 {
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return corners[a][1] < corners[b][1]; });
-  ImageType* image = m_Inputs[input].image;
-  const unsigned int bands = image->GetNumberOfComponentsPerPixel();
-  const auto bytes = static_cast<std::size_t>(GDALGetDataTypeSizeBytes(type));
-  const std::size_t pixel = bytes * m_Bands, line = pixel * m_Width;
-  const auto& whole = m_Grid.GetRegion();
-  const auto& start = image->GetLargestPossibleRegion().GetIndex();
-  const auto rows =
-      static_cast<itk::IndexValueType>(std::max<std::size_t>(m_Height, StripBytes / (whole.GetSize(0) * bands * sizeof(float))));
+  constexpr GDALDataType held = sizeof(TPixel) == sizeof(double) ? GDT_Float64 : GDT_Float32;
+  const std::size_t bands = this->GetBands();
+  const std::size_t line = static_cast<std::size_t>(GDALGetDataTypeSizeBytes(type)) * bands * m_Width;
+  const auto rows = static_cast<itk::IndexValueType>(
+      std::max<std::size_t>(m_Height, StripBytes / (this->GetGrid().GetRegion().GetSize(0) * bands * sizeof(TPixel))));
+  std::vector<TPixel> storage;
   for (std::size_t begin = 0; begin < order.size();)
   {
     // A strip: all following patches that end within `rows` rows of the first one's top.
@@ -236,29 +226,21 @@ void PatchReader::ReadImage(std::size_t input, unsigned int band, const IndexTyp
       left = std::min(left, corners[order[end]][0]);
       right = std::max(right, corners[order[end]][0]);
     }
-    ImageType::RegionType strip;
-    strip.SetIndex(0, left - whole.GetIndex(0) + start[0]);
-    strip.SetIndex(1, top - whole.GetIndex(1) + start[1]);
+    SamplingGrid::RegionType strip;
+    strip.SetIndex(0, left);
+    strip.SetIndex(1, top);
     strip.SetSize(0, static_cast<SizeValue>(right - left) + m_Width);
     strip.SetSize(1, static_cast<SizeValue>(corners[order[end - 1]][1] - top) + m_Height);
-    image->SetRequestedRegion(strip);
-    image->PropagateRequestedRegion();
-    image->UpdateOutputData();
-    const ImageType::RegionType& held = image->GetBufferedRegion();
+    const auto view = m_Stack.Read<TPixel>(strip, storage);
     for (std::size_t k = begin; k < end; ++k)
     {
-      const IndexType& corner = corners[order[k]];
-      const auto column = static_cast<std::size_t>(corner[0] - whole.GetIndex(0) + start[0] - held.GetIndex(0));
-      const auto row = static_cast<std::size_t>(corner[1] - whole.GetIndex(1) + start[1] - held.GetIndex(1));
+      const auto column = static_cast<std::size_t>(corners[order[k]][0] - view.region.GetIndex(0));
+      const auto row = static_cast<std::size_t>(corners[order[k]][1] - view.region.GetIndex(1));
       for (std::size_t y = 0; y < m_Height; ++y)
       {
-        const float* from = image->GetBufferPointer() + ((row + y) * held.GetSize(0) + column) * bands;
-        char* target = to + (order[k] * m_Height + y) * line + band * bytes;
-        for (unsigned int b = 0; b < bands; ++b)
-        {
-          GDALCopyWords(from + b, GDT_Float32, static_cast<int>(bands * sizeof(float)), target + b * bytes, type, static_cast<int>(pixel),
-                        static_cast<int>(m_Width));
-        }
+        const TPixel* from = view.pixels + ((row + y) * view.region.GetSize(0) + column) * bands;
+        GDALCopyWords(from, held, sizeof(TPixel), to + (order[k] * m_Height + y) * line, type, GDALGetDataTypeSizeBytes(type),
+                      static_cast<int>(bands * m_Width));
       }
     }
     begin = end;
@@ -269,31 +251,35 @@ void PatchReader::Read(const IndexType* corners, std::size_t count, GDALDataType
 {
   const auto order = this->ReadingOrder(corners, count);
   auto* target = static_cast<char*>(to);
-  if (count > 0 && std::any_of(m_Inputs.begin(), m_Inputs.end(), [](const Input& input) { return !input.file.empty(); }))
+  if (this->IsFromFiles())
   {
-    this->ReadFiles(corners, order, type, target); // all bands: those of the other inputs come after
+    this->ReadFiles(corners, order, type, target);
   }
-  unsigned int band = 0;
-  for (std::size_t i = 0; i < m_Inputs.size(); ++i)
+  else if (m_Stack.IsWide())
   {
-    if (m_Inputs[i].file.empty())
-    {
-      this->ReadImage(i, band, corners, order, type, target);
-    }
-    band += m_Inputs[i].image->GetNumberOfComponentsPerPixel();
+    this->ReadStack<double>(corners, order, type, target);
+  }
+  else
+  {
+    this->ReadStack<float>(corners, order, type, target);
   }
 }
 
 void PatchReader::ReadFiles(const IndexType* corners, const std::vector<std::size_t>& order, GDALDataType type, char* to) const
 {
   const std::size_t count = order.size();
-  const auto threads = std::min<std::size_t>(itk::MultiThreader::GetGlobalDefaultNumberOfThreads(), count);
-  while (m_Stacks.size() < threads)
+  if (count == 0)
   {
-    m_Stacks.push_back(std::make_unique<Stack>());
+    return;
+  }
+  const auto threads = std::min<std::size_t>(itk::MultiThreader::GetGlobalDefaultNumberOfThreads(), count);
+  while (m_Handles.size() < threads)
+  {
+    m_Handles.push_back(std::make_unique<Handles>());
   }
   // A thread keeps to its columns of blocks, so that what it decoded for one call serves the next; strips have but one column.
-  const auto columns = static_cast<std::size_t>((static_cast<itk::IndexValueType>(m_Grid.GetRegion().GetSize(0)) - 1) / m_Block[0] + 1);
+  const auto columns =
+      static_cast<std::size_t>((static_cast<itk::IndexValueType>(this->GetGrid().GetRegion().GetSize(0)) - 1) / m_Block[0] + 1);
   std::vector<std::vector<std::size_t>> shares(threads);
   for (std::size_t k = 0; k < count; ++k)
   {
@@ -306,7 +292,7 @@ void PatchReader::ReadFiles(const IndexType* corners, const std::vector<std::siz
   {
     try
     {
-      this->ReadShare(*m_Stacks[thread], corners, shares[thread], type, to);
+      this->ReadShare(*m_Handles[thread], corners, shares[thread], type, to);
     }
     catch (...)
     {

@@ -31,8 +31,7 @@ GDALDataType ReadAs(GDALDataType type)
 }
 } // namespace
 
-TrainingPatches::TrainingPatches(const std::vector<PatchReader::Input>& images, size_t width, size_t height, bool streamed,
-                                 const std::string& name)
+TrainingPatches::TrainingPatches(const PatchImages& images, size_t width, size_t height, bool streamed, const std::string& name)
     : m_Name(name), m_Reader(images, width, height, name), m_Type(ReadAs(m_Reader.GetType()))
 {
   const auto size = m_Reader.GetGrid().GetRegion().GetSize();

@@ -119,6 +119,7 @@ def test_bad_input_is_one_clear_error(tmp_path):
     coarse, fine, _ = pair_scene(tmp_path)
     inside = [(LEFT + 100, TOP - 100)]
     small = write(tmp_path / "small.tif", np.ones((5, 5, 1), np.float32), 10.0)
+    elsewhere = write(tmp_path / "elsewhere.tif", np.ones((24, 24, 1), np.float32), 10.0, left=LEFT + 3.0)
     good = extraction(tmp_path, coarse, fine, points(tmp_path / "points.gpkg", inside))
     polygons = tmp_path / "polygons.gpkg"
     geopandas.GeoDataFrame({"id": [1]}, geometry=[box(LEFT, TOP - 50, LEFT + 50, TOP)], crs=CRS).to_file(polygons)
@@ -129,6 +130,7 @@ def test_bad_input_is_one_clear_error(tmp_path):
         ({"vec": far}, "No patch to sample"),
         ({"vec": tmp_path / "missing.gpkg"}, "missing.gpkg"),
         ({"source1.il": [coarse, small]}, "5 x 5"),
+        ({"source1.il": [coarse, elsewhere]}, "grids differ"),
         ({"vec": points(tmp_path / "big.gpkg", inside, id=[2**40])}, "32 bits"),
     ]
     for change, message in cases:
@@ -187,13 +189,13 @@ def test_no_data_of_wide_integers_is_not_rounded(tmp_path):
 
 
 def test_options_in_input_and_output_names(tmp_path):
-    """An input with options is read by OTB itself; an output's options stay."""
-    pixels = np.random.default_rng(2).integers(0, 1000, (40, 40, 3)).astype(np.uint16)
+    """An input with options is read by OTB itself, to the last digit; an output's options stay."""
+    pixels = np.random.default_rng(2).integers(-(2**31), 2**31 - 1, (40, 40, 3)).astype(np.int32)
     image = write(tmp_path / "a.tif", pixels, 10.0)
     vec = points(tmp_path / "points.gpkg", [(LEFT + 105, TOP - 85), (LEFT + 195, TOP - 185), (LEFT + 55, TOP - 305)])
     keys = {"source1.patchsizex": 6, "source1.patchsizey": 6, "vec": vec, "field": "id"}
     out = f"{tmp_path / 'p.tif'}?&gdal:co:COMPRESS=DEFLATE&box=0:6:6:12"
-    status, log = otb("PatchesExtraction", {**keys, "source1.il": [f"{image}?&bands=2,3", image], "source1.out": [out, "uint16"]})
+    status, log = otb("PatchesExtraction", {**keys, "source1.il": [f"{image}?&bands=2,3", image], "source1.out": [out, "int32"]})
     assert status == 0, log
     expected = np.stack([pixels[r - 3 : r + 3, c - 3 : c + 3][..., [1, 2, 0, 1, 2]] for c, r in ((19, 18), (5, 30))])
     np.testing.assert_array_equal(read(tmp_path / "p.tif", 6), expected)
