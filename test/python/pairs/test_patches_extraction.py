@@ -40,7 +40,7 @@ def test_a_pair_has_one_footprint_wherever_the_point_is_in_the_pixel(tmp_path, s
 
 
 def test_the_patch_is_otbtfs(tmp_path):
-    """Centre pixel c: the patch is [c - n/2, c - n/2 + n - 1], for odd and even n; a point on an edge belongs to the pixel after it."""
+    """§8: centre pixel c: the patch is [c - n/2, c - n/2 + n - 1], for odd and even n; a point on an edge belongs to the pixel after it."""
     coarse, _, pixels = pair_scene(tmp_path)
     vec = points(tmp_path / "points.gpkg", [(LEFT + 105, TOP - 85), (LEFT + 110, TOP - 90)])
     for n, first in ((5, 2), (6, 3)):
@@ -53,6 +53,7 @@ def test_the_patch_is_otbtfs(tmp_path):
 
 
 def test_layout_order_labels_and_pixel_types(tmp_path):
+    """§8: one patch below the other, signed spacing, origin 0 at the first pixel's centre, no projection; bands stacked; labels 1 x n."""
     random = np.random.default_rng(3)
     first = random.integers(-32768, 32767, (20, 20, 2)).astype(np.int16)
     second = random.integers(-32768, 32767, (20, 20, 1)).astype(np.int16)
@@ -68,7 +69,7 @@ def test_layout_order_labels_and_pixel_types(tmp_path):
     kept = [cell for cell in cells if cell != (1, 8)]
     with rasterio.open(tmp_path / "p.tif") as image:
         assert (image.width, image.height, image.count, image.dtypes[0]) == (4, 24, 3, "int16")
-        assert (image.transform.a, image.transform.e, image.crs) == (10.0, -10.0, None)
+        assert (image.transform, image.crs) == (Affine(10, 0, -5, 0, -10, 5), None)
         pixels = image.read().transpose(1, 2, 0)
     expected = np.concatenate([stack[r - 3 : r + 3, c - 2 : c + 2] for c, r in kept])
     np.testing.assert_array_equal(pixels, expected)
@@ -78,6 +79,7 @@ def test_layout_order_labels_and_pixel_types(tmp_path):
 
 
 def test_no_data_in_any_band_of_any_source_rejects_the_pair(tmp_path):
+    """§8: unlike PatchesSelection, for which all bands must be no-data."""
     coarse, fine, pixels_of_coarse = pair_scene(tmp_path)
     with rasterio.open(fine, "r+") as image:
         pixels = image.read()
@@ -106,6 +108,7 @@ def test_grids_that_do_not_nest_are_rejected_and_nothing_is_written(tmp_path):
 
 @pytest.mark.parametrize("value", ["two", "2x", "0", "-1", "", "1.5", "999999999999999999999"])
 def test_a_bad_number_of_sources_is_one_clear_error(tmp_path, value):
+    """§1, §14: upstream aborts, or reads 1 or the leading digits."""
     coarse, fine, _ = pair_scene(tmp_path)
     vec = points(tmp_path / "points.gpkg", [(LEFT + 100, TOP - 100)])
     parameters = {key: v for key, v in extraction(tmp_path, coarse, fine, vec).items() if not key.startswith("source2")}
@@ -116,6 +119,7 @@ def test_a_bad_number_of_sources_is_one_clear_error(tmp_path, value):
 
 
 def test_bad_input_is_one_clear_error(tmp_path):
+    """§8: no field, no point, nothing accepted, a label beyond 32 bits; §1: images of one source."""
     coarse, fine, _ = pair_scene(tmp_path)
     inside = [(LEFT + 100, TOP - 100)]
     small = write(tmp_path / "small.tif", np.ones((5, 5, 1), np.float32), 10.0)
@@ -128,6 +132,7 @@ def test_bad_input_is_one_clear_error(tmp_path):
         ({"field": "absent"}, "no field 'absent'"),
         ({"vec": polygons}, "is not a point"),
         ({"vec": far}, "No patch to sample"),
+        ({"vec": points(tmp_path / "null.gpkg", inside, id=[None])}, "no value in the field: 1"),
         ({"vec": tmp_path / "missing.gpkg"}, "missing.gpkg"),
         ({"source1.il": [coarse, small]}, "5 x 5"),
         ({"source1.il": [coarse, elsewhere]}, "grids differ"),
@@ -139,6 +144,7 @@ def test_bad_input_is_one_clear_error(tmp_path):
 
 
 def test_labels_are_truncated_and_features_without_one_are_counted(tmp_path):
+    """§8: reals are truncated, texts read up to what is no number."""
     coarse, _, _ = pair_scene(tmp_path)
     where = [(LEFT + 100 + 10 * k, TOP - 100) for k in range(4)]
     keys = {"source1.il": [coarse], "source1.patchsizex": 4, "source1.patchsizey": 4, "source1.out": tmp_path / "p.tif"}

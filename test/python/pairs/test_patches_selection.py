@@ -34,6 +34,7 @@ def test_selection_places_otbtfs_grid(tmp_path, size, step, offset):
 
 
 def test_selected_patches_are_inside_and_free_of_no_data(tmp_path):
+    """§9: no-data in all bands; a mask at the centre without no-data, in the whole patch with it."""
     random = np.random.default_rng(5)
     pixels = random.integers(1, 100, (60, 70, 2)).astype(np.int16)
     holes = random.random((60, 70)) < 0.01
@@ -54,6 +55,7 @@ def test_selected_patches_are_inside_and_free_of_no_data(tmp_path):
 
 
 def test_chessboard_and_split(tmp_path):
+    """§9: (x + y) % 2 of the grid position; shares; ids that run on over the groups."""
     image = write(tmp_path / "image.tif", np.ones((100, 100, 1), np.float32), 10.0)
     out = {"outvalid": tmp_path / "valid.gpkg", "outtest": tmp_path / "test.gpkg"}
     everything = [(c, r) for r in expected_centres(100, 5, 5) for c in expected_centres(100, 5, 5)]
