@@ -3,10 +3,10 @@
     python benchmark/patches.py [--pairs 2000 8000] [--size 2048] [--order scan|random] [--repeats 3]
 
 Pairs of 32 and 128 pixels (4 bands, uint16) out of an image of SIZE pixels and one of 4 SIZE pixels. Both run in child processes, in turn. The
-baseline reads each window once and throws it away (one thread, the whole image in GDAL's cache, Python's start not counted);
-PatchesExtraction's time includes its start, the points, and writing all patches. The last line is one JSON object: for each number of pairs
-`ratio`, the ratio of the medians (1 would be as fast as the bare reads), `processor_ratio`, the same of processor time, which a busy machine
-disturbs less, and the peak memories.
+baseline reads each window once and throws it away (one thread, the whole image in GDAL's cache, Python's start not counted); a second one
+writes them as well. PatchesExtraction's time includes its start, the points, and writing all patches. The last line is one JSON object: for each number of
+pairs `ratio`, the ratio of the medians (1 would be as fast as the bare reads), `processor_ratio`, the same of processor time, which a busy
+machine disturbs less, both again with the writing baseline, and the peak memories.
 """
 
 from __future__ import annotations
@@ -30,16 +30,25 @@ from otbsr.serving import otb
 
 LEFT, TOP, COARSE, FACTOR, SIDE, BANDS = 300000.0, 4900020.0, 10.0, 4, 32, 4
 
-READ = """
-import sys, time
+PYTHON = """
+import contextlib, sys, time
 import numpy as np, rasterio
 from rasterio.windows import Window
-corners = np.load(sys.argv[1])
-with rasterio.open(sys.argv[2]) as lr, rasterio.open(sys.argv[3]) as hr:
+corners, is_writing = np.load(sys.argv[1]), sys.argv[4] == "write"
+with contextlib.ExitStack() as stack:
+    sources = [(stack.enter_context(rasterio.open(path)), factor, 32 * factor) for path, factor in ((sys.argv[2], 1), (sys.argv[3], 4))]
+    outputs = []
     start, processor = time.perf_counter(), time.process_time()
-    for column, row in corners.tolist():
-        lr.read(window=Window(column, row, 32, 32))
-        hr.read(window=Window(4 * column, 4 * row, 128, 128))
+    for source, _, side in sources if is_writing else []:
+        profile = dict(driver="GTiff", width=side, height=len(corners) * side, count=source.count, dtype=source.dtypes[0], blockysize=side)
+        outputs.append(stack.enter_context(rasterio.open(f"{sys.argv[5]}/python_{side}.tif", "w", interleave="pixel", **profile)))
+    for k, (column, row) in enumerate(corners.tolist()):
+        for n, (source, factor, side) in enumerate(sources):
+            pixels = source.read(window=Window(factor * column, factor * row, side, side))
+            if is_writing:
+                outputs[n].write(pixels, window=Window(0, k * side, side, side))
+    for output in outputs:
+        output.close()
     print("SECONDS", time.perf_counter() - start, time.process_time() - processor)
 """
 
@@ -106,29 +115,32 @@ def main() -> None:
                 key = f"-source{source}."
                 application += [key + "il", folder / f"{kind}.tif", key + "out", folder / f"patches_{kind}.tif", "uint16"]
                 application += [key + "patchsizex", side, key + "patchsizey", side]
-            child = [sys.executable, "-c", READ, str(folder / f"{count}.npy"), str(folder / "lr.tif"), str(folder / "hr.tif")]
-            ours: list[float] = []
-            processor: list[tuple[float, float]] = []
-            reads: list[float] = []
-            peaks, baseline_peaks = [0.0], [0.0]
+            child = [sys.executable, "-c", PYTHON, *(str(folder / name) for name in (f"{count}.npy", "lr.tif", "hr.tif"))]
+            ours: list[tuple[float, float, float]] = []
+            reads: list[tuple[float, float, float]] = []
+            copies: list[tuple[float, float, float]] = []
             for _ in range(options.repeats):
-                seconds, used, peak, _ = timed([str(word) for word in application], environment)
-                ours.append(seconds)
-                peaks.append(peak)
-                _, _, peak, log = timed(child, dict(os.environ))
-                wall, alone = map(float, log.split("SECONDS")[1].split())
-                reads.append(wall)
-                processor.append((used, alone))
-                baseline_peaks.append(peak)
-                print(f"{count} pairs: PatchesExtraction {ours[-1]:.2f} s, {peaks[-1]:.0f} MB; reads alone {reads[-1]:.2f} s, {peak:.0f} MB", flush=True)
+                ours.append(timed([str(word) for word in application], environment)[:3])
+                for kind, results in (("read", reads), ("write", copies)):
+                    _, _, peak, log = timed([*child, kind, name], dict(os.environ))
+                    wall, used = map(float, log.split("SECONDS")[1].split())
+                    results.append((wall, used, peak))
+                texts = (f"{what} {r[-1][0]:.2f} s, {r[-1][2]:.0f} MB" for what, r in (("PatchesExtraction", ours), ("reads", reads), ("and writes", copies)))
+                print(f"{count} pairs: {'; '.join(texts)}", flush=True)
             check(folder, corners)
+
+            def median(results: list[tuple[float, float, float]], column: int) -> float:
+                return statistics.median(values[column] for values in results)
+
             result[str(count)] = {
-                "ratio": round(statistics.median(ours) / statistics.median(reads), 3),
-                "processor_ratio": round(statistics.median(p[0] for p in processor) / statistics.median(p[1] for p in processor), 3),
-                "seconds": round(statistics.median(ours), 2),
-                "peak_mb": round(max(peaks)),
-                "baseline_seconds": round(statistics.median(reads), 2),
-                "baseline_peak_mb": round(max(baseline_peaks)),
+                "ratio": round(median(ours, 0) / median(reads, 0), 3),
+                "processor_ratio": round(median(ours, 1) / median(reads, 1), 3),
+                "ratio_with_writing": round(median(ours, 0) / median(copies, 0), 3),
+                "processor_ratio_with_writing": round(median(ours, 1) / median(copies, 1), 3),
+                "seconds": round(median(ours, 0), 2),
+                "peak_mb": round(median(ours, 2)),
+                "baseline_seconds": round(median(reads, 0), 2),
+                "baseline_peak_mb": round(median(reads, 2)),
             }
     print(json.dumps(result))
 
