@@ -78,10 +78,11 @@ def test_a_signature_with_a_name_of_its_own(run_application: Run, tmp_path: Path
 
 
 def test_an_output_of_unknown_rank(run_application: Run, tmp_path: Path) -> None:
+    """Upstream: a segmentation fault. The model is asked by a run on one small block."""
+    pixels, out = scene(4), tmp_path / "out.tif"
     model = export(tmp_path / "model", lambda tf, a: a + 1, [None])
-    out = tmp_path / "out.tif"
-    refuse(run_application("TensorflowModelServe", *arguments(write(tmp_path / "in.tif", scene(4)), model, out)), "unknown rank", '"y"')
-    assert not out.exists()
+    succeed(run_application("TensorflowModelServe", *arguments(write(tmp_path / "in.tif", pixels), model, out)))
+    assert np.array_equal(read(out), pixels + 1)
 
 
 def test_more_sources_than_inputs(run_application: Run, tmp_path: Path) -> None:

@@ -189,3 +189,271 @@ def test_expression_field_of_patches(run_application, zoo: Path, tmp_path: Path)
     refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "same", out, "-output.efieldx", 2)), "output.efieldx", "model.fullyconv on")
     # a field for fully convolutional use, without the option
     refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "same", out, "-source1.rfieldx", 3)), "one pixel", "model.fullyconv on")
+
+
+# spacing scale, fixed shapes
+
+
+def test_fractions_as_spacing_scale(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§5: 2/3 (three output pixels over two) and 2; the last partial pixel is left off; tiles and boxes do not show."""
+    a, out = scene(1, 21, 30, 1), tmp_path / "out.tif"
+    image = write(tmp_path / "a.tif", a)
+    up = a.repeat(3, 1).repeat(3, 2)[:, ::2, ::2]  # 31.5 rows
+    for scale, model, expected, field, expression in ((2 / 3, "up", up[:, :31], 2, 3), (2, "down", a[:, ::2, ::2][:, :10], 2, 1)):
+        fields = ["-source1.rfieldx", field, "-source1.rfieldy", field, "-output.efieldx", expression, "-output.efieldy", expression]
+        for tiles, box in (([], ""), (["-optim.tilesizex", 6, "-optim.tilesizey", 3], ""), ([], "?&box=3:2:7:6")):
+            more = ["-output.spcscale", scale, *fields, *FULLY, *tiles]
+            succeed(run_application("TensorflowModelServe", *arguments(image, zoo / model, f"{out}{box}", *more)))
+            assert np.array_equal(read(out), expected[:, 2:8, 3:10] if box else expected)
+            with rasterio.open(out) as dataset:
+                corner = TRANSFORM @ Affine.scale(scale) @ (Affine.translation(3, 2) if box else Affine.identity())
+                assert dataset.transform.almost_equals(corner, 1e-5)
+    refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "down", out, "-output.spcscale", 2**0.5, *FULLY)), "fraction")
+    refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "down", out, "-output.spcscale", 0, *FULLY)), "must be positive")
+    refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "down", out, "-output.spcscale", 50, *FULLY)), "no output pixel")
+
+
+def test_models_of_a_fixed_input_size(run_application, zoo: Path, tmp_path: Path) -> None:
+    """A model that takes 10 x 12 pixels only is run on blocks of that size, whatever the tiles."""
+    a, out = scene(1, 25, 34, 1).astype(np.float32), tmp_path / "out.tif"
+    image = write(tmp_path / "a.tif", a)
+    expected = patches_of(a[0], 3, 3).sum((2, 3))
+    fields = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, *FULLY]
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "fixed", out, *fields)))
+    assert np.abs(read(out)[0] - expected).max() < 0.05
+    fields[1] = 13
+    refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "fixed", out, *fields)), "fixed width 12", "receptive field 13")
+
+
+# names
+
+
+def test_names_of_inputs_and_outputs(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§3: by key, graph tensor, or order; never one input twice and another not at all."""
+    a, b, out = scene(1, 9, 8, 1), scene(1, 9, 8, 2), tmp_path / "out.tif"
+    first, second = write(tmp_path / "a.tif", a), write(tmp_path / "b.tif", b)
+
+    def served(*more: object) -> np.ndarray:
+        succeed(run_application("TensorflowModelServe", *two_sources(first, second, zoo / "side", out, *more), environment=TWO))
+        return read(out)
+
+    forwards, backwards = np.concatenate([a, b]), np.concatenate([b, a])
+    assert np.array_equal(served(), forwards)
+    assert np.array_equal(served("-source1.placeholder", "b"), backwards)  # OTBTF would feed b twice
+    assert np.array_equal(served("-source2.placeholder", "a"), backwards)
+    assert np.array_equal(served("-source2.placeholder", "b:0", "-source1.placeholder", "a"), forwards)
+    assert np.array_equal(served("-source1.placeholder", "serving_default_b:0", "-source2.placeholder", "serving_default_a", *FULLY), backwards)
+    twice = run_application("TensorflowModelServe", *two_sources(first, second, zoo / "side", out, "-source1.placeholder", "b", "-source2.placeholder", "b:0"),
+                            environment=TWO)  # fmt: skip
+    refuse(twice, "source2.placeholder", "another source", "a, b")
+    refuse(
+        run_application("TensorflowModelServe", *two_sources(first, second, zoo / "same", out), environment=TWO), "2 sources", "1 image: x", "OTB_TF_NSOURCES"
+    )
+    refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "side", out)), "source 1", '"b"')
+    refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "unknown", out, "-source1.placeholder", "z")), '"z"', "it has: x")
+    refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "unknown", out, "-output.names", "z")), '"z"', "it has: y")
+
+
+def test_user_placeholders_are_not_sources(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§3: the image goes to the input that is no user placeholder, although others come first in the alphabet."""
+    a, out = scene(1, 9, 8, 1), tmp_path / "out.tif"
+    image = write(tmp_path / "a.tif", a)
+    for more in ([], FULLY):
+        succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "flag", out, "-model.userplaceholders", "gain=5e-1", "add=TRUE", *more)))
+        assert np.array_equal(read(out), a * 0.5 + 1)
+
+
+# outputs, types
+
+
+def test_several_outputs_are_stacked_in_the_order_of_their_names(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§4: bands in the order of output.names; each of its own type."""
+    x, out = scene(3, 9, 8, 1), tmp_path / "out.tif"
+    image = write(tmp_path / "x.tif", x)
+    expected = {"t": 2 * x[:2].astype(int), "u": x[:1] + 1, "v": x}
+    for more in ([], FULLY):
+        for names in (["u", "t"], ["v", "u", "t"], ["t"], []):
+            succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "several", out, *(["-output.names", *names] if names else []), *more)))
+            assert np.array_equal(read(out), np.concatenate([expected[name] for name in names or ["t"]]))
+
+
+def test_bands_that_the_signature_does_not_say(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§4: upstream refuses a last dimension that is not fixed; here the model is asked."""
+    x, out = scene(5, 9, 8, 1), tmp_path / "out.tif"
+    image = write(tmp_path / "x.tif", x)
+    for more in ([], FULLY):
+        succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", out, *more)))
+        assert np.array_equal(read(out), 2 * x.astype(int))
+    refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "same", out, *FULLY)), "5 bands", "takes 4")
+
+
+@pytest.mark.parametrize(("model", "kind"), [("int32", "int32"), ("int32", "double"), ("float64", "double"), ("int64", "int32")])
+def test_integers_of_32_bits_keep_their_digits(run_application, zoo: Path, tmp_path: Path, model: str, kind: str) -> None:
+    """§1: upstream goes through float32; here a file that needs it is read as double, also when only one of the stacked images does."""
+    values = np.array([[[16777217, -2147483648, 2147483647, 5, 123456789]]], np.int32)
+    image, out = write(tmp_path / "x.tif", values), tmp_path / "out.tif"
+    for more in ([], FULLY):
+        succeed(run_application("TensorflowModelServe", *arguments(image, zoo / model, out, *more, kind=kind)))
+        assert np.array_equal(read(out), values)
+    small = write(tmp_path / "s.tif", np.full((1, 1, 5), 7, np.uint8))
+    succeed(run_application("TensorflowModelServe", *arguments([small, image], zoo / "unknown", out, *FULLY, kind="double")))
+    assert np.array_equal(read(out)[0], np.full((1, 5), 14))
+
+
+def test_values_that_an_integer_input_does_not_have(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§4: rounded and clamped, where upstream's -5.7 becomes 251."""
+    values = np.array([[[-5.7, 0.4, 0.6, 254.7, 300, np.nan]]], np.float32)
+    image, out = write(tmp_path / "x.tif", values), tmp_path / "out.tif"
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "uint8", out, *FULLY)))
+    assert read(out)[0, 0].tolist() == [0, 0, 1, 255, 255, 0]
+
+
+def test_rounding_of_integer_outputs(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§4: to the nearest; OTBTF's truncation is an option; clamped to the type; no number becomes output.bv."""
+    values = np.array([[[25.8, -1.2, -25.8, 7, 1e9, -1e9, np.nan]]], np.float32)
+    image, out = write(tmp_path / "x.tif", values), tmp_path / "out.tif"
+    for option, expected in (([], [13, -1, -13, 4]), (["-output.rounding", "truncate"], [12, 0, -12, 3])):
+        for more in ([], FULLY):
+            succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "half", out, "-output.bv", -7, *option, *more, kind="int16")))
+            assert read(out)[0, 0].tolist() == [*expected, 32767, -32768, -7]
+
+
+# no-data
+
+
+@pytest.mark.parametrize("mode", ["fully", "patches"])
+@pytest.mark.parametrize("model", ["unknown", "int32"])
+def test_no_data(run_application, zoo: Path, tmp_path: Path, mode: str, model: str) -> None:
+    """§7, §14: pixels whose bands all are no-data become output.bv, whatever the tiles, also with integer models; others are as they are."""
+    bands = 1 if model == "int32" else 2
+    x, out = scene(bands, 40, 50, 1, np.float32), tmp_path / "out.tif"
+    x[:, 3, 4] = x[:, :20, 30:] = x[:, 39, 0] = -9
+    x[0, 7, 7] = -9
+    image = write(tmp_path / "x.tif", x)
+    more = FULLY if mode == "fully" else ()
+    factor = 1 if model == "int32" else 2
+    masked = (x == -9).all(axis=0)
+    for tiles in ([], ["-optim.tilesizex", 10, "-optim.tilesizey", 10], ["-optim.disabletiling", "on"]):
+        nodata = ["-source1.nodata", -9, "-output.bv", 3.5]
+        log = succeed(run_application("TensorflowModelServe", *arguments(image, zoo / model, out, *nodata, *more, *tiles)))
+        assert np.array_equal(read(out), np.where(masked, 3.5, factor * x)) and "no valid pixel" not in log
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / model, out, *more)))
+    assert np.array_equal(read(out), factor * x)  # without the option nothing is masked
+
+
+def test_no_data_of_nan_and_nan_without_no_data(run_application, zoo: Path, tmp_path: Path) -> None:
+    x, out = scene(1, 12, 15, 1, np.float32), tmp_path / "out.tif"
+    x[0, 2, 3] = np.nan
+    image = write(tmp_path / "x.tif", x)
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", out, "-source1.nodata", "nan", "-output.bv", -1, *FULLY)))
+    assert read(out)[0, 2, 3] == -1 and np.isfinite(read(out)).all()
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", out, "-output.bv", -1, *FULLY)))
+    assert np.array_equal(read(out), 2 * x, equal_nan=True)
+
+
+def test_no_data_over_finer_and_coarser_pixels(run_application, zoo: Path, tmp_path: Path) -> None:
+    """An output pixel is masked when all the source's pixels under it are no-data."""
+    x, out = scene(1, 12, 16, 1), tmp_path / "out.tif"
+    x[0, 4:6, 6:8] = x[0, 0, 0] = 0
+    image = write(tmp_path / "x.tif", x)
+    fields = ["-source1.rfieldx", 2, "-source1.rfieldy", 2, "-output.spcscale", 2, "-source1.nodata", 0, "-output.bv", -1]
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "down", out, *fields, *FULLY)))
+    expected = x[:, ::2, ::2].astype(float)
+    expected[0, 2, 3] = -1
+    assert np.array_equal(read(out), expected)
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", out, "-output.spcscale", 0.5, "-source1.nodata", 0, "-output.bv", -1)))
+    fine = (2.0 * x).repeat(2, 1).repeat(2, 2)
+    assert np.array_equal(read(out), np.where(fine == 0, -1, fine))
+
+
+def test_a_second_source_without_data(run_application, zoo: Path, tmp_path: Path) -> None:
+    a, b, out = scene(1, 12, 15, 1), scene(1, 12, 15, 2), tmp_path / "out.tif"
+    b[0, 2, 3] = 0
+    first, second = write(tmp_path / "a.tif", a), write(tmp_path / "b.tif", b)
+    succeed(run_application("TensorflowModelServe", *two_sources(first, second, zoo / "side", out, "-source2.nodata", 0, "-output.bv", -1), environment=TWO))
+    assert np.array_equal(read(out), np.where(b == 0, -1, np.concatenate([a, b]).astype(float)))
+
+
+def test_an_image_without_any_data(run_application, zoo: Path, tmp_path: Path) -> None:
+    """The product is output.bv everywhere, with a warning."""
+    image, out = write(tmp_path / "x.tif", np.zeros((4, 20, 30), np.uint8)), tmp_path / "out.tif"
+    log = succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "same", out, "-source1.nodata", 0, "-output.bv", 5, kind="uint8")))
+    assert "(WARNING)" in log and "no valid pixel" in log and (read(out) == 5).all() and read(out).shape == (4, 20, 30)
+
+
+# tiles, writers
+
+
+def test_tiles_strips_memory_and_boxes_do_not_show(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§6: a model with a 3 x 3 field on two stacked images, however it is cut and written; corner and size, too."""
+    x, out = scene(2, 700, 640, 1, np.float32), tmp_path / "out.tif"
+    images = [write(tmp_path / "a.tif", x[:1]), write(tmp_path / "b.tif", x[1:])]
+    expected = (patches_of(x[0], 3, 3) + patches_of(x[1], 3, 3)).sum((2, 3))
+    fields = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, *FULLY]
+    strips, tiled = "streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=37", "gdal:co:TILED=YES&gdal:co:BLOCKXSIZE=128"
+    cuts: list[tuple[list[object], str, dict[str, str | None]]] = [
+        ([], "", {}),
+        ([], "", {"OTB_MAX_RAM_HINT": "8"}),
+        (["-optim.tilesizex", 200, "-optim.tilesizey", 130], "", {}),
+        (["-optim.tilesizex", 512], f"?&{strips}", {}),
+        (["-optim.disabletiling", "on"], f"?&{strips}", {}),
+        ([], "?&gdal:co:COMPRESS=DEFLATE", {"OTB_MAX_RAM_HINT": "16"}),
+        ([], f"?&{tiled}&gdal:co:BLOCKYSIZE=128", {"OTB_MAX_RAM_HINT": "16"}),
+        ([], f"?&{tiled}&gdal:co:BLOCKYSIZE=64&streaming:type=tiled&streaming:sizemode=nbsplits&streaming:sizevalue=11", {}),
+        ([], "?&streaming:type=none", {}),
+    ]
+    for tiles, options, environment in cuts:
+        succeed(run_application("TensorflowModelServe", *arguments(images, zoo / "sum3", f"{out}{options}", *fields, *tiles), environment=environment))
+        assert np.abs(read(out)[0] - expected).max() < 0.1, (tiles, options)
+        assert Grid.read(out) == Grid.read(images[0])
+    for options in ("?&box=100:333:301:277", f"?&box=100:333:301:277&{strips}"):
+        succeed(run_application("TensorflowModelServe", *arguments(images, zoo / "sum3", f"{out}{options}", *fields, "-optim.tilesizex", 64)))
+        assert np.abs(read(out)[0] - expected[333:610, 100:401]).max() < 0.1
+        with rasterio.open(out) as dataset:
+            assert dataset.transform == TRANSFORM @ Affine.translation(100, 333)
+
+
+def test_other_formats(run_application, zoo: Path, tmp_path: Path) -> None:
+    x = scene(4, 50, 40, 1)
+    image = write(tmp_path / "x.tif", x)
+    for name in ("out.img", "out.png", "out.jp2"):
+        succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "same", tmp_path / name, *FULLY, kind="uint16")))
+        assert np.array_equal(read(tmp_path / name), x) or name == "out.jp2"
+
+
+# failures
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.img"])
+def test_nothing_unfinished_keeps_the_name(run_application, zoo: Path, models: Path, tmp_path: Path, name: str) -> None:
+    """A truncated input, and a model that fails: one message in our words, no file, and an older product stays as it is."""
+    x = scene(4, 900, 900)
+    whole = write(tmp_path / "whole.tif", x)
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    folder = tmp_path / "products"
+    folder.mkdir()
+    out = folder / name
+    tiles = ["-optim.tilesizex", 128, "-optim.tilesizey", 128]
+    for old in (False, True):
+        if old and name == "out.tif":
+            out.write_text("mine")
+        refuse(run_application("TensorflowModelServe", *arguments(cut, zoo / "same", out, *FULLY, *tiles)), name, "not written", "cut.tif")
+        refuse(run_application("TensorflowModelServe", *arguments(cut, zoo / "same", out, *tiles)), name, "not written", "cut.tif")
+        if name == "out.tif":
+            refuse(run_application("SuperResolution", "-in", cut, "-model", models / "nearest-x4", "-out", out, "-block", 128), "cut.tif")
+        assert [path.name for path in folder.iterdir()] == ([name] if out.exists() else [])
+        assert out.exists() == (old and name == "out.tif") and (not out.exists() or out.read_text() == "mine")
+    succeed(run_application("TensorflowModelServe", *arguments(whole, zoo / "same", out, *FULLY, kind="uint16")))
+    assert np.array_equal(read(out), x) and not list(folder.glob(".*"))
+
+
+def test_threads_are_those_of_the_job(run_application, zoo: Path, tmp_path: Path) -> None:
+    """ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS bounds TensorFlow's threads, too: a cluster's job script sets it."""
+    import resource  # noqa: F401  Linux only
+
+    image = write(tmp_path / "x.tif", scene(2, 1500, 1500, 1, np.float32))
+    fields = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, *FULLY]
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "sum3", tmp_path / "o.tif", *fields),
+                            environment={"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}))  # fmt: skip
+    assert np.isfinite(read(tmp_path / "o.tif")).all()
