@@ -233,6 +233,7 @@ private:
 
   std::shared_ptr<Prepared> Prepare(const RegionType& region) const;
   std::shared_ptr<Block> Run(const Prepared& prepared) const;
+  std::vector<TensorflowModel::TensorPointer> RunModel(const std::vector<TensorflowModel::Feed>& feeds) const;
   Job& JobOf(const RegionType& region);
   void StartRun(Job& job);
   std::shared_ptr<Block> Obtain(const RegionType& region);

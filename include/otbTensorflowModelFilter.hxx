@@ -195,7 +195,7 @@ void TensorflowModelFilter<TOutputImage>::Probe()
     std::memset(m_Model->GetData(tensor), 0, fed.GetNumberOfPixels() * m_Sources[i].images.GetNumberOfBands() * tf::SizeOf(type));
     feeds.push_back({m_Sources[i].input, tensor});
   }
-  const auto results = m_Model->Run(feeds, m_ModelOutputs);
+  const auto results = this->RunModel(feeds);
   for (size_t t = 0; t < results.size(); ++t)
   {
     const auto shape = m_Model->GetShape(results[t]);
@@ -703,13 +703,41 @@ auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const ->
     auto feeds = m_Constants;
     feeds.insert(feeds.end(), prepared.feeds.begin(), prepared.feeds.end());
     ++m_Runs;
-    block->tensors = m_Model->Run(feeds, m_ModelOutputs);
+    block->tensors = this->RunModel(feeds);
     for (size_t t = 0; t < block->tensors.size(); ++t)
     {
       block->layouts.push_back(this->LayOut(t, m_Model->GetShape(block->tensors[t]), prepared.aligned, prepared.region));
     }
   }
   return block;
+}
+
+template <class TOutputImage>
+auto TensorflowModelFilter<TOutputImage>::RunModel(const std::vector<TensorflowModel::Feed>& feeds) const
+    -> std::vector<TensorflowModel::TensorPointer>
+{
+  try
+  {
+    return m_Model->Run(feeds, m_ModelOutputs);
+  }
+  catch (const TensorflowError& error)
+  {
+    std::string missing;
+    for (const auto& entry : m_Model->GetSignature().inputs)
+    {
+      const auto& tensor = entry.second.tensor;
+      if (std::none_of(feeds.begin(), feeds.end(), [&](const auto& feed) { return feed.input->tensor == tensor; }))
+      {
+        missing += (missing.empty() ? "\"" : ", \"") + entry.first + "\"";
+      }
+    }
+    if (missing.empty() || std::string(error.what()).find("must feed") == std::string::npos)
+    {
+      throw;
+    }
+    throw TensorflowError("the model's input " + missing + " is fed by no source and no user placeholder; check OTB_TF_NSOURCES, the " +
+                          "sources' placeholders and model.userplaceholders (" + error.what() + ")");
+  }
 }
 
 // Where the pixels of a block are in an output of the model.

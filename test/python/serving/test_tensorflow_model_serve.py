@@ -249,7 +249,7 @@ def test_names_of_inputs_and_outputs(run_application, zoo: Path, tmp_path: Path)
     refuse(
         run_application("TensorflowModelServe", *two_sources(first, second, zoo / "same", out), environment=TWO), "2 sources", "1 image: x", "OTB_TF_NSOURCES"
     )
-    refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "side", out)), "source 1", '"b"')
+    refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "side", out)), '"b" is fed by no source', "OTB_TF_NSOURCES")
     refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "unknown", out, "-source1.placeholder", "z")), '"z"', "it has: x")
     refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "unknown", out, "-output.names", "z")), '"z"', "it has: y")
 
@@ -349,6 +349,10 @@ def test_no_data_of_nan_and_nan_without_no_data(run_application, zoo: Path, tmp_
     assert read(out)[0, 2, 3] == -1 and np.isfinite(read(out)).all()
     succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", out, "-output.bv", -1, *FULLY)))
     assert np.array_equal(read(out), 2 * x, equal_nan=True)
+    x[0, 2, 3] = 5
+    image = write(tmp_path / "x.tif", x)
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", out, "-source1.nodata", 5, "-output.bv", "nan", *FULLY)))
+    assert np.array_equal(read(out), np.where(x == 5, np.nan, 2 * x), equal_nan=True)
 
 
 def test_no_data_over_finer_and_coarser_pixels(run_application, zoo: Path, tmp_path: Path) -> None:
