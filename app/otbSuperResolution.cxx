@@ -130,7 +130,7 @@ private:
     settings.anyBandInvalid = true;
     const auto block = static_cast<IndexValue>(GetParameterInt("block")) * static_cast<IndexValue>(sidecar.factor);
     settings.block = {{block, block}};
-    settings.megabytes = std::max(64, GetParameterInt("ram") - 256); // TensorFlow's own set aside
+    settings.megabytes = std::max(64.0, static_cast<double>(GetParameterInt("ram")) - 256); // TensorFlow's own set aside
     settings.outputNoData = sidecar.hasNoData ? sidecar.noData : 0;
     settings.writeNoData = sidecar.hasNoData;
     settings.bandNames = sidecar.outputBands;

@@ -178,7 +178,7 @@ private:
   {
     const char* hint = std::getenv("OTB_MAX_RAM_HINT");
     const double given = hint == nullptr ? 0 : std::strtod(hint, nullptr);
-    return given > 0 ? given : 2048;
+    return given > 0 ? std::min(given, 1e8) : 2048; // "inf" is a number, too
   }
 
   /** The model's input of each source: the one that is named, or the next in alphabetical order that is no user placeholder. As in OTBTF,

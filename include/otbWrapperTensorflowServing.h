@@ -283,6 +283,10 @@ private:
       return {{0, 0}};
     }
     PairType block = settings.block;
+    for (unsigned int k = 0; k < 2; ++k)
+    {
+      block[k] = std::min(block[k], plan.size[k]); // of any size that a parameter may have
+    }
     if (settings.mode == ServingGrid::Mode::Patches)
     {
       for (auto& side : block)

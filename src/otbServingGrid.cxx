@@ -19,6 +19,9 @@ using IndexValue = ServingGrid::IndexValue;
 /** Beyond this many output pixels, blocks that nest in all sources are of no use. */
 constexpr IndexValue LargestStep = 16384;
 
+/** No model looks at so many pixels; sums and products of such numbers are far from 64 bits. */
+constexpr IndexValue LargestField = 65536;
+
 std::string Text(double value)
 {
   std::ostringstream text;
@@ -47,7 +50,8 @@ bool ServingGrid::AsFraction(double value, IndexValue& numerator, IndexValue& de
   {
     const double p = std::round(value * static_cast<double>(q));
     const double tolerance = q <= 100 ? 1e-5 : 2e-7; // typed with five digits, or a float32
-    if (p >= 1 && std::abs(p - value * static_cast<double>(q)) <= tolerance * value * static_cast<double>(q))
+    if (p >= 1 && p <= LargestField * static_cast<double>(q) &&
+        std::abs(p - value * static_cast<double>(q)) <= tolerance * value * static_cast<double>(q))
     {
       numerator = static_cast<IndexValue>(p);
       denominator = q;
@@ -105,6 +109,11 @@ ServingGrid::ServingGrid(const std::vector<Source>& sources, double scale, const
       throw SamplingGridError("spacing scale " + Text(scale) + " makes an image of " + Text(high / scale) + " pixels from " + Text(high) +
                               "; check it and the sources' grids");
     }
+    if (high / scale > std::numeric_limits<int>::max())
+    {
+      throw SamplingGridError("spacing scale " + Text(scale) + " gives an image of " + Text(high / scale) +
+                              " rows or columns, more than a file can have; check it");
+    }
     m_First[k] = static_cast<IndexValue>(std::ceil(low / scale - SamplingGrid::Tolerance));
     size[k] = static_cast<IndexValue>(std::floor(high / scale + SamplingGrid::Tolerance)) - m_First[k];
     if (size[k] < 1)
@@ -144,10 +153,10 @@ ServingGrid::ServingGrid(const std::vector<Source>& sources, double scale, const
     }
     for (size_t i = 0; i < m_Sources.size(); ++i)
     {
-      if (m_Sources[i].receptiveField[k] < 1)
+      if (m_Sources[i].receptiveField[k] < 1 || m_Sources[i].receptiveField[k] > LargestField)
       {
         throw SamplingGridError(Name(i) + ": receptive field " + std::to_string(m_Sources[i].receptiveField[k]) + " in " + axis +
-                                " must be at least 1");
+                                " must be from 1 to " + std::to_string(LargestField));
       }
     }
   }
@@ -295,7 +304,9 @@ IndexValue ServingGrid::AlignedSizeFor(size_t source, unsigned int axis, IndexVa
 {
   const Axis& a = m_Axes[source][axis];
   const IndexValue core = fed - a.margin;
-  return core > 0 && core * a.down % a.up == 0 && core * a.down / a.up % m_Step[axis] == 0 ? core * a.down / a.up : 0;
+  return core > 0 && core <= std::numeric_limits<int>::max() && core * a.down % a.up == 0 && core * a.down / a.up % m_Step[axis] == 0
+             ? core * a.down / a.up
+             : 0;
 }
 
 std::vector<IndexValue> ServingGrid::PatchStarts(size_t source, unsigned int axis, const RegionType& output) const

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 
 namespace otb
 {
@@ -507,11 +506,19 @@ TensorflowModel::TensorPointer TensorflowModel::NewTensor(tf::DataType type, con
     throw TensorflowError("tensors of " + tf::NameOf(type) +
                           " cannot be fed; use float16, bfloat16, float32, float64, bool or an integer type");
   }
+  // what is asked for may come from a parameter: TensorFlow would take the computer down with it
+  const auto memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
   for (const int64_t size : shape)
   {
-    if (size < 0 || (size > 0 && bytes > std::numeric_limits<int64_t>::max() / static_cast<size_t>(size)))
+    if (size < 0 || (size > 0 && bytes > memory / static_cast<size_t>(size)))
     {
-      throw TensorflowError("a tensor of so many values cannot be made; use smaller blocks, or check the expression field");
+      std::string text;
+      for (const int64_t length : shape)
+      {
+        text += (text.empty() ? "" : " x ") + std::to_string(length);
+      }
+      throw TensorflowError("a tensor of " + text + " " + tf::NameOf(type) + " is larger than the memory (" + std::to_string(memory >> 20) +
+                            " MB); check the receptive field, or use smaller blocks");
     }
     bytes *= static_cast<size_t>(size);
   }

@@ -46,12 +46,13 @@ export UBSAN_OPTIONS="$options"
 export LSAN_OPTIONS="suppressions=$build/leaks.txt:print_suppressions=0"
 export OTB_TF_NODEEPBIND=1
 
-# All tests that start applications themselves, and those of the C++ geometry; but for memory, which the sanitizers use a lot of.
-tests=$(grep -rlE 'run_application|command_line' test/python --include='test_*.py')
+# All tests that start applications, and those of the C++ geometry; but for memory, which the sanitizers use a lot of.
+tests="test/python/serving test/python/pairs test/python/test_sampling_grid.py
+  $(grep -rl run_application test/python --include='test_*.py' --exclude-dir=serving --exclude-dir=pairs)"
 failed=0
 ctest --test-dir "$build" --output-on-failure -E '^pytest$' || failed=1
 PATH="$build/launcher:$PATH" PYTHONPATH="$source/python:$source/python/otbtf" OTBSR_APPLICATIONS="$build/applications" \
-  "$python" -m pytest -q -p no:cacheprovider -k 'not memory_does_not_grow' $tests test/python/test_sampling_grid.py || failed=1
+  "$python" -m pytest -q -p no:cacheprovider -k 'not memory_does_not_grow' $tests || failed=1
 
 for application in "$build"/applications/otbapp_*.so; do
   name=${application##*/otbapp_}

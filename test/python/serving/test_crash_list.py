@@ -1,4 +1,8 @@
-"""§14: what crashes upstream's applications, or corrupts in silence, is right here or one clear message."""
+"""§14: what crashes upstream's applications, or corrupts in silence, is right here or one clear message.
+
+The rest of the list is tested with its applications: negative labels (pairs/test_label_image_sample_selection.py), composite applications
+without the system's (test_deep_features.py), fewer samples than a batch (methods/test_training_application.py).
+"""
 
 from __future__ import annotations
 
@@ -44,10 +48,10 @@ def export(
     return folder
 
 
-def arguments(images: Path | Sequence[Path], model: Path, out: Path, *more: object, kind: str = "float") -> list[object]:
+def arguments(images: Path | Sequence[Path], model: Path, out: Path, *more: object, kind: str = "float", fully: str = "on") -> list[object]:
     """TensorflowModelServe's, for a model that keeps rows and columns."""
     listed = [images] if isinstance(images, Path) else images
-    return ["-source1.il", *listed, "-model.dir", model, "-model.fullyconv", "on", *more, "-out", out, kind]
+    return ["-source1.il", *listed, "-model.dir", model, "-model.fullyconv", fully, *more, "-out", out, kind]
 
 
 def succeed(process: subprocess.CompletedProcess[str]) -> None:
@@ -77,10 +81,9 @@ def test_a_signature_with_a_name_of_its_own(run_application: Run, tmp_path: Path
         assert np.array_equal(read(out), 2 * pixels)
 
 
-def test_an_output_of_unknown_rank(run_application: Run, tmp_path: Path) -> None:
-    """Upstream: a segmentation fault. The model is asked by a run on one small block."""
-    pixels, out = scene(4), tmp_path / "out.tif"
+def test_inputs_and_outputs_of_unknown_rank(run_application: Run, tmp_path: Path) -> None:
     model = export(tmp_path / "model", lambda tf, a: a + 1, [None])
+    pixels, out = scene(4), tmp_path / "out.tif"
     succeed(run_application("TensorflowModelServe", *arguments(write(tmp_path / "in.tif", pixels), model, out)))
     assert np.array_equal(read(out), pixels + 1)
 
@@ -89,7 +92,7 @@ def test_more_sources_than_inputs(run_application: Run, tmp_path: Path) -> None:
     image, out = write(tmp_path / "in.tif", scene(4)), tmp_path / "out.tif"
     model = export(tmp_path / "model", lambda tf, a: 2 * a, [PLAIN])
     process = run_application("TensorflowModelServe", *arguments(image, model, out), "-source2.il", image, environment={"OTB_TF_NSOURCES": "2"})
-    refuse(process, "source")
+    refuse(process, "2 sources", "takes 1 image: a", "OTB_TF_NSOURCES")
     assert not out.exists()
 
 
@@ -150,7 +153,11 @@ def test_a_number_of_sources_that_is_none(run_application: Run, tmp_path: Path, 
 @pytest.mark.parametrize(
     "more",
     [
+        ["-block", 2**28],  # times the factor: 2^30
+        ["-block", 2**30],  # 2^32
+        ["-block", 2**31 - 1],
         ["-block", 1],
+        ["-ram", -(2**31)],
         ["-ram", 1],
         ["-ram", 2**31 - 1],
         ["-threads", 1],
@@ -163,14 +170,32 @@ def test_absurd_sizes_give_the_same_pixels(run_application: Run, tmp_path: Path,
     assert np.array_equal(read(out), pixels.repeat(4, axis=1).repeat(4, axis=2))
 
 
+@pytest.mark.parametrize("fully", ["on", "off"])
+def test_absurd_tiles_give_the_same_pixels(run_application: Run, tmp_path: Path, fully: str) -> None:
+    pixels, out = scene(4), tmp_path / "out.tif"
+    model = export(tmp_path / "model", lambda tf, a: 2 * a if fully == "on" else 2 * a[:, 0, 0, :], [PLAIN])
+    tiles = ["-optim.tilesizex", 2**31 - 1, "-optim.tilesizey", 2**31 - 1]
+    succeed(run_application("TensorflowModelServe", *arguments(write(tmp_path / "in.tif", pixels), model, out, *tiles, fully=fully)))
+    assert np.array_equal(read(out), 2 * pixels)
+
+
 @pytest.mark.parametrize(
-    "more",
+    ("fully", "more", "word"),
     [
-        ["-output.spcscale", 1e-7],
-        ["-output.spcscale", -1],
+        ("on", ["-output.spcscale", 1e-7], "spacing scale"),
+        ("on", ["-output.spcscale", 1e-30], "spacing scale"),
+        ("on", ["-output.spcscale", 1e30], "spacing scale"),
+        ("on", ["-output.spcscale", "nan"], "spacing scale"),
+        ("on", ["-output.spcscale", -1], "spacing scale"),
+        ("off", ["-output.spcscale", 1e-30], "spacing scale"),
+        ("off", ["-output.spcscale", 1e30], "spacing scale"),
+        ("on", ["-source1.rfieldx", 2**31 - 1], "from 1 to 65536"),
+        ("off", ["-source1.rfieldx", 2**30, "-source1.rfieldy", 2**30], "from 1 to 65536"),
+        ("on", ["-source1.rfieldx", 2**16, "-source1.rfieldy", 2**16], "larger than the memory"),
+        ("on", ["-output.efieldx", 2**31 - 1, "-output.efieldy", 2**31 - 1], "no small block"),
     ],
 )
-def test_absurd_fields_are_one_clear_error(run_application: Run, tmp_path: Path, models: Path, more: list[object]) -> None:
-    out = tmp_path / "out.tif"
-    refuse(run_application("TensorflowModelServe", *arguments(write(tmp_path / "in.tif", scene(4)), models / "nearest-x4", out, *more)))
+def test_absurd_fields_are_one_clear_error(run_application: Run, tmp_path: Path, models: Path, fully: str, more: list[object], word: str) -> None:
+    image, out = write(tmp_path / "in.tif", scene(4)), tmp_path / "out.tif"
+    refuse(run_application("TensorflowModelServe", *arguments(image, models / "nearest-x4", out, *more, fully=fully)), word)
     assert not out.exists()
