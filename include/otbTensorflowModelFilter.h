@@ -65,6 +65,9 @@ public:
   /** Radius in input pixels of the window whose mean fills an invalid pixel. */
   static constexpr IndexValue FillRadius = 4;
 
+  /** Requests of a writer that are looked at for the next block to prepare. */
+  static constexpr unsigned int MostRequestsAhead = 1024;
+
   /** Bytes of patches in one run of the model. */
   static constexpr size_t LargestBatch = size_t(64) << 20;
 
@@ -142,6 +145,10 @@ public:
 
   itkSetMacro(Prefetch, bool);
   itkGetConstMacro(Prefetch, bool);
+
+  /** How many blocks the model is run on at once, with Prefetch: two fill the moments in which one does not occupy all cores. */
+  itkSetClampMacro(ConcurrentRuns, size_t, 1, 16);
+  itkGetConstMacro(ConcurrentRuns, size_t);
 
   /** Bytes of blocks that may be kept for the rest of a request. */
   itkSetMacro(CacheSize, size_t);
@@ -277,6 +284,7 @@ private:
   bool m_OutputNoDataReserved = false;
   bool m_Truncate = false;
   bool m_Prefetch = false;
+  size_t m_ConcurrentRuns = 1;
   size_t m_CacheSize = size_t(256) << 20;
   std::function<void(const std::string&)> m_FailureHandler;
 

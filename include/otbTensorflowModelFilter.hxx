@@ -849,7 +849,8 @@ void TensorflowModelFilter<TOutputImage>::StartRun(Job& job)
   }
 }
 
-// The block, from the threads that prepared it. While the caller converts and writes it, the next one is run, and the one after it read.
+// The block, from the threads that prepared it. While the caller converts and writes it, the next ones are run, and the one after them
+// read.
 template <class TOutputImage>
 auto TensorflowModelFilter<TOutputImage>::Obtain(const RegionType& region) -> std::shared_ptr<Block>
 {
@@ -861,22 +862,23 @@ auto TensorflowModelFilter<TOutputImage>::Obtain(const RegionType& region) -> st
   {
     this->FinishPrefetch(); // the prediction was wrong
   }
-  this->StartRun(this->JobOf(region));
-  if (!m_Upcoming.empty())
+  const auto lookAhead = [this](size_t runs)
   {
-    this->JobOf(m_Upcoming.front());
-  }
+    for (size_t k = 0; k < std::min(m_Upcoming.size(), runs + 1); ++k)
+    {
+      auto& job = this->JobOf(m_Upcoming[k]);
+      if (k < runs)
+      {
+        this->StartRun(job);
+      }
+    }
+  };
+  this->StartRun(this->JobOf(region));
+  lookAhead(m_ConcurrentRuns - 1);
   const auto done = m_Jobs.front().done;
   done.wait();
   m_Jobs.pop_front();
-  if (!m_Upcoming.empty())
-  {
-    this->StartRun(this->JobOf(m_Upcoming.front()));
-  }
-  if (m_Upcoming.size() > 1)
-  {
-    this->JobOf(m_Upcoming[1]);
-  }
+  lookAhead(m_ConcurrentRuns);
   return done.get();
 }
 
@@ -963,17 +965,22 @@ void TensorflowModelFilter<TOutputImage>::GenerateData()
   m_Upcoming.clear();
   std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(m_Upcoming),
                [this](const RegionType& block) { return !this->IsKept(block); });
-  RegionType next;
-  if (m_Prefetch && this->PredictNext(request, next))
+  // some blocks ahead; requests that kept blocks answer are passed over, or the model would wait while strips are written
+  const size_t mine = m_Upcoming.size();
+  RegionType last = request, next;
+  for (unsigned int tries = 0;
+       m_Prefetch && tries < MostRequestsAhead && m_Upcoming.size() < mine + 1 + m_ConcurrentRuns && this->PredictNext(last, next); ++tries)
   {
-    const size_t mine = m_Upcoming.size();
     for (const auto& block : this->Blocks(next))
     {
-      if (m_Upcoming.size() < mine + 2 && !this->IsKept(block) && std::find(blocks.begin(), blocks.end(), block) == blocks.end())
+      const bool isKnown = this->IsKept(block) || std::find(blocks.begin(), blocks.end(), block) != blocks.end() ||
+                           std::find(m_Upcoming.begin(), m_Upcoming.end(), block) != m_Upcoming.end();
+      if (!isKnown && m_Upcoming.size() < mine + 1 + m_ConcurrentRuns)
       {
         m_Upcoming.push_back(block);
       }
     }
+    last = next;
   }
   size_t number = 0;
   for (const auto& block : blocks)

@@ -247,6 +247,9 @@ private:
     filter->SetBlockSize(plan.block);
     filter->SetWritingHint(plan.hint);
     filter->SetCacheSize(static_cast<size_t>(cache));
+    const bool hasRoomForTwo = settings.mode == ServingGrid::Mode::FullyConvolutional && plan.block[0] > 0 &&
+                               2 * BytesOfRun(settings, filter->GetGrid(), plan.block) < settings.megabytes * 1e6;
+    filter->SetConcurrentRuns(hasRoomForTwo ? 2 : 1);
     filter->UpdateOutputInformation();
     m_Filter = filter;
     m_NumberOfRuns = [number = filter.GetPointer()]
@@ -274,6 +277,33 @@ private:
     this->SetParameterOutputImage<TOutputImage>("out", filter->GetOutput());
   }
 
+  /** Input pixels of the finest source per output pixel, and the largest margins of the sources in output pixels. */
+  static double FinestInput(const Settings& settings, const ServingGrid& grid, PairType& margin)
+  {
+    double inputPixels = 1.0 / 16; // the output counts, too
+    margin.fill(0);
+    for (size_t i = 0; i < settings.sources.size(); ++i)
+    {
+      const auto& spacing = settings.sources[i].images.GetGrid().GetSpacing();
+      const auto& output = grid.GetOutput().GetSpacing();
+      inputPixels = std::max(inputPixels, std::abs(output[0] / spacing[0] * output[1] / spacing[1]));
+      for (unsigned int k = 0; k < 2; ++k)
+      {
+        const double pixels = static_cast<double>(grid.Margin(i, k)) * std::abs(spacing[k] / output[k]);
+        margin[k] = std::max(margin[k], static_cast<IndexValue>(std::ceil(pixels)));
+      }
+    }
+    return inputPixels;
+  }
+
+  /** Memory of one run on a block of so many output pixels. */
+  static double BytesOfRun(const Settings& settings, const ServingGrid& grid, const PairType& block)
+  {
+    PairType margin;
+    const double inputPixels = FinestInput(settings, grid, margin);
+    return static_cast<double>((block[0] + margin[0]) * (block[1] + margin[1])) * inputPixels * BytesPerInputPixel;
+  }
+
   /** The size of the model's blocks: the user's, or what the memory allows. */
   PairType BlocksOf(const Settings& settings, const ServingGrid& grid, const WritingPlan& plan, const WritingOptions& options,
                     double cache) const
@@ -296,18 +326,7 @@ private:
       return block;
     }
     PairType margin;
-    double inputPixels = 1.0 / 16; // per output pixel, of the finest source; the output counts, too
-    for (size_t i = 0; i < settings.sources.size(); ++i)
-    {
-      const auto& spacing = settings.sources[i].images.GetGrid().GetSpacing();
-      const auto& output = grid.GetOutput().GetSpacing();
-      inputPixels = std::max(inputPixels, std::abs(output[0] / spacing[0] * output[1] / spacing[1]));
-      for (unsigned int k = 0; k < 2; ++k)
-      {
-        const double pixels = static_cast<double>(grid.Margin(i, k)) * std::abs(spacing[k] / output[k]);
-        margin[k] = std::max(i == 0 ? IndexValue(0) : margin[k], static_cast<IndexValue>(std::ceil(pixels)));
-      }
-    }
+    const double inputPixels = FinestInput(settings, grid, margin);
     const double mostPixels = settings.megabytes * 1e6 / (BytesPerInputPixel * inputPixels);
     // a writer that does not ask for blocks makes a row of them be kept
     const double rowBytes = static_cast<double>(plan.size[0]) * static_cast<double>(plan.bytesPerPixel);

@@ -287,18 +287,11 @@ std::string WithFastWriting(const std::string& extendedName, const WritingPlan& 
   }
   else if (!options.isStreamingGiven && plan.hint[0] > 0 && plan.hint[1] > 0)
   {
-    // OTB asks for whole hints if their number is what it derives from the memory; else for several at once
+    // OTB takes the pipeline for twice the product and asks for as many parts as the memory makes of that: whole hints if there are no
+    // more parts than hints
     const double bytes = width * height * static_cast<double>(plan.bytesPerPixel);
-    const double hint = static_cast<double>(plan.hint[0] * plan.hint[1]) * static_cast<double>(plan.bytesPerPixel);
     const double hints = std::ceil(width / static_cast<double>(plan.hint[0])) * std::ceil(height / static_cast<double>(plan.hint[1]));
-    double megabytes = std::ceil(2 * hint / Mebibyte);
-    for (double tried = std::ceil(bytes / hints / Mebibyte); tried <= megabytes; ++tried)
-    {
-      if (std::ceil(1.005 * bytes / (tried * Mebibyte)) == hints && std::ceil(bytes / (tried * Mebibyte)) == hints)
-      {
-        megabytes = tried;
-      }
-    }
+    const double megabytes = std::ceil(1.005 * 2 * bytes / hints / Mebibyte);
     name << "&streaming:type=auto&streaming:sizevalue=" << std::max(1.0, megabytes);
   }
   if (options.isPlain)
