@@ -266,8 +266,11 @@ private:
     }
     this->WarnAboutGrid(settings.sources[0].images, "Source 1");
 
-    settings.model = std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "",
-                                                       DefaultNumberOfThreads());
+    const unsigned int threads = DefaultNumberOfThreads();
+    settings.model =
+        std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "", threads);
+    otbAppLogINFO(<< "TensorFlow " << TensorflowLibrary::Get().Version() << ", "
+                  << (threads > 0 ? std::to_string(threads) : std::string("all")) << " threads");
     for (const auto& expression : GetParameterStringList("model.userplaceholders"))
     {
       settings.constants.push_back(ReadUserPlaceholder(*settings.model, expression));

@@ -84,6 +84,26 @@ std::array<SamplingGrid::IndexValue, 2> PlanBlocks(const std::array<SamplingGrid
                                                    const std::array<SamplingGrid::IndexValue, 2>& margin, double mostPixels,
                                                    SamplingGrid::IndexValue mostRows);
 
+/** The height, at most `height`, of strips that OTB's writer asks for (it makes them even), so that it is a multiple of `step`: blocks of
+ * this height are asked for whole. `height` itself if there is none. */
+SamplingGrid::IndexValue EvenStrips(SamplingGrid::IndexValue rows, SamplingGrid::IndexValue height, SamplingGrid::IndexValue step);
+
+/** \class SmallerGdalCache
+ * \brief Bounds GDAL's cache, 5 % of the computer's memory by default, as long as it lives; not if GDAL_CACHEMAX is set.
+ * \ingroup OTBSuperResolutionTools
+ */
+class SmallerGdalCache
+{
+public:
+  explicit SmallerGdalCache(double bytes);
+  ~SmallerGdalCache();
+  SmallerGdalCache(const SmallerGdalCache&) = delete;
+  SmallerGdalCache& operator=(const SmallerGdalCache&) = delete;
+
+private:
+  long long m_Before;
+};
+
 /** The output's extended file name with what makes writing fast. A GeoTIFF without options of the user's: in tiles, compressed. Unless the
  * user says how to stream: in the model's blocks, or in strips for a file of strips. */
 std::string WithFastWriting(const std::string& extendedName, const WritingPlan& plan, bool isReal, bool hasNoData, double noData);

@@ -272,6 +272,8 @@ private:
       m_Partial = PartialNameOf(m_Product);
       parameter->SetFileName((m_Partial.empty() ? file : m_Partial) + name.substr(file.size()));
       m_Monitor = std::make_unique<WriteMonitor>();
+      m_Cache.reset();
+      m_Cache = std::make_unique<SmallerGdalCache>(std::max(128.0, settings.megabytes / 8) * 1024 * 1024);
       filter->SetFailureHandler([this](const std::string& cause) { this->Fail(cause); });
     }
     this->SetParameterOutputImage<TOutputImage>("out", filter->GetOutput());
@@ -332,7 +334,11 @@ private:
     const double rowBytes = static_cast<double>(plan.size[0]) * static_cast<double>(plan.bytesPerPixel);
     const bool keepsRows = options.isStreamingGiven || options.isInStrips;
     const auto mostRows = keepsRows ? std::max<IndexValue>(16, static_cast<IndexValue>(cache / rowBytes)) : 0;
-    const auto planned = PlanBlocks(plan.size, grid.GetStep(), margin, mostPixels, mostRows);
+    auto planned = PlanBlocks(plan.size, grid.GetStep(), margin, mostPixels, mostRows);
+    if (options.isInStrips && !options.isStreamingGiven)
+    {
+      planned[1] = EvenStrips(plan.size[1], planned[1], grid.GetStep()[1]);
+    }
     for (unsigned int k = 0; k < 2; ++k)
     {
       block[k] = block[k] > 0 ? (block[k] + grid.GetStep()[k] - 1) / grid.GetStep()[k] * grid.GetStep()[k] : planned[k];
@@ -394,6 +400,7 @@ private:
     {
       m_FinishPrefetch();
     }
+    m_Cache.reset();
     if (m_Monitor == nullptr)
     {
       return;
@@ -412,6 +419,7 @@ private:
   std::function<size_t()> m_NumberOfRuns;
   std::function<void()> m_FinishPrefetch;
   std::unique_ptr<WriteMonitor> m_Monitor;
+  std::unique_ptr<SmallerGdalCache> m_Cache;
   std::string m_Product; ///< extended file name that the user gave
   std::string m_Partial; ///< file that is being written instead; empty when there is none
   std::vector<std::string> m_BandNames;

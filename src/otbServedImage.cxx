@@ -8,6 +8,7 @@
 #include "otbExtendedFilenameToWriterOptions.h"
 #include "otbNoDataHelper.h"
 
+#include "cpl_conv.h"
 #include "cpl_error.h"
 #include "cpl_vsi.h"
 #include "gdal.h"
@@ -252,7 +253,8 @@ PairType PlanBlocks(const PairType& size, const PairType& step, const PairType& 
     const auto across = static_cast<double>((size[0] + width - 1) / width), down = static_cast<double>(rows);
     const double cost = (static_cast<double>(size[0]) + across * static_cast<double>(margin[0])) *
                             (static_cast<double>(size[1]) + down * static_cast<double>(margin[1])) +
-                        across * down * 256 * 256; // starting a run takes time, too
+                        across * down * 256 * 256 + // starting a run takes time, too
+                        256 * static_cast<double>(std::max(width, height)) / static_cast<double>(std::min(width, height)); // else square
     if (cost < bestCost)
     {
       bestCost = cost;
@@ -344,6 +346,32 @@ std::string PartialNameOf(const std::string& extendedName)
   const auto slash = file.rfind('/') + 1; // 0 if there is none
   const auto dot = file.rfind('.');
   return file.substr(0, slash) + "." + file.substr(slash, dot - slash) + ".partial-" + std::to_string(getpid()) + file.substr(dot);
+}
+
+IndexValue EvenStrips(IndexValue rows, IndexValue height, IndexValue step)
+{
+  for (IndexValue strips = (rows + height - 1) / height; strips <= 2 * ((rows + height - 1) / height); ++strips)
+  {
+    const IndexValue even = (rows + strips - 1) / strips;
+    if (even % step == 0)
+    {
+      return even;
+    }
+  }
+  return height;
+}
+
+SmallerGdalCache::SmallerGdalCache(double bytes) : m_Before(GDALGetCacheMax64())
+{
+  if (CPLGetConfigOption("GDAL_CACHEMAX", nullptr) == nullptr && static_cast<double>(m_Before) > bytes)
+  {
+    GDALSetCacheMax64(static_cast<long long>(bytes));
+  }
+}
+
+SmallerGdalCache::~SmallerGdalCache()
+{
+  GDALSetCacheMax64(m_Before);
 }
 
 struct WriteMonitor::State

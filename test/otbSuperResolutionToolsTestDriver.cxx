@@ -612,6 +612,7 @@ void WritingTest()
       }
     }
   }
+  CHECK(otb::EvenStrips(16384, 768, 4) == 656 && otb::EvenStrips(100, 200, 4) == 100 && otb::EvenStrips(7, 4, 4) == 4);
   // with enough memory the margins cost less than 5 %
   const auto large = otb::PlanBlocks({{43920, 43920}}, {{4, 4}}, {{168, 168}}, 6e7, 0);
   CHECK((1 + 168.0 / static_cast<double>(large[0])) * (1 + 168.0 / static_cast<double>(large[1])) < 1.05);
