@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "otbModelSidecar.h"
+#include "otbNumberOfThreads.h"
 #include "otbWrapperTensorflowServing.h"
 
 #include "otbWrapperApplicationFactory.h"
@@ -113,7 +114,7 @@ private:
     Settings settings;
     const auto threads = static_cast<unsigned int>(GetParameterInt("threads"));
     settings.model = std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), sidecar.signature,
-                                                       threads > 0 ? threads : DefaultNumberOfThreads());
+                                                       threads > 0 ? threads : NumberOfTensorflowThreads());
     source.input = &settings.model->GetInput(sidecar.inputName);
     settings.outputs = {sidecar.outputName};
     const auto& info = settings.model->GetOutput(sidecar.outputName);

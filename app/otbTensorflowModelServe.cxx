@@ -2,6 +2,7 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "otbNumberOfThreads.h"
 #include "otbTensorflowPlaceholder.h"
 #include "otbWrapperSources.h"
 #include "otbWrapperTensorflowServing.h"
@@ -266,7 +267,7 @@ private:
     }
     this->WarnAboutGrid(settings.sources[0].images, "Source 1");
 
-    const unsigned int threads = DefaultNumberOfThreads();
+    const unsigned int threads = NumberOfTensorflowThreads();
     settings.model =
         std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "", threads);
     otbAppLogINFO(<< "TensorFlow " << TensorflowLibrary::Get().Version() << ", "

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "otbNumberOfSources.h"
+#include "otbNumberOfThreads.h"
 #include "otbServedImage.h"
 #include "otbTensorflowTraining.h"
 #include "otbWrapperPatchImages.h"
@@ -261,7 +262,8 @@ private:
     {
       RequireWritableFolder(saveTo);
     }
-    auto model = std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"));
+    auto model = std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "",
+                                                   NumberOfTensorflowThreads());
     const int batchSize = GetParameterInt("training.batchsize"), epochs = GetParameterInt("training.epochs"),
               step = GetParameterInt("validation.step");
     TensorflowBatches training(model, batchSize, "training");

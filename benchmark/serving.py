@@ -1,11 +1,12 @@
-"""SuperResolution over a GeoTIFF to a compressed GeoTIFF, against TensorFlow alone on the same blocks in memory.
+"""SuperResolution and TensorflowModelServe from GeoTIFF to compressed GeoTIFF, against TensorFlow alone on the same blocks in memory.
 
-    python benchmark/serving.py [--model models/f-light-x4] [--size 2048] [--block 512] [--repeats 5]
+    python benchmark/serving.py [--model models/f-light-x4] [--size 2048] [--repeats 3]
 
-Both run in child processes, in turn, with the same threads. TensorFlow alone has its blocks (with the same margins) in memory already and
-throws its results away;
-SuperResolution's time includes its start, reading, compression and writing. The last line is one JSON object; `ratio` is the ratio of the medians, 1 would
-be as fast as TensorFlow alone; `processor_ratio` is the same of processor time, which a busy machine disturbs less.
+All run in child processes, in turn, with the same threads. TensorFlow alone has its blocks (with the same margins) in memory already and
+throws its results away; its import and loading are not counted. The applications' time includes their start, reading, compression and
+writing; what they take for an image of 64 x 64 pixels is printed as `start`, and `ratio_without_start` leaves it out. One line of JSON for each
+case: `ratio` is that of the medians, 1 would be as fast as TensorFlow alone; `processor_ratio` is the same of processor time, which a busy
+machine disturbs less. Sides of blocks are in input pixels.
 """
 
 from __future__ import annotations
@@ -75,50 +76,92 @@ def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output
 
 
+def light(model: Path, folder: Path) -> Path:
+    """A model about a tenth as heavy as `model`, untrained: time does not depend on weights."""
+    code = (
+        "import sys; from pathlib import Path; from otbsr.methods import networks as n; from otbsr.methods.model_folder import *;"
+        "s = n.NetworkSettings(channels=8, blocks=2, back_projection=0); m = n.fuse(n.network(s), s);"
+        "given, made = ModelInput(bands=s.bands, spacing=10), ModelOutput(bands=s.bands);"
+        "side = Sidecar(name='light', method='fidelity', factor=4, margin=n.margin(s), input=given, output=made);"
+        "save_model(m, sys.argv[1], side); print(n.operations(s))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder / "light")], capture_output=True, text=True, check=True)
+    print(f"the light model multiplies {done.stdout.split()[-1]} times per input pixel", flush=True)
+    return folder / "light"
+
+
 def main() -> None:
-    """Run both in turn and print the ratio."""
+    """Run all cases in turn and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "f-light-x4")
     parser.add_argument("--size", type=int, default=2048)
-    parser.add_argument("--block", type=int, default=512)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="also the peak memory for images of 1024 to 8192 pixels")
     options = parser.parse_args()
     environment = {**os.environ, **otb.otb_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    served: list[float] = []
-    alone: list[float] = []
-    processor: list[tuple[float, float]] = []
-    peak_served = peak_alone = 0.0
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
-        source, out = Path(folder) / "in.tif", Path(folder) / "out.tif"
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        folder = Path(name)
+        source, small, out = folder / "in.tif", folder / "small.tif", folder / "out.tif"
         image(source, options.size)
-        application = [otb.LAUNCHER, "SuperResolution", "-in", source, "-model", options.model, "-out", out]
-        application += ["-block", options.block, "-threads", options.threads]
+        image(small, 64)
+        lighter = light(options.model, folder)
+
+        def super_resolution(model: Path, block: int, file: Path = source) -> list[str]:
+            words = [otb.LAUNCHER, "SuperResolution", "-in", file, "-model", model, "-out", out, "-block", block, "-threads", options.threads]
+            return [str(word) for word in words]
+
+        def model_serve(model: Path, block: int, extended: str) -> list[str]:
+            margin, field = json.loads((model / "model.json").read_text())["margin"], 4 * block
+            words = [otb.LAUNCHER, "TensorflowModelServe", "-source1.il", source, "-model.dir", model, "-model.fullyconv", "on", "-output.spcscale", 0.25]
+            for axis in "xy":
+                words += [f"-source1.rfield{axis}", block + 2 * margin, f"-output.efield{axis}", field, f"-optim.tilesize{axis}", field]
+            return [str(word) for word in [*words, "-out", f"{out}{extended}", "int16"]]
+
+        tiled, strips = "?&gdal:co:TILED=YES&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1", "?&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1"
+        cases = {
+            "SuperResolution, blocks of 512": (super_resolution(options.model, 512), (options.model, 512)),
+            "SuperResolution, blocks from the memory, against 512": (super_resolution(options.model, 0), (options.model, 512)),
+            "TensorflowModelServe, blocks of 512, tiled": (model_serve(options.model, 512, tiled), (options.model, 512)),
+            "TensorflowModelServe, tiles of 512 output pixels, tiled": (model_serve(options.model, 128, tiled), (options.model, 128)),
+            "TensorflowModelServe, tiles of 512 output pixels, strips": (model_serve(options.model, 128, strips), (options.model, 128)),
+            "SuperResolution, light model, blocks of 512": (super_resolution(lighter, 512), (lighter, 512)),
+        }
+        served: dict[str, list[tuple[float, float, float]]] = {name: [] for name in cases}
+        alone: dict[tuple[Path, int], list[tuple[float, float, float]]] = {reference: [] for _, reference in cases.values()}
+        starts: dict[Path, list[float]] = {model: [] for model in (options.model, lighter)}
         for repeat in range(options.repeats):
-            seconds, used, peak, _ = timed([str(word) for word in application], environment)
-            peak_served = max(peak_served, peak)
-            served.append(seconds)
-            child = [sys.executable, "-c", ALONE, str(options.model), str(options.size), str(options.block), str(options.threads)]
-            _, _, peak, log = timed(child, environment)
-            peak_alone = max(peak_alone, peak)
-            found = re.search(r"SECONDS ([\d.]+) ([\d.]+)", log)
-            assert found is not None, log
-            alone.append(float(found[1]))
-            processor.append((used, float(found[2])))
-            print(
-                f"{repeat + 1}/{options.repeats}: SuperResolution {seconds:.2f} s, processor {used:.2f} s; TensorFlow {found[1]} s, processor {found[2]} s",
-                flush=True,
-            )
-    result = {
-        "name": f"serving {options.model.name} {options.size}x{options.size}x4 blocks {options.block}",
-        "ratio": round(statistics.median(served) / statistics.median(alone), 3),
-        "seconds": round(statistics.median(served), 2),
-        "peak_mb": round(peak_served),
-        "baseline_seconds": round(statistics.median(alone), 2),
-        "baseline_peak_mb": round(peak_alone),
-        "processor_ratio": round(statistics.median(p[0] for p in processor) / statistics.median(p[1] for p in processor), 3),
-    }
-    print(json.dumps(result))
+            for model, seconds in starts.items():
+                seconds.append(timed(super_resolution(model, 512, small), environment)[0])
+            for (model, block), results in alone.items():
+                child = [sys.executable, "-c", ALONE, str(model), str(options.size), str(block), str(options.threads)]
+                _, _, peak, log = timed(child, environment)
+                found = re.search(r"SECONDS ([\d.]+) ([\d.]+)", log)
+                assert found is not None, log
+                results.append((float(found[1]), float(found[2]), peak))
+            for case, (command, _) in cases.items():
+                wall, used, peak, _ = timed(command, environment)
+                served[case].append((wall, used, peak))
+            print(f"repeat {repeat + 1} of {options.repeats}", flush=True)
+        for case, (_, reference) in cases.items():
+            ours, theirs = ([statistics.median(column) for column in zip(*rows, strict=True)] for rows in (served[case], alone[reference]))
+            start = statistics.median(starts[reference[0]])
+            result = {
+                "name": case,
+                "ratio": round(ours[0] / theirs[0], 3),
+                "ratio_without_start": round((ours[0] - start) / theirs[0], 3),
+                "processor_ratio": round(ours[1] / theirs[1], 3),
+                "seconds": round(ours[0], 2),
+                "start": round(start, 2),
+                "peak_mb": round(ours[2]),
+                "baseline_seconds": round(theirs[0], 2),
+                "baseline_peak_mb": round(theirs[2]),
+            }
+            print(json.dumps(result), flush=True)
+        for size in (1024, 2048, 4096, 8192) if options.memory else ():
+            image(source, size)
+            peak = timed(super_resolution(lighter, 512), environment)[2]
+            print(json.dumps({"name": f"SuperResolution, light model, blocks of 512, image of {size}", "peak_mb": round(peak)}), flush=True)
 
 
 if __name__ == "__main__":

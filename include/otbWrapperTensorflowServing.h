@@ -14,19 +14,12 @@
 #include "otbWrapperApplication.h"
 #include "otbWrapperOutputImageParameter.h"
 
-#if ITK_VERSION_MAJOR >= 5
-#include "itkMultiThreaderBase.h"
-#else
-#include "itkMultiThreader.h"
-#endif
-
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 namespace otb
@@ -132,18 +125,6 @@ protected:
     {
       otbAppLogWARNING(<< name << " is south-up (positive y spacing): the product is, too");
     }
-  }
-
-  /** Threads for TensorFlow when the user does not say: what ITK's global default was set to (ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS, by a
-   * cluster's job script); 0, all cores, if it was not. */
-  static unsigned int DefaultNumberOfThreads()
-  {
-#if ITK_VERSION_MAJOR >= 5
-    const auto threads = static_cast<unsigned int>(itk::MultiThreaderBase::GetGlobalDefaultNumberOfThreads());
-#else
-    const auto threads = static_cast<unsigned int>(itk::MultiThreader::GetGlobalDefaultNumberOfThreads());
-#endif
-    return threads < std::thread::hardware_concurrency() ? threads : 0;
   }
 
   /** Build the filter between the sources and parameter "out". */

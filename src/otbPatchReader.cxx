@@ -4,7 +4,7 @@
  */
 #include "otbPatchReader.h"
 
-#include "itkMultiThreader.h"
+#include "otbNumberOfThreads.h"
 
 #include "cpl_error.h"
 
@@ -272,7 +272,7 @@ void PatchReader::ReadFiles(const IndexType* corners, const std::vector<std::siz
   {
     return;
   }
-  const auto threads = std::min<std::size_t>(itk::MultiThreader::GetGlobalDefaultNumberOfThreads(), count);
+  const auto threads = std::min<std::size_t>(NumberOfThreads(), count);
   while (m_Handles.size() < threads)
   {
     m_Handles.push_back(std::make_unique<Handles>());
