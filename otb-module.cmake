@@ -8,7 +8,8 @@ otb_module(OTBSuperResolutionTools
     OTBImageIO
     OTBIOGDAL
     OTBGdalAdapters
-    OTBStreaming
+    OTBMetadata
+    OTBExtendedFilename
     OTBObjectList
     OTBProjection
     OTBImageManipulation
