@@ -245,7 +245,7 @@ public:
     {
       if (std::find(known.begin(), known.end(), entry.first) == known.end())
       {
-        throw ModelSidecarError(m_File + ": " + (group.empty() ? "" : group + ".") + entry.first +
+        throw ModelSidecarError(m_File + ": " + (group.empty() ? "" : group + ".") + Shown(entry.first) +
                                 " is no key of model.json; correct its spelling or take it out");
       }
     }

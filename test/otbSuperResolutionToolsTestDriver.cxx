@@ -376,6 +376,8 @@ void SidecarTest()
   CHECK(named("../../etc/passwd").empty()); // a text for people, not a path
   CHECK(Has(named("a\\nERROR: b"), "control characters") && Has(named("a\\u0000b"), "control characters"));
   const auto longName = parse(R"({"format": 1, "name": "n", "method": ")" + std::string(5000, 'm') + "\"}");
+  const auto badKey = with(numbers + R"("a\tERROR: b": 1, )");
+  CHECK(Has(badKey, "a?ERROR: b is no key"));
   CHECK(Has(longName, "mmm...") && longName.size() < 300);
 }
 

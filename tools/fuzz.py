@@ -116,7 +116,7 @@ def main() -> int:
             print(f"{name}: {runs} inputs, nothing found (peak {memory} MB)")
         else:
             failed = True
-            print("\n".join(line for line in done.stderr.splitlines() if not line.startswith(("#", "INFO:")))[:8000])
+            print("\n".join(line for line in done.stderr.splitlines() if not line.startswith(("#", "INFO:", "\tNEW_FUNC", "Dictionary:")))[:8000])
             print(f"{name}: see above; the input is in {crashes}, run it again with: {program} FILE", file=sys.stderr)
     return 1 if failed else 0
 
