@@ -58,11 +58,11 @@ run()
 }
 failed=0
 ctest --test-dir "$build" --output-on-failure -E '^pytest$' || failed=1
-run test/python/serving >"$build/serving.log" 2>&1 &
-serving=$!
-run $others || failed=1
-wait $serving || failed=1
-cat "$build/serving.log"
+run $others >"$build/others.log" 2>&1 & # not those of serving: a shell's background ignores interrupts, which they send
+others=$!
+run test/python/serving || failed=1
+wait $others || failed=1
+cat "$build/others.log"
 
 for application in "$build"/applications/otbapp_*.so; do
   name=${application##*/otbapp_}
