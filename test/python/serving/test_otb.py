@@ -93,6 +93,8 @@ def test_full_disk_is_an_error_though_otb_ends_with_zero(tmp_path: Path) -> None
 def test_an_interrupt_ends_the_application(tmp_path: Path) -> None:
     image = write(tmp_path / "in.tif", np.random.default_rng(0).integers(0, 9999, (3, 1000, 1000)).astype(np.int16))
     script = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from otbsr.serving.otb import run_otb
 run_otb("MeanShiftSmoothing", {{"in": {str(image)!r}, "fout": {str(tmp_path / "o.tif")!r}, "spatialr": 30, "ranger": 5000, "maxiter": 200}})
 """
