@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 
 namespace otb
 {
@@ -94,6 +95,11 @@ private:
     const std::string folder = GetParameterString("model");
     const auto sidecar = ModelSidecar::Read(folder);
     RequireServableFile(GetParameterString("in"));
+    const auto asked = static_cast<unsigned int>(GetParameterInt("threads"));
+    const unsigned int threads = asked > 0 ? asked : NumberOfTensorflowThreads();
+    auto loading =
+        std::async(std::launch::async, // while the image is opened
+                   [&]() { return std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), sidecar.signature, threads); });
 
     FloatVectorImageType* image = GetParameterImage("in");
     Source source;
@@ -112,9 +118,7 @@ private:
     this->WarnAboutGrid(source.images, "The image");
 
     Settings settings;
-    const auto threads = static_cast<unsigned int>(GetParameterInt("threads"));
-    settings.model = std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), sidecar.signature,
-                                                       threads > 0 ? threads : NumberOfTensorflowThreads());
+    settings.model = loading.get();
     source.input = &settings.model->GetInput(sidecar.inputName);
     settings.outputs = {sidecar.outputName};
     const auto& info = settings.model->GetOutput(sidecar.outputName);

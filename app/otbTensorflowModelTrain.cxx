@@ -2,11 +2,11 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "otbNumberOfSources.h"
 #include "otbNumberOfThreads.h"
 #include "otbServedImage.h"
 #include "otbTensorflowTraining.h"
 #include "otbWrapperPatchImages.h"
+#include "otbWrapperSources.h"
 
 #include "otbWrapperApplicationFactory.h"
 
@@ -66,13 +66,7 @@ private:
     SetDocSeeAlso("PatchesExtraction, TensorflowModelServe");
     AddDocTag(Tags::Learning);
 
-    std::string value;
-    m_NumberOfSources = ReadNumberOfSources(value) + 1;
-    if (m_NumberOfSources == 1)
-    {
-      m_Error = "OTB_TF_NSOURCES is '" + value + "', expected an integer from 1 to 99; set it to the number of sources, or unset it";
-      m_NumberOfSources = 2;
-    }
+    m_NumberOfSources = m_Sources.GetNumber() + 1;
 
     AddParameter(ParameterType_Group, "model", "Model");
     AddParameter(ParameterType_Directory, "model.dir", "SavedModel folder");
@@ -175,10 +169,7 @@ private:
     std::string said; // not "message": the macro below has one
     try
     {
-      if (!m_Error.empty())
-      {
-        throw std::runtime_error(m_Error);
-      }
+      m_Sources.RequireNumber();
       this->Train();
       return;
     }
@@ -360,7 +351,6 @@ private:
   }
 
   unsigned int m_NumberOfSources = 2;
-  std::string m_Error;
   Sources m_Sources;
 };
 

@@ -90,7 +90,7 @@ def light(model: Path, folder: Path) -> Path:
     """A model about a tenth as heavy as `model`, untrained: time does not depend on weights."""
     code = (
         "import sys; from pathlib import Path; from otbsr.methods import networks as n; from otbsr.methods.model_folder import *;"
-        "s = n.NetworkSettings(channels=8, blocks=2, back_projection=0); m = n.fuse(n.network(s), s);"
+        "s = n.NetworkSettings(channels=10, blocks=2, back_projection=0); m = n.fuse(n.network(s), s);"
         "given, made = ModelInput(bands=s.bands, spacing=10), ModelOutput(bands=s.bands);"
         "side = Sidecar(name='light', method='fidelity', factor=4, margin=n.margin(s), input=given, output=made);"
         "save_model(m, sys.argv[1], side); print(n.operations(s))"

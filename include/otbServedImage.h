@@ -132,9 +132,12 @@ public:
   WriteMonitor(const WriteMonitor&) = delete;
   WriteMonitor& operator=(const WriteMonitor&) = delete;
 
-  /** Call once the writer has closed the file: no error was seen, the file opens, and its last block can be read. A damaged product is
-   * removed. \throws ServedImageError */
-  void RequireWhole(const std::string& extendedName);
+  /** What is wrong with a file that the writer has closed; empty if no error was seen, the file opens, and its last block can be read. */
+  std::string FindDamage(const std::string& extendedName) const;
+
+  /** A damaged product is removed. \throws ServedImageError
+   * \param written the file if it does not have the product's name yet */
+  void RequireWhole(const std::string& extendedName, const std::string& written = "") const;
 
   /** First error so far; empty if none. */
   std::string FirstError() const;

@@ -88,6 +88,14 @@ public:
     return m_Signature;
   }
 
+  /** The signature "NAME_phases" of a model whose last step makes a coarse picture's channels the pixels of a fine one (depth to space),
+   * without that step: same inputs, and an output of the same key for each whose channels are ordered (row phase, column phase, band).
+   * Who copies the pixels anyway saves that step by it. Null if the SavedModel has none. */
+  const TensorflowSignature* GetPhases() const
+  {
+    return m_Phases.outputs.empty() ? nullptr : &m_Phases;
+  }
+
   /** The input or output of that name, where a name is, in this order: the signature's key; the part before ':' of one key; a key with
    * ":0" after it; the graph's name of one of the signature's tensors; any operation of the graph ("name" or "name:output"). Empty: the
    * first key in alphabetical order. The reference stays valid as long as the model.
@@ -142,6 +150,7 @@ private:
   tf::Graph* m_Graph = nullptr;
   tf::Session* m_Session = nullptr;
   TensorflowSignature m_Signature;
+  TensorflowSignature m_Phases;
   TensorflowSaver m_Saver;
   mutable std::mutex m_Mutex;
   mutable std::map<std::string, TensorflowTensorInfo> m_GraphTensors; ///< tensors outside the signature that were asked for

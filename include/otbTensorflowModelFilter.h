@@ -241,6 +241,7 @@ private:
   std::shared_ptr<Prepared> Prepare(const RegionType& region) const;
   std::shared_ptr<Block> Run(const Prepared& prepared) const;
   std::vector<TensorflowModel::TensorPointer> RunModel(const std::vector<TensorflowModel::Feed>& feeds) const;
+  void FindPhases();
   Job& JobOf(const RegionType& region);
   void StartRun(Job& job);
   std::shared_ptr<Block> Obtain(const RegionType& region);
@@ -272,6 +273,7 @@ private:
   std::vector<Source> m_Sources;
   std::vector<const TensorflowTensorInfo*> m_ModelOutputs;
   std::vector<unsigned int> m_OutputBands; ///< of each output; 0 before it is known
+  size_t m_Phases = 0;                     ///< fine pixels along a side of a coarse one, if the tensor has them as channels; else 0
   std::vector<TensorflowModel::Feed> m_Constants;
   double m_Scale = 1;
   PairType m_ExpressionField{{1, 1}};

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <type_traits>
 
@@ -112,6 +113,7 @@ void TensorflowModelFilter<TOutputImage>::SetModel(std::shared_ptr<const Tensorf
   m_Model = model;
   m_ModelOutputs.clear();
   m_OutputBands.clear();
+  m_Phases = 0;
   for (const auto& name : outputs.empty() ? std::vector<std::string>{""} : outputs)
   {
     m_ModelOutputs.push_back(&model->GetOutput(name));
@@ -214,6 +216,43 @@ void TensorflowModelFilter<TOutputImage>::Probe()
   }
 }
 
+// Whether the model can leave its last step, depth to space, to Convert, which copies all pixels anyway.
+template <class TOutputImage>
+void TensorflowModelFilter<TOutputImage>::FindPhases()
+{
+  m_Phases = 0;
+  const auto* phases = m_Model->GetPhases();
+  const auto& signature = m_Model->GetSignature();
+  if (phases == nullptr || m_Mode != ServingGrid::Mode::FullyConvolutional || m_ModelOutputs.size() != 1 || m_Truncate)
+  {
+    return;
+  }
+  const auto& fine = *m_ModelOutputs[0];
+  const auto served = signature.outputs.find(fine.key), coarse = phases->outputs.find(fine.key);
+  if (served == signature.outputs.end() || served->second.tensor != fine.tensor || coarse == phases->outputs.end() ||
+      coarse->second.type != fine.type || coarse->second.unknownRank || coarse->second.shape.size() != 4)
+  {
+    return;
+  }
+  std::vector<const TensorflowTensorInfo*> inputs;
+  std::transform(m_Sources.begin(), m_Sources.end(), std::back_inserter(inputs), [](const auto& source) { return source.input; });
+  std::transform(m_Constants.begin(), m_Constants.end(), std::back_inserter(inputs), [](const auto& feed) { return feed.input; });
+  for (const auto* input : inputs)
+  {
+    const auto here = signature.inputs.find(input->key), there = phases->inputs.find(input->key);
+    if (here == signature.inputs.end() || here->second.tensor != input->tensor || there == phases->inputs.end() ||
+        there->second.type != input->type)
+    {
+      return;
+    }
+  }
+  const auto channels = static_cast<size_t>(std::max<int64_t>(0, coarse->second.shape[3]));
+  for (size_t factor = 2; factor * factor * m_OutputBands[0] <= channels; ++factor)
+  {
+    m_Phases = factor * factor * m_OutputBands[0] == channels ? factor : 0;
+  }
+}
+
 template <class TOutputImage>
 void TensorflowModelFilter<TOutputImage>::GenerateOutputInformation()
 {
@@ -297,6 +336,7 @@ void TensorflowModelFilter<TOutputImage>::GenerateOutputInformation()
       this->Probe();
     }
   }
+  this->FindPhases();
   unsigned int bands = 0;
   for (const unsigned int count : m_OutputBands)
   {
@@ -706,7 +746,12 @@ auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const ->
     block->tensors = this->RunModel(feeds);
     for (size_t t = 0; t < block->tensors.size(); ++t)
     {
-      block->layouts.push_back(this->LayOut(t, m_Model->GetShape(block->tensors[t]), prepared.aligned, prepared.region));
+      auto shape = m_Model->GetShape(block->tensors[t]);
+      if (m_Phases > 0 && shape.size() == 4 && shape[3] == static_cast<int64_t>(m_Phases * m_Phases * m_OutputBands[t]))
+      {
+        shape = {shape[0], shape[1] * static_cast<int64_t>(m_Phases), shape[2] * static_cast<int64_t>(m_Phases), m_OutputBands[t]};
+      }
+      block->layouts.push_back(this->LayOut(t, shape, prepared.aligned, prepared.region));
     }
   }
   return block;
@@ -718,7 +763,16 @@ auto TensorflowModelFilter<TOutputImage>::RunModel(const std::vector<TensorflowM
 {
   try
   {
-    return m_Model->Run(feeds, m_ModelOutputs);
+    if (m_Phases == 0)
+    {
+      return m_Model->Run(feeds, m_ModelOutputs);
+    }
+    auto same = feeds;
+    for (auto& feed : same)
+    {
+      feed.input = &m_Model->GetPhases()->inputs.at(feed.input->key);
+    }
+    return m_Model->Run(same, {&m_Model->GetPhases()->outputs.at(m_ModelOutputs[0]->key)});
   }
   catch (const TensorflowError& error)
   {
@@ -1084,9 +1138,15 @@ void TensorflowModelFilter<TOutputImage>::Convert(const Block& block, const Regi
                            (type == tf::Float || type == tf::Double || type == tf::Half || type == tf::BFloat16);
     for (size_t y = 0; y < height; ++y)
     {
-      const size_t offset = ((layout.skipRows + top + y) * layout.columns + layout.skipColumns + left) * tensorBands;
-      const char* from = data + offset * tf::SizeOf(type);
+      const size_t line = layout.skipRows + top + y, column = layout.skipColumns + left;
       OutputPixel* row = to + y * stride * bands + firstBand;
+      if (m_Phases > 0)
+      {
+        const size_t offset = (line / m_Phases * layout.columns + line % m_Phases) * m_Phases * tensorBands;
+        tensorflow_tensor::ToPixelsOfPhases(type, data + offset * tf::SizeOf(type), row, column, width, m_Phases, tensorBands, noData);
+        continue;
+      }
+      const char* from = data + (line * layout.columns + column) * tensorBands * tf::SizeOf(type);
       if (truncates)
       {
         wide.resize(width * tensorBands);

@@ -46,6 +46,10 @@ protected:
   /** Memory of TensorFlow and of the filter per input pixel, with networks of 32 to 64 channels and factor 4: measured, rounded up. */
   static constexpr double BytesPerInputPixel = 2560;
 
+  /** Most input pixels of a block with its margins, unless the user says more: beyond that nothing is gained (a pass over fresh memory
+   * costs as much as the margins), and a second run no longer fits beside it. */
+  static constexpr double LargestBlock = 600.0 * 600.0;
+
   /** Side in output pixels of blocks of patches, before the limit of a batch. */
   static constexpr IndexValue BlockOfPatches = 512;
 
@@ -310,7 +314,7 @@ private:
     }
     PairType margin;
     const double inputPixels = FinestInput(settings, grid, margin);
-    const double mostPixels = settings.megabytes * 1e6 / (BytesPerInputPixel * inputPixels);
+    const double mostPixels = std::min(settings.megabytes * 1e6 / BytesPerInputPixel, LargestBlock) / inputPixels;
     // a writer that does not ask for blocks makes a row of them be kept
     const double rowBytes = static_cast<double>(plan.size[0]) * static_cast<double>(plan.bytesPerPixel);
     const bool keepsRows = options.isStreamingGiven || options.isInStrips;
@@ -365,10 +369,15 @@ private:
     watch->GetProcess()->AddObserver(itk::EndEvent(), command);
   }
 
+  /** A product that is not whole keeps its hidden name, and what had the product's name before stays: AfterExecuteAndWriteOutputs tells. */
   void NameProduct()
   {
+    if (m_Partial.empty() || (m_Monitor != nullptr && !m_Monitor->FindDamage(m_Partial).empty()))
+    {
+      return;
+    }
     const std::string file = FileOfExtendedName(m_Product);
-    if (!m_Partial.empty() && std::rename(m_Partial.c_str(), file.c_str()) == 0)
+    if (std::rename(m_Partial.c_str(), file.c_str()) == 0)
     {
       std::rename((m_Partial + ".aux.xml").c_str(), (file + ".aux.xml").c_str()); // if there is one
       m_Partial.clear();
@@ -389,7 +398,8 @@ private:
     this->Guarded(
         [this]()
         {
-          m_Monitor->RequireWhole(m_Product);
+          m_Monitor->RequireWhole(m_Product, m_Partial);
+          this->NameProduct(); // if GDAL's last buffers were not written when the writer ended
           m_Monitor.reset();
           NameBands(m_Product, m_BandNames);
           this->AfterProduct();

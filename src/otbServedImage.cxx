@@ -420,7 +420,7 @@ std::string WriteMonitor::FirstError() const
   return m_State->first;
 }
 
-void WriteMonitor::RequireWhole(const std::string& extendedName)
+std::string WriteMonitor::FindDamage(const std::string& extendedName) const
 {
   const std::string file = FileOfExtendedName(extendedName);
   std::string cause = this->FirstError();
@@ -448,12 +448,20 @@ void WriteMonitor::RequireWhole(const std::string& extendedName)
       CPLPopErrorHandler();
     }
   }
+  return cause;
+}
+
+void WriteMonitor::RequireWhole(const std::string& extendedName, const std::string& written) const
+{
+  const std::string file = FileOfExtendedName(extendedName);
+  const std::string damaged = written.empty() ? file : written;
+  const std::string cause = this->FindDamage(damaged);
   if (!cause.empty())
   {
     struct stat status;
-    if (stat(file.c_str(), &status) == 0 && S_ISREG(status.st_mode))
+    if (stat(damaged.c_str(), &status) == 0 && S_ISREG(status.st_mode))
     {
-      std::remove(file.c_str());
+      std::remove(damaged.c_str());
     }
     throw ServedImageError(file + ": was not written whole and has been removed (" + cause + "); is the disk full?");
   }

@@ -392,6 +392,7 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
     throw TensorflowError(error);
   }
   m_Signature = signatures[name];
+  m_Phases = signatures[name + "_phases"];
 }
 
 TensorflowModel::~TensorflowModel()

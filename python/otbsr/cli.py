@@ -58,23 +58,6 @@ def main(run: Callable[[], Any] = app) -> None:
         raise SystemExit(130) from None
 
 
-def otbcli() -> None:
-    """Entry point of the otbcli_* commands: become OTB's launcher with the application of the command's name."""
-    import os
-    import shutil
-
-    from otbsr.errors import MissingToolError
-    from otbsr.serving.otb import APT, LAUNCHER, otb_environment
-
-    def run() -> None:
-        environment = otb_environment()
-        if not shutil.which(LAUNCHER, path=environment.get("PATH")):
-            raise MissingToolError(f"{LAUNCHER} is not in PATH: OTB is missing; install it: {APT}")
-        os.execvpe(LAUNCHER, [LAUNCHER, Path(sys.argv[0]).name.removeprefix("otbcli_"), *sys.argv[1:]], environment)
-
-    main(run)
-
-
 def print_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:

@@ -7,9 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 Report = Callable[[str, float], None]
 """Called as ``report(step, share)``; ``share`` grows from 0 to 1 within a step."""
 
@@ -40,6 +37,9 @@ def bars(quiet: bool = False, as_json: bool = False) -> Iterator[Report]:
 
         yield report_json
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<34}"),

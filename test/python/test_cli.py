@@ -38,7 +38,7 @@ def test_otbcli_commands_become_otbs_launcher():
     built = (ROOT / "app" / "CMakeLists.txt").read_text().partition("APPLICATIONS")[2].partition(")")[0].split()
     assert sorted(names) == sorted(f"otbcli_{name}" for name in built)
     for name in names[:2]:
-        done = run("-c", f"import sys; sys.argv = ['/bin/{name}', '-help']; from otbsr.cli import otbcli; otbcli()")
+        done = run("-c", f"import sys; sys.argv = ['/bin/{name}', '-help']; from otbsr.serving.otb import otbcli; otbcli()")
         if done.returncode == 69:
             pytest.skip(done.stderr)
         assert f"This is the {name.removeprefix('otbcli_')} application" in done.stdout + done.stderr

@@ -245,11 +245,25 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
         partial.unlink(missing_ok=True)
 
 
+def before_depth_to_space(model: Any) -> Any:
+    """A Keras model without its last layer where that is `networks.DepthToSpace`, else None.
+
+    It is saved as the signature `<name>_phases`: the applications put the fine pixels in place in the copy that they make anyway, which
+    saves TensorFlow a pass over the largest tensor.
+    """
+    import keras
+
+    if not isinstance(model, keras.Model) or type(model.layers[-1]).__name__ != "DepthToSpace":
+        return None
+    return keras.Model(model.inputs, model.layers[-1].input)
+
+
 def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "", overwrite: bool = False) -> ModelFolder:
     """Export a model and write its folder: `saved_model.pb`, `variables/`, `model.json` with hashes, `README.md` (the card).
 
     model: a Keras model, or a function without variables, that maps float32 [n, h, w, bands] DN to [n, factor h, factor w, bands]
-    DN. The graph loads in Python and through TensorFlow's C API. Raises `OutputError` when the folder exists.
+    DN. The graph loads in Python and through TensorFlow's C API; see `before_depth_to_space` for a second signature that it may have.
+    Raises `OutputError` when the folder exists.
     """
     import keras
     import tensorflow as tf
@@ -262,7 +276,11 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
         module.weights = [variable.value for variable in model.variables] if isinstance(model, keras.Model) else []
         spec = tf.TensorSpec((None, None, None, len(sidecar.input.bands)), tf.float32, name=sidecar.input.name)
         serve = tf.function(lambda lr: {sidecar.output.name: model(lr)}, input_signature=[spec])
-        tf.saved_model.save(module, str(temporary), signatures={sidecar.input.signature: serve.get_concrete_function()})
+        signatures = {sidecar.input.signature: serve.get_concrete_function()}
+        if coarse := before_depth_to_space(model):
+            phases = tf.function(lambda lr: {sidecar.output.name: coarse(lr)}, input_signature=[spec])
+            signatures[f"{sidecar.input.signature}_phases"] = phases.get_concrete_function()
+        tf.saved_model.save(module, str(temporary), signatures=signatures)
         for extra in ("fingerprint.pb", "assets"):  # neither is read by anybody
             shutil.rmtree(temporary / extra) if (temporary / extra).is_dir() else (temporary / extra).unlink(missing_ok=True)
         write_sidecar(temporary, sidecar)

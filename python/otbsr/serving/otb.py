@@ -14,13 +14,13 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from otbsr.errors import MissingToolError, OutputError, ProcessingError
+from otbsr.errors import MissingToolError, OtbsrError, OutputError, ProcessingError
 from otbsr.progress import Report, silent
-from otbsr.raster import damage
 
 LAUNCHER = "otbApplicationLauncherCommandLine"
 APT = "apt-get install otb-bin"
@@ -234,4 +234,18 @@ def product_damage(path: Path) -> str:
         return "was not written"
     if path.stat().st_size == 0:
         return "is empty"
+    from otbsr.raster import damage  # not above: `otbcli` needs no rasterio, which takes longer to load than OTB to start
+
     return "" if path.suffix.lower() in SUFFIXES_OF_TEXT else damage(path)
+
+
+def otbcli() -> None:
+    """Entry point of the otbcli_* commands: become OTB's launcher with the application of the command's name."""
+    try:
+        environment = otb_environment()
+        if not shutil.which(LAUNCHER, path=environment.get("PATH")):
+            raise MissingToolError(f"{LAUNCHER} is not in PATH: OTB is missing; install it: {APT}")
+    except OtbsrError as error:
+        print(f"otbsr: error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    os.execvpe(LAUNCHER, [LAUNCHER, Path(sys.argv[0]).name.removeprefix("otbcli_"), *sys.argv[1:]], environment)

@@ -53,6 +53,10 @@ def test_round_trip_keras_saved_model_and_python(tmp_path):
     sr = folder.signature(lr=lr)["sr"].numpy()
     assert sr.shape == (1, 120, 104, 4)
     np.testing.assert_allclose(sr / 1e4, model(lr).numpy() / 1e4, atol=1e-7)
+    import tensorflow as tf
+
+    phases = folder.__dict__["loaded"].signatures["serving_default_phases"](lr=lr)["sr"]
+    np.testing.assert_array_equal(tf.nn.depth_to_space(phases, 4).numpy(), sr)
     again = ModelFolder.open(tmp_path / "tiny")
     assert again.sidecar == folder.sidecar
     assert set(again.sidecar.sha256) == {"saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"}

@@ -329,5 +329,70 @@ def test_a_full_disk_is_an_error(run_application, models: Path, tmp_path: Path) 
         arguments = serve_arguments(image, models / "nearest-x4", f"{disk / 'out.tif'}?&gdal:co:TILED=NO")
         refuse(run_application("TensorflowModelServe", *arguments), "out.tif", "disk full")
         assert not (disk / "out.tif").exists()
+        (disk / "out.tif").write_bytes(b"what the user had")
+        refuse(run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", disk / "out.tif"), "out.tif", "disk full")
+        assert (disk / "out.tif").read_bytes() == b"what the user had" and len(list(disk.iterdir())) == 1
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture(scope="module")
+def phases_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """x3, two bands in, one or two out, by depth to space; the signatures without that step give 20000 more, which shows who uses them."""
+    tf = pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("models") / "phases"
+    kernel = tf.constant(np.random.default_rng(5).uniform(-0.3, 0.3, (3, 3, 2, 18)).astype(np.float32))
+    spec = tf.TensorSpec((1, None, None, 2), tf.float32, name="lr")
+    coarse = tf.function(lambda lr: {"sr": tf.nn.conv2d(lr, kernel, 1, "SAME") + 20000.0}, input_signature=[spec])
+    fine = tf.function(lambda lr: {"sr": tf.nn.depth_to_space(tf.nn.conv2d(lr, kernel, 1, "SAME"), 3)}, input_signature=[spec])
+    both = tf.function(lambda lr: fine(lr) | {"other": 0.5 * fine(lr)["sr"]}, input_signature=[spec])
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"serving_default": both, "serving_default_phases": coarse})
+    sidecar = {
+        "format": 1,
+        "name": "phases",
+        "method": "baseline",
+        "factor": 3,
+        "margin": 1,
+        "input": {"signature": "serving_default", "name": "lr", "bands": BANDS[:2], "spacing": 10.0},
+        "output": {"name": "sr", "bands": BANDS[:2], "dtype": "float32", "nodata": None},
+    }
+    (folder / "model.json").write_text(json.dumps(sidecar))
+    return folder
+
+
+def test_fine_pixels_are_put_in_place_by_the_application(run_application, phases_model: Path, tmp_path: Path) -> None:
+    """A model without its depth to space: the same pixels, whatever the blocks, strips, boxes and types."""
+    from otbsr.methods.model_folder import ModelFolder
+
+    pixels = scene(23, 37)[:2]
+    image, out = write(tmp_path / "in.tif", pixels), tmp_path / "out.tif"
+    expected = ModelFolder.open(phases_model)(pixels.transpose(1, 2, 0).astype(np.float32)).transpose(2, 0, 1) + 20000
+    for options, more in (
+        ("", ()),
+        ("", ("-block", 5)),
+        ("?&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=7", ("-block", 8)),
+        ("?&box=10:8:50:40", ("-block", 7)),
+    ):
+        succeed(run_application("SuperResolution", "-in", image, "-model", phases_model, "-out", f"{out}{options}", *more))
+        wanted = expected[:, 8:48, 10:60] if "box" in options else expected
+        np.testing.assert_allclose(read(out), wanted, atol=0.02)
+    for kind, low, high in (("int16", -32768, 32767), ("uint8", 0, 255)):
+        succeed(run_application("SuperResolution", "-in", image, "-model", phases_model, "-block", 5, "-out", f"{out}?&", kind))
+        np.testing.assert_allclose(read(out), np.rint(expected).clip(low, high), atol=1)
+
+
+def test_phases_are_for_one_rounded_output_only(run_application, phases_model: Path, tmp_path: Path) -> None:
+    """Several outputs, truncation and patches take the signature that was asked for."""
+    from otbsr.methods.model_folder import ModelFolder
+
+    pixels = scene(12, 15)[:2]
+    image, out = write(tmp_path / "in.tif", pixels), tmp_path / "out.tif"
+    expected = ModelFolder.open(phases_model)(pixels.transpose(1, 2, 0).astype(np.float32)).transpose(2, 0, 1)
+    fields = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, "-output.efieldx", 3, "-output.efieldy", 3, "-output.spcscale", 1 / 3]
+    words = ["-source1.il", image, *fields, "-model.dir", phases_model, "-model.fullyconv", "on", "-out", out]
+    succeed(run_application("TensorflowModelServe", *words, "float", "-output.names", "sr"))
+    np.testing.assert_allclose(read(out), expected + 20000, atol=0.02)
+    succeed(run_application("TensorflowModelServe", *words, "float", "-output.names", "other", "sr"))
+    np.testing.assert_allclose(read(out), np.concatenate([0.5 * expected, expected]), atol=0.02)
+    succeed(run_application("TensorflowModelServe", *words, "int32", "-output.names", "sr", "-output.rounding", "truncate"))
+    np.testing.assert_allclose(read(out), np.trunc(expected), atol=1)
