@@ -258,7 +258,9 @@ private:
       parameter->SetFileName((m_Partial.empty() ? file : m_Partial) + name.substr(file.size()));
       m_Monitor = std::make_unique<WriteMonitor>();
       m_Cache.reset();
-      m_Cache = std::make_unique<SmallerGdalCache>(std::max(128.0, settings.megabytes / 8) * 1024 * 1024);
+      // our own tiles are written whole; others may have to wait until a row of them is complete
+      const bool isAligned = options.isPlain && plan.block[0] > 0;
+      m_Cache = std::make_unique<SmallerGdalCache>((isAligned ? 96 : std::max(128.0, settings.megabytes / 8)) * 1024 * 1024);
       filter->SetFailureHandler([this](const std::string& cause) { this->Fail(cause); });
     }
     this->SetParameterOutputImage<TOutputImage>("out", filter->GetOutput());
