@@ -53,6 +53,8 @@ def observe_aerial(
     spacing: float = 10.0,
     scale: Sequence[float] = (1.2e-3, 1.2e-3, 1.2e-3, 1.8e-3),
     zoom: float = 1.0,
+    offset: tuple[float, float] = (0.0, 0.0),
+    least: int = 8,
     seed: int = 0,
     noise: float = 1.0,
     overwrite: bool = False,
@@ -60,7 +62,8 @@ def observe_aerial(
     """Write `OUT/reference_2m5.tif` (noise-free target) and `OUT/sentinel2_10m.tif` from an aerial image; int16 DN, nested grids.
 
     scale: reflectance of one count of each band (8-bit images have no calibration: the default spans what land reflects). zoom: the image
-    is taken to be this many times larger on the ground than it is: real texture at another size. Returns the settings, which are
+    is taken to be this many times larger on the ground than it is: real texture at another size. offset: metres east and south by which
+    the pixels' corner is moved: the same texture falls otherwise into them. least: input pixels a side below which it is an error. Returns the settings, which are
     also written to `OUT/world.json`. Raises `InputError` when the image is too small, `OutputError` when OUT exists.
     """
     out = Path(out)
@@ -69,19 +72,22 @@ def observe_aerial(
     reflectance, grid = read_reflectance(files, scale)
     fine = spacing / factor
     scene = Grid(0.0, grid.height * grid.dy * zoom, grid.dx * zoom, grid.dy * zoom, grid.width, grid.height, "EPSG:32631")
-    columns, rows = (int((count * step * zoom - 2 * MARGIN) // spacing) for count, step in ((grid.width, grid.dx), (grid.height, grid.dy)))
-    if min(columns, rows) < 8:
+    columns, rows = (
+        int((count * step * zoom - 2 * MARGIN - moved) // spacing)
+        for count, step, moved in zip((grid.width, grid.height), (grid.dx, grid.dy), offset, strict=True)
+    )
+    if min(columns, rows) < least:
         raise InputError(
-            f"{files[0]}: {grid.width * grid.dx * zoom:g} x {grid.height * grid.dy * zoom:g} m is too small; expected at least {8 * spacing + 2 * MARGIN:g} m"
+            f"{files[0]}: {grid.width * grid.dx * zoom:g} x {grid.height * grid.dy * zoom:g} m is too small; expected at least {least * spacing + 2 * MARGIN + max(offset):g} m"
         )
-    top = scene.top - MARGIN
-    coarse = Grid(MARGIN, top, spacing, spacing, columns, rows, "EPSG:32631")
-    target = Grid(MARGIN, top, fine, fine, columns * factor, rows * factor, "EPSG:32631")
+    left, top = MARGIN + offset[0], scene.top - MARGIN - offset[1]
+    coarse = Grid(left, top, spacing, spacing, columns, rows, "EPSG:32631")
+    target = Grid(left, top, fine, fine, columns * factor, rows * factor, "EPSG:32631")
     random = np.random.default_rng([seed, 11])
     sharp = [Sampler(scene, target, REFERENCE_MTF)(plane) for plane in reflectance]
     seen = [observe(Sampler(scene, coarse, SENTINEL2[band].mtf)(plane), SENTINEL2[band], random, noise) for band, plane in zip(BANDS, reflectance, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
-    settings = {"aerial": [Path(file).name for file in files], "factor": factor, "zoom": zoom, "scale": list(scale), "seed": None}
+    settings = {"aerial": [Path(file).name for file in files], "factor": factor, "zoom": zoom, "offset": list(offset), "scale": list(scale), "seed": None}
     write_image(out / "reference_2m5.tif", sharp, target, BANDS)
     write_image(out / "sentinel2_10m.tif", seen, coarse, BANDS)
     (out / "world.json").write_text(json.dumps({"settings": settings}, indent=1) + "\n", encoding="utf-8")

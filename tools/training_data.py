@@ -1,0 +1,125 @@
+"""Make a training set: landscapes of many seeds, real aerial texture, and the pairs of patches of both; started again, it goes on.
+
+Usage: python tools/training_data.py OUT [--landscapes 48] [--valid-landscapes 4] [--aerial FILE[,FILE...]]...
+
+OUT/worlds and OUT/pairs hold one folder each; OUT/pairs.list names the finished folders of pairs, one a line, and is rewritten after each:
+`otbsr train $(cat OUT/pairs.list) -o MODEL`. What there is finished is kept, so that a larger --landscapes adds to a set.
+
+Seeds: training 1000-1999, validation 2000-2999; what tests a model (7, 3, 21, 55, 3000 and more) is never drawn here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+TRAIN_SEED, VALID_SEED, SEEDS = 1000, 2000, 1000
+URBAN = (0.7, 0.2, 0.9, 0.05, 0.5, 0.35)
+DAYS = (75, 300)
+STEP, AERIAL_STEP = 20, 8
+"""Input pixels between patches of 32: with the training's border of 6 left out, a step of 20 uses all ground once."""
+AERIAL = ((1.0, 0.0), (1.0, 5.0), (1.2, 0.0), (1.2, 5.0), (1.5, 0.0), (2.0, 0.0))
+"""Zoom and offset (metres) of the aerial images: sizes of the same texture, and where it falls in the 10 m pixels."""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--landscapes", type=int, default=48, help="landscapes to train on, at most 1000 [%(default)s]")
+    parser.add_argument("--valid-landscapes", type=int, default=4, help="landscapes to validate on, whole [%(default)s]")
+    parser.add_argument("--extent", type=int, default=1800, help="side of a landscape, metres; a multiple of 60 [%(default)s]")
+    parser.add_argument("--aerial", action="append", default=[], help="aerial image to train on, R,G,B,NIR in one file or in four with commas; repeat")
+    return parser.parse_args()
+
+
+def landscape(seed: int, extent: int) -> list[str]:
+    """Options of `otbsr simulate`: town or country by turns; date, sun and noise at random."""
+    random = np.random.default_rng([seed, 17])
+    day = int(random.integers(*DAYS))
+    options = {
+        "seed": seed,
+        "extent": extent,
+        "urban": URBAN[seed % len(URBAN)],
+        "gradient": round(random.uniform(0.2, 1.0), 2),
+        "day": day,
+        "noise": round(random.uniform(0.6, 1.4), 2),
+        "sun-azimuth": round(random.uniform(140, 175), 1),
+    }
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+
+def run(*words: str | Path) -> None:
+    """Run an otbsr command; an error ends this program with its status."""
+    done = subprocess.run([sys.executable, "-m", "otbsr", *map(str, words), "--quiet"], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def cut(world: Path, out: Path, seed: int, step: int, valid: int, data: str) -> Path:
+    """The folder of pairs of a world, made unless it is there (`otbsr pairs` gives the name to whole folders only)."""
+    if not out.exists():
+        options = ["--step", str(step), "--valid", str(valid), "--seed", str(seed), "--data", data]
+        run("pairs", world / "sentinel2_10m.tif", world / "reference_2m5.tif", "-o", out, *options)
+    return out
+
+
+def landscape_pairs(out: Path, seed: int, extent: int, valid: bool) -> Path:
+    """Pairs of one landscape; its world is dropped, the same seed makes it again."""
+    world, pairs = out / "worlds" / f"{seed}", out / "pairs" / f"{seed}"
+    if not pairs.exists():
+        run("simulate", world, *landscape(seed, extent), "--overwrite")
+        cut(world, pairs, seed, STEP, int(valid), f"simulated landscapes (otbsr simulate, {extent / 1000:g} km each, various towns, seasons, suns and noises)")
+        shutil.rmtree(world)
+    return pairs
+
+
+def aerial_pairs(out: Path, files: list[Path], draw: int) -> Path | None:
+    """Pairs of one aerial image at one zoom and offset; None when it is too small for a patch."""
+    from otbsr.errors import InputError
+    from otbsr.world.aerial import observe_aerial
+
+    zoom, offset = AERIAL[draw]
+    name = f"aerial-{files[0].stem}-{draw}"
+    world, pairs = out / "worlds" / name, out / "pairs" / name
+    if not pairs.exists():
+        try:
+            observe_aerial(files, world, zoom=zoom, offset=(offset, offset), seed=draw, overwrite=True, least=32)
+        except InputError as error:
+            print(f"{name}: left out: {error}", flush=True)
+            return None
+        cut(world, pairs, 0, AERIAL_STEP, 0, "real aerial texture (NAIP, 1 m, public domain) seen by the simulated sensor")
+    return pairs
+
+
+def main() -> None:
+    """Make what is missing, aerial images and validation first, and write the list after each folder."""
+    asked = arguments()
+    out: Path = asked.out.absolute()
+    if max(asked.landscapes, asked.valid_landscapes) > SEEDS:
+        raise SystemExit(f"{asked.landscapes} landscapes: at most {SEEDS} seeds are set aside for training and as many for validation")
+    (out / "worlds").mkdir(parents=True, exist_ok=True)
+    images = [[Path(name) for name in words.split(",")] for words in asked.aerial]
+    jobs = [lambda files=files, draw=draw: aerial_pairs(out, files, draw) for files in images for draw in range(len(AERIAL))]
+    jobs += [lambda seed=VALID_SEED + i: landscape_pairs(out, seed, asked.extent, True) for i in range(asked.valid_landscapes)]
+    jobs += [lambda seed=TRAIN_SEED + i: landscape_pairs(out, seed, asked.extent, False) for i in range(asked.landscapes)]
+    folders, begin = [], time.monotonic()
+    for number, job in enumerate(jobs, 1):
+        folder = job()
+        if folder is not None:
+            folders.append(folder)
+        partial = out / f".pairs.list.{os.getpid()}"
+        partial.write_text("".join(f"{path}\n" for path in folders), encoding="utf-8")
+        os.replace(partial, out / "pairs.list")
+        print(f"{number} of {len(jobs)}: {folder}, {(time.monotonic() - begin) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
