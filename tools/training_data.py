@@ -23,10 +23,17 @@ import numpy as np
 TRAIN_SEED, VALID_SEED, SEEDS = 1000, 2000, 1000
 URBAN = (0.7, 0.2, 0.9, 0.05, 0.5, 0.35)
 DAYS = (75, 300)
-STEP, AERIAL_STEP = 20, 8
-"""Input pixels between patches of 32: with the training's border of 6 left out, a step of 20 uses all ground once."""
-AERIAL = ((1.0, 0.0), (1.0, 5.0), (1.2, 0.0), (1.2, 5.0), (1.5, 0.0), (2.0, 0.0))
-"""Zoom and offset (metres) of the aerial images: sizes of the same texture, and where it falls in the 10 m pixels."""
+STEP = 20
+"""Input pixels between patches of 32: with the training's border of 6 left out, all ground is used once."""
+AERIAL = (
+    *((1.0, east, south, 4) for east in (0, 5) for south in (0, 5)),
+    (1.2, 0, 0, 4),
+    (1.2, 5, 5, 4),
+    (1.5, 0, 0, 6),
+    (1.5, 5, 5, 6),
+    (2.0, 0, 0, 8),
+)
+"""Of an aerial image: zoom, offset east and south (metres), step between patches. Real ground is scarce, so it is used in several sizes and places."""
 
 
 def arguments() -> argparse.Namespace:
@@ -81,21 +88,20 @@ def landscape_pairs(out: Path, seed: int, extent: int, valid: bool) -> Path:
     return pairs
 
 
-def aerial_pairs(out: Path, files: list[Path], draw: int) -> Path | None:
+def aerial_pairs(out: Path, files: list[Path], zoom: float, east: float, south: float, step: int) -> Path | None:
     """Pairs of one aerial image at one zoom and offset; None when it is too small for a patch."""
     from otbsr.errors import InputError
     from otbsr.world.aerial import observe_aerial
 
-    zoom, offset = AERIAL[draw]
-    name = f"aerial-{files[0].stem}-{draw}"
+    name = f"aerial-{files[0].stem}-{zoom:g}-{east:g}-{south:g}"
     world, pairs = out / "worlds" / name, out / "pairs" / name
     if not pairs.exists():
         try:
-            observe_aerial(files, world, zoom=zoom, offset=(offset, offset), seed=draw, overwrite=True, least=32)
+            observe_aerial(files, world, zoom=zoom, offset=(east, south), seed=round(100 * zoom + 10 * east + south), overwrite=True, least=32)
         except InputError as error:
             print(f"{name}: left out: {error}", flush=True)
             return None
-        cut(world, pairs, 0, AERIAL_STEP, 0, "real aerial texture (NAIP, 1 m, public domain) seen by the simulated sensor")
+        cut(world, pairs, 0, step, 0, "real aerial texture (NAIP, 1 m, public domain) seen by the simulated sensor")
     return pairs
 
 
@@ -107,7 +113,7 @@ def main() -> None:
         raise SystemExit(f"{asked.landscapes} landscapes: at most {SEEDS} seeds are set aside for training and as many for validation")
     (out / "worlds").mkdir(parents=True, exist_ok=True)
     images = [[Path(name) for name in words.split(",")] for words in asked.aerial]
-    jobs = [lambda files=files, draw=draw: aerial_pairs(out, files, draw) for files in images for draw in range(len(AERIAL))]
+    jobs = [lambda files=files, draw=draw: aerial_pairs(out, files, *draw) for files in images for draw in AERIAL]
     jobs += [lambda seed=VALID_SEED + i: landscape_pairs(out, seed, asked.extent, True) for i in range(asked.valid_landscapes)]
     jobs += [lambda seed=TRAIN_SEED + i: landscape_pairs(out, seed, asked.extent, False) for i in range(asked.landscapes)]
     folders, begin = [], time.monotonic()
