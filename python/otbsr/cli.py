@@ -87,6 +87,8 @@ def simulate(
     sun_elevation: Annotated[float | None, typer.Option(help="Degrees above the horizon; default from the date.")] = None,
     sun_azimuth: Annotated[float | None, typer.Option(help="Degrees from north; default from the date.")] = None,
     products: Annotated[str, typer.Option(help="Products written besides the GeoTIFFs: safe, theia, dimap, with commas.")] = "",
+    bands: Annotated[str, typer.Option(help="Bands of the pair to train on: ten (10 and 20 m), all (13), or names with commas.")] = "B4,B3,B2,B8",
+    factor: Annotated[int, typer.Option(help="10 m over the spacing of the pair's reference: 2, 3, 4, 5, 6 or 8.")] = 4,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -110,10 +112,33 @@ def simulate(
         sun_elevation=sun_elevation,
         sun_azimuth=sun_azimuth,
         products=tuple(words(products)),
+        bands=tuple(words(bands)),
+        factor=factor,
     )
     with bars(quiet, as_json) as report:
         world = make_world(out, settings, report, overwrite)
     finish({"out": out, "cached": world["cached"], "files": len(world["files"])}, as_json)
+
+
+@app.command("aerial", epilog="Example: otbsr aerial naip.tif -o worlds/naip --factor 4")
+def aerial_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Red, green, blue and near infrared in one file, or in four.")],
+    out: Output,
+    factor: Annotated[int, typer.Option(help="10 m over the spacing of the reference: 2, 3, 4, 5, 6 or 8.")] = 4,
+    scale: Annotated[str, typer.Option("--scale", help="Reflectance of one count, one for all bands or four with commas.")] = "0.0012,0.0012,0.0012,0.0018",
+    zoom: Annotated[float, typer.Option(help="Take the image to be this many times larger on the ground.")] = 1.0,
+    offset: Annotated[tuple[float, float], typer.Option(metavar="EAST SOUTH", help="Where the pixels begin, metres from where they would.")] = (0.0, 0.0),
+    noise: Annotated[float, typer.Option(help="Factor on the sensor's noise.")] = 1.0,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a pair of images to train on from an aerial image of 1 m or so, seen by the simulated sensor: real texture."""
+    from otbsr.world.aerial import observe_aerial, read_scale
+
+    made = observe_aerial(files, out, factor, scale=read_scale(scale), zoom=zoom, offset=offset, seed=seed, noise=noise, overwrite=overwrite)
+    finish({"out": out, **made["pair"]}, as_json)
 
 
 @app.command()

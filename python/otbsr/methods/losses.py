@@ -5,7 +5,7 @@ Images are in DN divided by the network's spread, so that 1 means about 0.1 refl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -68,15 +68,22 @@ def spectral_angle(target: Any, result: Any) -> Any:
     return ops.mean(1.0 - dot / norms, axis=(1, 2))
 
 
-def consistency(lr: Any, result: Any, kernels: NDArray[np.float32], factor: int) -> Any:
-    """Charbonnier between the result degraded by the sensor and its input, per image, away from the border."""
+def consistency(lr: Any, result: Any, kernels: NDArray[np.float32], factor: int, bands: Sequence[int] | None = None) -> Any:
+    """Charbonnier between the result degraded by the sensor and its input, per image, away from the border.
+
+    bands: indices of those of lr and result that the kernels are for; not given: all.
+    """
+    if bands is not None and len(bands) < lr.shape[-1]:
+        lr, result = ops.take(lr, list(bands), axis=-1), ops.take(result, list(bands), axis=-1)
     radius = kernel_radius(kernels, factor)
     inner = lr[:, radius : ops.shape(lr)[1] - radius, radius : ops.shape(lr)[2] - radius]
     return charbonnier(degrade(result, kernels, factor) - inner)
 
 
-def fidelity_loss(lr: Any, target: Any, result: Any, kernels: NDArray[np.float32], factor: int, weights: LossWeights) -> Any:
-    """Mean over the batch of the weighted sum of pixel (Charbonnier), gradient, spectral angle and sensor consistency."""
+def fidelity_loss(
+    lr: Any, target: Any, result: Any, kernels: NDArray[np.float32], factor: int, weights: LossWeights, consistent: Sequence[int] | None = None
+) -> Any:
+    """Mean over the batch of the weighted sum of pixel (Charbonnier), gradient, spectral angle and sensor consistency (of the bands `consistent`)."""
 
     def in_place(moved: Any, inner: Any) -> Any:
         return weights.pixel * charbonnier(inner - moved) + (weights.gradient * gradient(moved, inner) if weights.gradient else 0.0)
@@ -84,8 +91,8 @@ def fidelity_loss(lr: Any, target: Any, result: Any, kernels: NDArray[np.float32
     total = over_shifts(in_place, target, result, weights.registration)
     if weights.spectral:
         total = total + weights.spectral * spectral_angle(target, result)
-    if weights.consistency:
-        total = total + weights.consistency * consistency(lr, result, kernels, factor)
+    if weights.consistency and (consistent is None or len(consistent)):
+        total = total + weights.consistency * consistency(lr, result, kernels, factor, consistent)
     return ops.mean(total)
 
 

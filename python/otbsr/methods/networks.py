@@ -77,6 +77,11 @@ class NetworkSettings(BaseModel):
         return self.outputs or self.bands
 
     @property
+    def bands_projected(self) -> tuple[str, ...]:
+        """Bands out that back-projection works on: those of the grid's own spacing."""
+        return tuple(band for band in self.bands_out if spacing_ratio(band) == 1) if self.back_projection else ()
+
+    @property
     def means(self) -> tuple[float, ...]:
         """DN subtracted from each band."""
         return self.mean or tuple(float(MEANS.get(band, 1000)) for band in self.bands)
@@ -196,8 +201,8 @@ class BackProjection(keras.layers.Layer):
     def __init__(self, settings: NetworkSettings, **kwargs: Any) -> None:
         super().__init__(trainable=False, **kwargs)
         self.factor = settings.factor
-        own = [index for index, band in enumerate(settings.bands_out) if spacing_ratio(band) == 1]
-        names = tuple(settings.bands_out[index] for index in own)
+        names = settings.bands_projected
+        own = [settings.bands_out.index(name) for name in names]
         count, phases = len(settings.bands_out), settings.factor**2
         kernels = sensor_kernels(names, settings.factor, IN_GRAPH_REACH)
         down = polyphase_degradation(kernels, settings.factor)
@@ -323,7 +328,7 @@ def assemble(settings: NetworkSettings, convolution: Callable[[int, str], keras.
     features = body(convolution(settings.channels, "head")(x), settings, convolution)
     detail = keras.layers.Rescaling(settings.spread, name="to_dn")(convolution(phases, "phases")(features))
     fine = keras.layers.Add(name="residual")([FixedConvolution(base_kernel(settings), name="bicubic")(lr), detail])
-    for i in range(settings.back_projection):
+    for i in range(settings.back_projection if settings.bands_projected else 0):
         fine = BackProjection(settings, name=f"back_projection{i}")([fine, lr])
     return keras.Model(lr, DepthToSpace(settings.factor, name="sr")(fine), name=name)
 
@@ -355,7 +360,9 @@ def margin(settings: NetworkSettings) -> int:
     """Radius of the receptive field in input pixels: one per 3x3 convolution in sequence, then that of each back-projection."""
     convolutions = 1 + {"attention": 3, "residual": 2}[settings.body] * settings.blocks + 1 + 1
     detail = max(convolutions, base_kernel(settings).shape[0] // 2)
-    radius = kernel_radius(sensor_kernels(settings.bands_out, settings.factor, IN_GRAPH_REACH), settings.factor) if settings.back_projection else 0
+    if not settings.bands_projected:
+        return detail
+    radius = kernel_radius(sensor_kernels(settings.bands_projected, settings.factor, IN_GRAPH_REACH), settings.factor)
     return detail + settings.back_projection * (radius + 2)
 
 

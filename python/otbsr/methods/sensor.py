@@ -75,16 +75,38 @@ def observe_anew(
     """Inputs made from targets by a sensor drawn at random: [n, factor p, factor p, bands] -> [n, p, p, bands], in DN.
 
     mtf: standard deviation of the log of each band's MTF at Nyquist (one draw for the batch); shift: greatest displacement of a band in
-    coarse pixels; noise: range of its standard deviation in DN. Mirrored at the patches' edges.
+    coarse pixels; noise: range of its standard deviation in DN. Mirrored at the patches' edges. A band of coarser spacing has its pixels
+    repeated, the first of them beginning with the patch where they fill it, else anywhere.
     """
     lr = np.empty((len(target), target.shape[1] // factor, target.shape[2] // factor, target.shape[3]), np.float32)
+    begins: dict[tuple[int, int], NDArray[np.int64]] = {}
     for index, band in enumerate(bands):
         known = SENTINEL2[band if band in SENTINEL2 else "B4"].mtf
         value = min(0.5, known * math.exp(random.normal(0, mtf))) if mtf else known
-        rows, columns = (
-            decimation_operator(degradation_kernel("B4", factor, mtf=value, shift=random.uniform(-shift, shift) * factor), size, factor).toarray()
-            for size in target.shape[1:3]
-        )
-        lr[..., index] = np.einsum("yi,nij,xj->nyx", rows, target[..., index], columns, optimize=True)
+        ratio = spacing_ratio(band)
+        operators = []
+        for axis, size in enumerate(lr.shape[1:3]):
+            taps = degradation_kernel("B4", factor * ratio, mtf=value, shift=random.uniform(-shift, shift) * factor)
+            phase = int(random.integers(ratio)) if size % ratio else 0
+            operators.append(repeated_decimation(taps, size, factor, ratio, phase))
+            begins[axis, index] = np.maximum((np.arange(size) + phase) // ratio * ratio - phase, 0)
+        lr[..., index] = np.einsum("yi,nij,xj->nyx", operators[0], target[..., index], operators[1], optimize=True)
     sigma = random.uniform(*noise, (len(lr), 1, 1, 1)).astype(np.float32)
-    return lr + sigma * random.standard_normal(lr.shape, np.float32)
+    draws = random.standard_normal(lr.shape, np.float32)
+    for index in range(lr.shape[-1]):  # a coarser band's repeated pixels share their noise
+        draws[..., index] = draws[:, begins[0, index]][:, :, begins[1, index], index]
+    return lr + sigma * draws
+
+
+def repeated_decimation(taps: NDArray[np.float64], size: int, factor: int, ratio: int, phase: int) -> NDArray[np.float32]:
+    """Matrix [size, factor size] of one axis: pixels `ratio` times as wide as the grid's `size`, each repeated; the first begins `phase` before.
+
+    taps: as `degradation_kernel` gives them for factor * ratio. Mirrored at the edges.
+    """
+    count = -(-(size + phase) // ratio)
+    before, after = phase * factor, (count * ratio - phase - size) * factor
+    source = np.pad(np.arange(size * factor), (before, after), mode="symmetric")
+    wide = decimation_operator(taps, count * ratio * factor, factor * ratio).toarray()
+    folded = np.zeros((size * factor, count), np.float32)
+    np.add.at(folded, source, wide.T)
+    return np.ascontiguousarray(folded.T[(np.arange(size) + phase) // ratio])

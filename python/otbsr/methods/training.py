@@ -29,7 +29,7 @@ from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
 from otbsr.methods.networks import NetworkSettings, base_kernel, fuse, margin, network, upsampler
-from otbsr.methods.sensor import observe_anew, sensor_kernels
+from otbsr.methods.sensor import observe_anew, sensor_kernels, spacing_ratio
 from otbsr.progress import Report, silent
 
 Array = NDArray[np.float32]
@@ -255,7 +255,9 @@ class FidelityModel(keras.Model):
         super().__init__()
         self.settings = settings
         self.net = network(settings.network)
-        self.kernels = sensor_kernels(settings.network.bands_out, settings.network.factor)
+        bands = settings.network.bands_out
+        self.consistent = [index for index, band in enumerate(bands) if spacing_ratio(band) == 1]  # a coarser band's pixels fall anywhere in a patch
+        self.kernels = sensor_kernels(tuple(bands[index] for index in self.consistent) or bands, settings.network.factor)
         self.inputs_of_outputs = [settings.network.bands.index(band) for band in settings.network.bands_out]
 
     def build(self, shape: Any) -> None:
@@ -279,7 +281,7 @@ class FidelityModel(keras.Model):
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """F's loss of a batch."""
         lr, target, result = self.cut(x, y, y_pred)
-        return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss)
+        return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent)
 
 
 class PerceptualModel(FidelityModel):
@@ -316,7 +318,7 @@ class PerceptualModel(FidelityModel):
         adversarial = self.settings.adversarial
         assert adversarial is not None
         lr, target, result = self.cut(x, y, y_pred)
-        loss = fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss)
+        loss = fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent)
         real, fake = self.critic.look(lr, target), self.critic.look(lr, result)
         extra = adversarial.weight * deception_loss(ops.stop_gradient(real[-1]), fake[-1], adversarial.relativistic)
         extra = extra + adversarial.features * feature_distance(real[:-1], fake[:-1])

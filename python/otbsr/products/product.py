@@ -57,16 +57,21 @@ class Product:
         return [self.bands[name] for name in names]
 
     def grid(self, names: Sequence[str]) -> Grid:
-        """The grid that the named bands share; raises `GridError` naming the two bands that differ, `InputError` for damaged files."""
+        """The finest grid of the named bands, in which the others nest; raises `GridError` naming two that do not, `InputError` for damaged files."""
         bands = self.select(names)
         grids = [readable_grid(band.path) for band in bands]
+        first, finest = min(zip(bands, grids, strict=True), key=lambda pair: pair[1].dx)
         for band, grid in zip(bands, grids, strict=True):
-            if not grid.same(grids[0]) or (bool(grid.crs) != bool(grids[0].crs)):
-                what = f"{self.path}: bands {bands[0].name} and {band.name}"
-                if grid.crs != grids[0].crs:
-                    raise GridError(f"{what} have different coordinate reference systems; reproject one (gdalwarp) first")
-                raise GridError(f"{what} have different grids: {grids[0].describe()} and {grid.describe()}; choose bands of one spacing")
-        return grids[0]
+            what = f"{self.path}: bands {first.name} and {band.name}"
+            if grid.crs != finest.crs and (not (grid.crs and finest.crs) or rasterio.CRS.from_string(grid.crs) != rasterio.CRS.from_string(finest.crs)):
+                raise GridError(f"{what} have different coordinate reference systems; reproject one (gdalwarp) first")
+            try:
+                grid.factor_to(finest)
+            except GridError:
+                raise GridError(
+                    f"{what} have different grids: {finest.describe()} and {grid.describe()}; choose bands whose pixels nest, or crop all to the same ground"
+                ) from None
+        return finest
 
 
 def readable_grid(path: Path) -> Grid:
@@ -135,7 +140,8 @@ def read_image(path: Path, names: Sequence[str] | None, scale: float | None) -> 
 def stack(product: Product, names: Sequence[str], out_vrt: str | Path, scale: float = SCALE, offset: float = 0.0, nodata: int = NODATA) -> Grid:
     """Write a VRT of the named bands in this order, int16, reflectance = DN * scale + offset, without copying a pixel.
 
-    No-data of the sources becomes `nodata`. Returns the grid; raises as `Product.grid` does.
+    Coarser bands come on the finest band's grid by repeating their pixels. No-data of the sources becomes `nodata`. Returns the grid;
+    raises as `Product.grid` does.
     """
     bands, grid = product.select(names), product.grid(names)
     root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
@@ -150,7 +156,8 @@ def stack(product: Product, names: Sequence[str], out_vrt: str | Path, scale: fl
         source = ElementTree.SubElement(node, "ComplexSource")
         ElementTree.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(band.path.resolve())
         ElementTree.SubElement(source, "SourceBand").text = str(band.index)
-        ElementTree.SubElement(source, "SrcRect", size)
+        own = readable_grid(band.path)
+        ElementTree.SubElement(source, "SrcRect", size | {"xSize": str(own.width), "ySize": str(own.height)})
         ElementTree.SubElement(source, "DstRect", size)
         if band.nodata is not None:
             ElementTree.SubElement(source, "NODATA").text = f"{band.nodata:.17g}"

@@ -7,6 +7,9 @@ sensor model as the simulated landscapes, so that the two kinds of pairs can be 
 from __future__ import annotations
 
 import json
+import math
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,17 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 
-from otbsr.errors import InputError, OutputError
+from otbsr.errors import InputError, OutputError, UsageError
 from otbsr.grid import Grid
+from otbsr.raster import first_line
 from otbsr.world.sensors import REFERENCE_MTF, SENTINEL2, Sampler, observe
-from otbsr.world.simulate import BANDS, write_image
+from otbsr.world.simulate import BANDS, spacing_name, write_image
 
+FACTORS = (2, 3, 4, 5, 6, 8)
+LEAST = 8
+"""Input pixels that a side of the images has at least."""
 MARGIN = 20.0
 """Metres at each side of the aerial image that only the sensors' blur sees."""
 
@@ -46,6 +54,17 @@ def read_reflectance(files: Sequence[str | Path], scale: Sequence[float]) -> tup
     return np.stack([plane.astype(np.float32) * value for plane, value in zip(planes[:4], scale, strict=True)]), grid
 
 
+def read_scale(text: str) -> tuple[float, ...]:
+    """Reflectance of one count as an option has it: one number for all bands, or four with commas; raises `UsageError`."""
+    try:
+        values = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 4) or not all(0 < value < 1 for value in values):
+        raise UsageError(f"scale is '{text}', expected one number between 0 and 1 or four with commas, such as 0.0012,0.0012,0.0012,0.0018 (8 bits)")
+    return values * (4 // len(values))
+
+
 def observe_aerial(
     files: Sequence[str | Path],
     out: str | Path,
@@ -54,41 +73,55 @@ def observe_aerial(
     scale: Sequence[float] = (1.2e-3, 1.2e-3, 1.2e-3, 1.8e-3),
     zoom: float = 1.0,
     offset: tuple[float, float] = (0.0, 0.0),
-    least: int = 8,
     seed: int = 0,
     noise: float = 1.0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write `OUT/reference_2m5.tif` (noise-free target) and `OUT/sentinel2_10m.tif` from an aerial image; int16 DN, nested grids.
+    """Write `OUT/sentinel2_10m.tif` and its noise-free target `OUT/reference_2m5.tif` from an aerial image; int16 DN, nested grids.
 
-    scale: reflectance of one count of each band (8-bit images have no calibration: the default spans what land reflects). zoom: the image
-    is taken to be this many times larger on the ground than it is: real texture at another size. offset: metres east and south by which
-    the pixels' corner is moved: the same texture falls otherwise into them. least: input pixels a side below which it is an error. Returns the settings, which are
-    also written to `OUT/world.json`. Raises `InputError` when the image is too small, `OutputError` when OUT exists.
+    Another factor puts its own spacing into the target's name. scale: reflectance of one count of each band (8-bit images have no
+    calibration: the default spans what land reflects). zoom: the image is taken to be this many times larger on the ground than it is: real texture at another size. offset: metres east and south by which
+    the pixels' corner is moved, so that the same texture falls otherwise into them. Returns the content of `OUT/world.json`: settings
+    and the pair's files. Raises `UsageError`, `InputError` when the image is too small or coarser than the target, `OutputError` when
+    OUT exists or cannot be written.
     """
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+    if factor not in FACTORS or not 0 < zoom < math.inf or not all(0 <= value < math.inf for value in (noise, *offset)):
+        raise UsageError(
+            f"factor {factor}, zoom {zoom:g}, noise {noise:g}, offset {offset[0]:g} {offset[1]:g}: expected a factor of {', '.join(map(str, FACTORS))}, "
+            "a zoom above 0, noise and offset of 0 or more"
+        )
     reflectance, grid = read_reflectance(files, scale)
     fine = spacing / factor
+    step = max(grid.dx, grid.dy) * zoom
+    if step > fine * (1 + 1e-6):
+        raise InputError(f"{files[0]}: pixels of {step:g} m cannot show the ground at {fine:g} m; use a smaller --factor (at most {int(spacing / step)})")
     scene = Grid(0.0, grid.height * grid.dy * zoom, grid.dx * zoom, grid.dy * zoom, grid.width, grid.height, "EPSG:32631")
-    columns, rows = (
-        int((count * step * zoom - 2 * MARGIN - moved) // spacing)
-        for count, step, moved in zip((grid.width, grid.height), (grid.dx, grid.dy), offset, strict=True)
-    )
-    if min(columns, rows) < least:
-        raise InputError(
-            f"{files[0]}: {grid.width * grid.dx * zoom:g} x {grid.height * grid.dy * zoom:g} m is too small; expected at least {least * spacing + 2 * MARGIN + max(offset):g} m"
-        )
-    left, top = MARGIN + offset[0], scene.top - MARGIN - offset[1]
-    coarse = Grid(left, top, spacing, spacing, columns, rows, "EPSG:32631")
-    target = Grid(left, top, fine, fine, columns * factor, rows * factor, "EPSG:32631")
+    columns, rows = (int((side - 2 * MARGIN - moved) // spacing) for side, moved in ((scene.right, offset[0]), (scene.top, offset[1])))
+    if min(columns, rows) < LEAST:
+        least = LEAST * spacing + 2 * MARGIN + max(offset)
+        raise InputError(f"{files[0]}: {scene.right:g} x {scene.top:g} m is too small; expected at least {least:g} m")
+    coarse = Grid(MARGIN + offset[0], scene.top - MARGIN - offset[1], spacing, spacing, columns, rows, "EPSG:32631")
+    target = coarse.refined(factor)
     random = np.random.default_rng([seed, 11])
     sharp = [Sampler(scene, target, REFERENCE_MTF)(plane) for plane in reflectance]
     seen = [observe(Sampler(scene, coarse, SENTINEL2[band].mtf)(plane), SENTINEL2[band], random, noise) for band, plane in zip(BANDS, reflectance, strict=True)]
-    out.mkdir(parents=True, exist_ok=True)
-    settings = {"aerial": [Path(file).name for file in files], "factor": factor, "zoom": zoom, "offset": list(offset), "scale": list(scale), "seed": None}
-    write_image(out / "reference_2m5.tif", sharp, target, BANDS)
-    write_image(out / "sentinel2_10m.tif", seen, coarse, BANDS)
-    (out / "world.json").write_text(json.dumps({"settings": settings}, indent=1) + "\n", encoding="utf-8")
-    return settings
+    names = {"input": "sentinel2_10m.tif", "target": f"reference_{spacing_name(fine)}.tif"}
+    settings = {"aerial": [Path(file).name for file in files], "factor": factor, "zoom": zoom, "offset": list(offset), "scale": list(scale)}
+    world: dict[str, Any] = {"settings": settings | {"noise": noise, "seed": None}, "pair": {**names, "bands": list(BANDS), "factor": factor}}
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        write_image(partial / names["target"], sharp, target, BANDS)
+        write_image(partial / names["input"], seen, coarse, BANDS)
+        (partial / "world.json").write_text(json.dumps(world, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+    except (OSError, RasterioError) as error:
+        raise OutputError(f"{out}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return world

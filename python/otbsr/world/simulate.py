@@ -38,6 +38,8 @@ LEFT, TOP = 374040.0, 4830000.0
 MARGIN = 60
 """Metres of landscape around the images, so that point spread functions and shadows see real ground at the border."""
 BANDS = ("B4", "B3", "B2", "B8")
+BAND_SETS = {"ten": (*BANDS, "B5", "B6", "B7", "B8A", "B11", "B12"), "all": (*BANDS, "B5", "B6", "B7", "B8A", "B11", "B12", "B1", "B9", "B10")}
+"""Words that stand for bands: those of 10 and 20 m; all 13."""
 NODATA = -10000
 HARMONISED = {"B4": "B2", "B3": "B1", "B2": "B0", "B8": "B3"}
 """Spot's band nearest to each of Sentinel-2's."""
@@ -62,6 +64,20 @@ class WorldSettings(BaseModel):
     sun_elevation: float | None = Field(default=None, ge=15.0, le=85.0, description="from the date when absent")
     sun_azimuth: float | None = Field(default=None, ge=0.0, lt=360.0, description="from the date when absent")
     products: tuple[Literal["safe", "theia", "dimap"], ...] = Field(default=(), description="products written besides the GeoTIFFs")
+    bands: tuple[str, ...] = Field(default=BANDS, min_length=1, description="of the pair of images to train on; `ten` and `all` stand for many")
+    factor: Literal[2, 3, 4, 5, 6, 8] = Field(default=4, description="10 m over the spacing of that pair's reference")
+
+    @field_validator("bands")
+    @classmethod
+    def known_bands(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Sentinel-2's names, each once; a word for many is replaced by them."""
+        value = BAND_SETS[value[0]] if len(value) == 1 and value[0] in BAND_SETS else value
+        strange = [name for name in value if name not in materials.SENTINEL2_BANDS]
+        if strange:
+            raise ValueError(f"{strange[0]} is no band of Sentinel-2; give {', '.join(BAND_SETS)}, or some of {', '.join(materials.SENTINEL2_BANDS)}")
+        if len(set(value)) < len(value):
+            raise ValueError("a band is named twice")
+        return value
 
     @field_validator("extent")
     @classmethod
@@ -89,10 +105,22 @@ class WorldSettings(BaseModel):
             name = ".".join(str(key) for key in first["loc"]) or "settings"
             raise UsageError(f"{name} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; see `otbsr simulate --help`") from None
 
+    @property
+    def pair(self) -> tuple[str, str]:
+        """File names of the pair of images to train on: input on the 10 m grid, reference of the same bands at 10 m / factor."""
+        stack = "" if self.bands == BANDS else "stack_"
+        return f"sentinel2_{stack}10m.tif", f"reference_{stack}{spacing_name(10 / self.factor)}.tif"
+
     def sun(self, day: int) -> tuple[float, float]:
         """Elevation and azimuth of the sun."""
         elevation, azimuth = sun_position(day)
         return self.sun_elevation or max(elevation, 15.0), azimuth if self.sun_azimuth is None else self.sun_azimuth
+
+
+def spacing_name(spacing: float) -> str:
+    """A spacing in metres as file names have it: 2.5 -> "2m5", 5 -> "5m", 10 / 3 -> "3m33"."""
+    whole, _, rest = f"{spacing:.2f}".rstrip("0").partition(".")
+    return f"{whole}m{rest}"
 
 
 def grid_of(extent: int, spacing: float) -> Grid:
@@ -113,7 +141,9 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
     Files (all north-up, EPSG:32631, nested grids that share the corner): ``sentinel2_10m.tif``, ``reference_2m5.tif`` and
     ``spot_2m5.tif`` (int16, reflectance x 10000, no-data -10000, bands B4 B3 B2 B8), ``landcover_2m5.tif`` (uint8 codes of
     ``legend.json``), ``landscape.gpkg`` (layers landscape and trees), ``polygons.gpkg`` (field class), ``world.json``, and the
-    products asked for. A folder that already holds this very world is left as it is.
+    products asked for. Other bands than these four add ``sentinel2_stack_10m.tif`` (bands of 20 and 60 m by repeating their pixels) and
+    ``reference_stack_2m5.tif``, another factor a reference with its spacing in its name (``reference_5m.tif``); the pair to train on is
+    named in ``world.json``. A folder that already holds this very world is left as it is.
 
     Args:
         out: folder to make.
@@ -130,7 +160,7 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
     """
     out = Path(out).absolute()
     existing = read_world(out)
-    if existing is not None and existing.get("settings") == settings.model_dump(mode="json") and complete(out, existing):
+    if existing is not None and made_with(existing) == settings and complete(out, existing):
         return {**existing, "cached": True}
     if out.exists() and (not out.is_dir() or (existing is None and any(out.iterdir()))):
         raise OutputError(f"{out}: exists and is not a simulated world; choose another folder")
@@ -164,6 +194,14 @@ def read_world(folder: Path) -> dict[str, Any] | None:
     return world if isinstance(world, dict) and world.get("format") else None
 
 
+def made_with(world: dict[str, Any]) -> WorldSettings | None:
+    """The settings of a world, those that it does not name at their defaults; None when they are not this program's."""
+    try:
+        return WorldSettings.model_validate(world.get("settings"))
+    except ValidationError:
+        return None
+
+
 def complete(folder: Path, world: dict[str, Any]) -> bool:
     """Whether the world is of this program's version and all its files are there with their sizes."""
     current = world.get("format") == FORMAT and world.get("version") == __version__
@@ -186,13 +224,18 @@ def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[s
     report(step, 0.45)
 
     sky = make_clouds(settings.seed, coarse, settings.cloud_cover, scene.sun) if settings.cloud_cover else None
-    reference, sentinel2, noise = [], {}, {}
-    at_reference = sensors.Sampler(fine, middle, sensors.REFERENCE_MTF)
     wanted = [name for name in materials.SENTINEL2_BANDS if name != "B10"] if {"safe", "theia"} & set(settings.products) else []
-    for index, name in enumerate((*BANDS, *(name for name in wanted if name not in BANDS))):
+    names = list(dict.fromkeys((*BANDS, *wanted, *settings.bands)))
+    at_reference = sensors.Sampler(fine, middle, sensors.REFERENCE_MTF)
+    target = coarse.refined(settings.factor)
+    at_target = at_reference if settings.factor == 4 else sensors.Sampler(fine, target, sensors.REFERENCE_MTF)
+    reference, sharp, sentinel2, noise = {}, {}, {}, {}
+    for index, name in enumerate(names):
         plane = scene.reflectance(materials.response(name))
         if name in BANDS:
-            reference.append(at_reference(plane))
+            reference[name] = at_reference(plane)
+        if name in settings.bands and settings.pair[1] != "reference_2m5.tif":
+            sharp[name] = reference[name] if name in BANDS and settings.factor == 4 else at_target(plane)
         band = sensors.SENTINEL2[name]
         clean = sensors.Sampler(fine, grid_of(extent, band.spacing), band.mtf)(plane)
         if sky is not None:
@@ -202,13 +245,18 @@ def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[s
         sentinel2[name] = sensors.observe(clean, band, generator, settings.noise)
         # Root mean square over the image of the noise drawn, with that of rounding to 1e-4.
         noise[name] = float(np.sqrt(np.mean((settings.noise * band.noise(clean)) ** 2) + 1e-8 / 12))
-        report(step, 0.45 + 0.3 * (index + 1) / max(len(wanted), len(BANDS)))
-    write_image(folder / "reference_2m5.tif", reference, middle, BANDS)
+        report(step, 0.45 + 0.3 * (index + 1) / len(names))
+    write_image(folder / "reference_2m5.tif", list(reference.values()), middle, BANDS)
     write_image(folder / "sentinel2_10m.tif", [sentinel2[name] for name in BANDS], coarse, BANDS)
+    if sharp:
+        write_image(folder / settings.pair[1], [sharp[name] for name in settings.bands], target, settings.bands)
+    if settings.bands != BANDS:
+        write_image(folder / settings.pair[0], [on_grid(sentinel2[name], coarse) for name in settings.bands], coarse, settings.bands)
     mask = sky.mask() if sky is not None else np.zeros((coarse.height, coarse.width), np.uint8)
     if sky is not None:
         write_raster(folder / "clouds_10m.tif", [mask], coarse, ["0 clear, 1 cloud, 2 cloud shadow"])
-    look = Acquisition(sentinel2, {name: grid_of(extent, sensors.SENTINEL2[name].spacing) for name in sentinel2}, settings.day, scene.sun)
+    grids = {name: grid_of(extent, sensors.SENTINEL2[name].spacing) for name in wanted or BANDS}
+    look = Acquisition({name: sentinel2[name] for name in grids}, grids, settings.day, scene.sun)
     if "safe" in settings.products:
         at_20 = grid_of(extent, 20.0)
         masked = mask.reshape(at_20.height, 2, at_20.width, 2)
@@ -227,8 +275,9 @@ def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[s
         "crs": CRS,
         "corner": [LEFT, TOP],
         "bands": list(BANDS),
+        "pair": {"input": settings.pair[0], "target": settings.pair[1], "bands": list(settings.bands), "factor": settings.factor},
         "noise": noise,
-        "mtf": {"sentinel2": {name: sensors.SENTINEL2[name].mtf for name in BANDS}, "reference": sensors.REFERENCE_MTF},
+        "mtf": {"sentinel2": {name: sensors.SENTINEL2[name].mtf for name in names}, "reference": sensors.REFERENCE_MTF},
         "sun": {"elevation": settings.sun(settings.day)[0], "azimuth": settings.sun(settings.day)[1]},
         "spot_harmonisation": harmonisation,
         "proportions": {LEGEND[c][0]: float((land_cover == c).mean()) for c in LandCover},
@@ -238,6 +287,11 @@ def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[s
     (folder / "world.json").write_text(json.dumps(world, indent=1) + "\n", "utf-8")
     report(step, 1.0)
     return world
+
+
+def on_grid(plane: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """A band on a nested finer grid of the same footprint, by repeating its pixels: what a network is given of a coarser band."""
+    return plane.repeat(grid.height // plane.shape[0], 0).repeat(grid.width // plane.shape[1], 1)
 
 
 def write_spot(folder: Path, scene: Scene, settings: WorldSettings, report: Report) -> dict[str, tuple[float, float]]:
