@@ -1,6 +1,6 @@
 """Make a training set: landscapes of many seeds, real aerial texture, and the pairs of patches of both; started again, it goes on.
 
-Usage: python tools/training_data.py OUT [--landscapes 48] [--valid-landscapes 4] [--aerial FILE[,FILE...]]...
+Usage: python tools/training_data.py OUT [--landscapes 48] [--valid-landscapes 4] [--bands ten] [--factor 4] [--aerial FILE[,FILE...]]...
 
 OUT/worlds and OUT/pairs hold one folder each; OUT/pairs.list names the finished folders of pairs, one a line, and is rewritten after each:
 `otbsr train $(cat OUT/pairs.list) -o MODEL`. What there is finished is kept, so that a larger --landscapes adds to a set.
@@ -11,6 +11,7 @@ Seeds: training 1000-1999, validation 2000-2999; what tests a model (7, 3, 21, 5
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -23,8 +24,8 @@ import numpy as np
 TRAIN_SEED, VALID_SEED, SEEDS = 1000, 2000, 1000
 URBAN = (0.7, 0.2, 0.9, 0.05, 0.5, 0.35)
 DAYS = (75, 300)
-STEP = 20
-"""Input pixels between patches of 32: with the training's border of 6 left out, all ground is used once."""
+PATCH, STEP = 32, 20
+"""Input pixels of a patch, and from one to the next: with the training's border of 6 left out, all ground is used once."""
 AERIAL = (
     *((1.0, east, south, 4) for east in (0, 5) for south in (0, 5)),
     (1.2, 0, 0, 4),
@@ -44,16 +45,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--valid-landscapes", type=int, default=4, help="landscapes to validate on, whole [%(default)s]")
     parser.add_argument("--extent", type=int, default=1800, help="side of a landscape, metres; a multiple of 60 [%(default)s]")
     parser.add_argument("--aerial", action="append", default=[], help="aerial image to train on, R,G,B,NIR in one file or in four with commas; repeat")
+    parser.add_argument("--bands", default="B4,B3,B2,B8", help="as `otbsr simulate` has it: ten, all, or names; aerial images have the default's only")
+    parser.add_argument("--factor", type=int, default=4, help="10 m over the target's spacing [%(default)s]")
     return parser.parse_args()
 
 
-def landscape(seed: int, extent: int) -> list[str]:
+def landscape(seed: int, asked: argparse.Namespace) -> list[str]:
     """Options of `otbsr simulate`: town or country by turns; date, sun and noise at random."""
     random = np.random.default_rng([seed, 17])
     day = int(random.integers(*DAYS))
     options = {
         "seed": seed,
-        "extent": extent,
+        "extent": asked.extent,
+        "bands": asked.bands,
+        "factor": asked.factor,
         "urban": URBAN[seed % len(URBAN)],
         "gradient": round(random.uniform(0.2, 1.0), 2),
         "day": day,
@@ -73,36 +78,52 @@ def run(*words: str | Path) -> None:
 def cut(world: Path, out: Path, seed: int, step: int, valid: int, data: str) -> Path:
     """The folder of pairs of a world, made unless it is there (`otbsr pairs` gives the name to whole folders only)."""
     if not out.exists():
-        options = ["--step", str(step), "--valid", str(valid), "--seed", str(seed), "--data", data]
-        run("pairs", world / "sentinel2_10m.tif", world / "reference_2m5.tif", "-o", out, *options)
+        pair = json.loads((world / "world.json").read_text(encoding="utf-8"))["pair"]
+        options = ["--patch", str(PATCH), "--step", str(step), "--valid", str(valid), "--seed", str(seed), "--data", data]
+        run("pairs", world / pair["input"], world / pair["target"], "-o", out, *options)
     return out
 
 
-def landscape_pairs(out: Path, seed: int, extent: int, valid: bool) -> Path:
+def landscape_pairs(out: Path, seed: int, asked: argparse.Namespace, valid: bool) -> Path:
     """Pairs of one landscape; its world is dropped, the same seed makes it again."""
     world, pairs = out / "worlds" / f"{seed}", out / "pairs" / f"{seed}"
     if not pairs.exists():
-        run("simulate", world, *landscape(seed, extent), "--overwrite")
-        cut(world, pairs, seed, STEP, int(valid), f"simulated landscapes (otbsr simulate, {extent / 1000:g} km each, various towns, seasons, suns and noises)")
+        run("simulate", world, *landscape(seed, asked), "--overwrite")
+        about = f"simulated landscapes (otbsr simulate, {asked.extent / 1000:g} km each, various towns, seasons, suns and noises)"
+        cut(world, pairs, seed, STEP, int(valid), about)
         shutil.rmtree(world)
     return pairs
 
 
-def aerial_pairs(out: Path, files: list[Path], zoom: float, east: float, south: float, step: int) -> Path | None:
+def aerial_pairs(out: Path, files: list[Path], factor: int, zoom: float, east: float, south: float, step: int) -> Path | None:
     """Pairs of one aerial image at one zoom and offset; None when it is too small for a patch."""
     from otbsr.errors import InputError
+    from otbsr.grid import Grid
     from otbsr.world.aerial import observe_aerial
 
     name = f"aerial-{files[0].stem}-{zoom:g}-{east:g}-{south:g}"
     world, pairs = out / "worlds" / name, out / "pairs" / name
     if not pairs.exists():
         try:
-            observe_aerial(files, world, zoom=zoom, offset=(east, south), seed=round(100 * zoom + 10 * east + south), overwrite=True, least=32)
+            pair = observe_aerial(files, world, factor, zoom=zoom, offset=(east, south), seed=round(100 * zoom + 10 * east + south), overwrite=True)["pair"]
         except InputError as error:
             print(f"{name}: left out: {error}", flush=True)
             return None
+        grid = Grid.read(world / pair["input"])
+        if min(grid.width, grid.height) < PATCH:
+            print(f"{name}: left out: {grid.width} x {grid.height} input pixels hold no patch of {PATCH}", flush=True)
+            return None
         cut(world, pairs, 0, step, 0, "real aerial texture (NAIP, 1 m, public domain) seen by the simulated sensor")
     return pairs
+
+
+def same(out: Path, asked: argparse.Namespace) -> None:
+    """Stop where the folder holds a set of other bands, factor or extent."""
+    asks, path = {key: getattr(asked, key) for key in ("bands", "factor", "extent")}, out / "set.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else asks
+    if found != asks:
+        raise SystemExit(f"{out}: holds a set with {found}, asked for {asks}; choose another folder")
+    path.write_text(json.dumps(asks) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -111,11 +132,14 @@ def main() -> None:
     out: Path = asked.out.absolute()
     if max(asked.landscapes, asked.valid_landscapes) > SEEDS:
         raise SystemExit(f"{asked.landscapes} landscapes: at most {SEEDS} seeds are set aside for training and as many for validation")
+    if asked.aerial and asked.bands != "B4,B3,B2,B8":
+        raise SystemExit(f"--aerial with --bands {asked.bands}: aerial images have B4,B3,B2,B8 only")
     (out / "worlds").mkdir(parents=True, exist_ok=True)
+    same(out, asked)
     images = [[Path(name) for name in words.split(",")] for words in asked.aerial]
-    jobs = [lambda files=files, draw=draw: aerial_pairs(out, files, *draw) for files in images for draw in AERIAL]
-    jobs += [lambda seed=VALID_SEED + i: landscape_pairs(out, seed, asked.extent, True) for i in range(asked.valid_landscapes)]
-    jobs += [lambda seed=TRAIN_SEED + i: landscape_pairs(out, seed, asked.extent, False) for i in range(asked.landscapes)]
+    jobs = [lambda files=files, draw=draw: aerial_pairs(out, files, asked.factor, *draw) for files in images for draw in AERIAL]
+    jobs += [lambda seed=VALID_SEED + i: landscape_pairs(out, seed, asked, True) for i in range(asked.valid_landscapes)]
+    jobs += [lambda seed=TRAIN_SEED + i: landscape_pairs(out, seed, asked, False) for i in range(asked.landscapes)]
     folders, begin = [], time.monotonic()
     for number, job in enumerate(jobs, 1):
         folder = job()

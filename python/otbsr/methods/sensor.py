@@ -92,7 +92,7 @@ def observe_anew(
             begins[axis, index] = np.maximum((np.arange(size) + phase) // ratio * ratio - phase, 0)
         lr[..., index] = np.einsum("yi,nij,xj->nyx", operators[0], target[..., index], operators[1], optimize=True)
     sigma = random.uniform(*noise, (len(lr), 1, 1, 1)).astype(np.float32)
-    draws = random.standard_normal(lr.shape, np.float32)
+    draws: NDArray[np.float32] = np.asarray(random.standard_normal(lr.shape, np.float32))
     for index in range(lr.shape[-1]):  # a coarser band's repeated pixels share their noise
         draws[..., index] = draws[:, begins[0, index]][:, :, begins[1, index], index]
     return lr + sigma * draws

@@ -103,7 +103,8 @@ def extract_pairs(
 ) -> dict[str, Any]:
     """Write the folder `out` with the pairs of patches of two aligned images, through OTB's PatchesExtraction; returns the manifest.
 
-    lr: image of the input sensor (DN); target: image on a nested finer grid of the same footprint. nodata: patches that hold it are
+    lr: image of the input sensor (DN); target: image on a nested finer grid of the same footprint, of the same bands or, by name, of some of
+    them (`outputs` in the manifest). nodata: patches that hold it are
     rejected and counted (default: the files' own no-data value). data: one sentence on where the images come from.
 
     The folder holds for each split `<split>.gpkg` (points), `<split>_lr.tif` and `<split>_target.tif` (patches stacked along rows)
@@ -118,9 +119,14 @@ def extract_pairs(
     coarse, fine = Grid.read(lr), Grid.read(target)
     factor = coarse.factor_to(fine)
     with rasterio.open(lr) as source, rasterio.open(target) as reference:
-        if source.count != reference.count:
-            raise InputError(f"{lr} has {source.count} bands, {target} has {reference.count}; give images with the same bands")
-        bands = [name or f"band {i + 1}" for i, name in enumerate(source.descriptions)]
+        bands, outputs = ([name or f"band {i + 1}" for i, name in enumerate(dataset.descriptions)] for dataset in (source, reference))
+        if source.count == reference.count and not any(reference.descriptions):
+            outputs = bands
+        if strange := [name for name in outputs if name not in bands]:
+            raise InputError(
+                f"{lr} has {source.count} bands ({' '.join(bands)}), {target} has {reference.count} ({' '.join(outputs)}), "
+                f"no {' '.join(strange)} in the input; give images with the same bands, or name the bands so that the target's are among the input's"
+            )
         missing = [nodata if nodata is not None else dataset.nodata for dataset in (source, reference)]
     corners = place(coarse, settings)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +135,7 @@ def extract_pairs(
         manifest: dict[str, Any] = {
             "format": 1,
             "bands": bands,
+            "outputs": outputs,
             "spacing": coarse.dx,
             "factor": factor,
             "patch": settings.patch,

@@ -80,8 +80,9 @@ def observe_aerial(
     """Write `OUT/sentinel2_10m.tif` and its noise-free target `OUT/reference_2m5.tif` from an aerial image; int16 DN, nested grids.
 
     Another factor puts its own spacing into the target's name. scale: reflectance of one count of each band (8-bit images have no
-    calibration: the default spans what land reflects). zoom: the image is taken to be this many times larger on the ground than it is: real texture at another size. offset: metres east and south by which
-    the pixels' corner is moved, so that the same texture falls otherwise into them. Returns the content of `OUT/world.json`: settings
+    calibration: the default spans what land reflects). zoom: the image is taken to be this many times larger on the ground than it is:
+    real texture at another size. offset: metres east and south by which the pixels' corner is moved, so that the same texture falls
+    otherwise into them. Returns the content of `OUT/world.json`: settings
     and the pair's files. Raises `UsageError`, `InputError` when the image is too small or coarser than the target, `OutputError` when
     OUT exists or cannot be written.
     """
