@@ -156,5 +156,42 @@ def test_inputs_made_anew_vary_only_as_asked():
     assert np.ptp(inner) > 1, "each band its own"
 
 
+def test_a_coarser_band_is_made_anew_with_its_own_pixels():
+    """As the simulator's sensor sees it, repeated, noise too; 60 m pixels, which do not fill the patch, begin anywhere in it."""
+    from otbsr.world.sensors import degrade as simulate
+
+    target = np.random.default_rng(6).uniform(500, 3000, (2, 128, 128, 3)).astype(np.float32)
+    target[..., 1:] = target[..., 1:].repeat(4, 1).repeat(4, 2)[:, :128, :128]
+    seen = observe_anew(target, ("B4", "B11", "B1"), 4, 0.0, 0.0, (0.0, 0.0), np.random.default_rng(0))
+    np.testing.assert_allclose(seen[..., :1], np.stack([simulate(t[..., :1], 4, ("B4",)) for t in target]), atol=0.05)
+    own = np.stack([simulate(t[..., 1:2], 8, ("B11",)) for t in target])
+    np.testing.assert_allclose(seen[..., 1:2], own.repeat(2, 1).repeat(2, 2), atol=0.05)
+    phases = set()
+    for seed in range(8):
+        noisy = observe_anew(target, ("B4", "B11", "B1"), 4, 0.0, 0.0, (10.0, 10.0), np.random.default_rng(seed))
+        np.testing.assert_allclose(noisy[:, ::2, ::2, 1], noisy[:, 1::2, 1::2, 1], atol=0.01)
+        steps = np.flatnonzero(np.any(np.abs(np.diff(noisy[..., 2], axis=1)) > 0.01, axis=(0, 2)))
+        assert np.all(np.diff(steps) == 6) and steps.size >= 4
+        phases.add(int(steps[0]))
+    assert len(phases) > 2
+    flat = observe_anew(np.full((1, 128, 128, 1), 700, np.float32), ("B1",), 4, 0.1, 0.1, (0.0, 0.0), np.random.default_rng(1))
+    np.testing.assert_allclose(flat, 700, rtol=1e-5)
+
+
+def test_only_bands_of_the_grids_own_spacing_are_compared_with_the_input():
+    """A 20 m band's pixels lie anywhere in a patch: its result cannot be degraded to them, and takes no part."""
+    from otbsr.methods.losses import consistency, fidelity_loss
+
+    random = np.random.default_rng(7)
+    bands, kernels = ("B4", "B11", "B8"), sensor_kernels(("B4", "B8"), 4)
+    lr, result = random.uniform(0, 1, (2, 16, 16, 3)).astype(np.float32), random.uniform(0, 1, (2, 64, 64, 3)).astype(np.float32)
+    some = consistency(lr, result, kernels, 4, [0, 2])
+    np.testing.assert_allclose(np.asarray(some), np.asarray(consistency(lr[..., ::2], result[..., ::2], kernels, 4)))
+    np.testing.assert_array_equal(np.asarray(some), np.asarray(consistency(lr * np.float32([1, 9, 1]), result, kernels, 4, [0, 2])))
+    weights = LossWeights(pixel=0, gradient=0, spectral=0, consistency=1)
+    assert float(fidelity_loss(lr, result, result, kernels, 4, weights, [0, 2])) > 0
+    assert float(fidelity_loss(lr, result, result, kernels, 4, weights, [])) == 0, bands
+
+
 def test_spacing_of_bands_on_the_ten_metre_grid():
     assert [spacing_ratio(band) for band in ("B4", "B5", "B1", "red")] == [1, 2, 6, 1]

@@ -212,3 +212,13 @@ def test_bands_out_are_the_named_ones_whatever_the_spacing():
         NetworkSettings(bands=bands, outputs=("B8A",))
     with pytest.raises(ValueError, match="named twice"):
         NetworkSettings(bands=("B4", "B4"))
+
+
+def test_a_network_whose_outputs_are_all_of_coarser_spacing():
+    """Nothing to back-project: the margin is that of the convolutions and of the stretched cubic."""
+    settings = NetworkSettings(bands=("B4", "B8", "B11"), outputs=("B11",), channels=4, blocks=2)
+    lr = np.random.default_rng(0).uniform(0, 3000, (1, 20, 20, 3)).astype(np.float32)
+    assert np.asarray(network(settings)(lr)).shape == (1, 80, 80, 1)
+    assert margin(settings) == 9
+    assert NetworkSettings().bands_projected == ("B4", "B3", "B2", "B8")
+    assert NetworkSettings(bands=("B4", "B8", "B11")).bands_projected == ("B4", "B8")

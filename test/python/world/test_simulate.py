@@ -15,7 +15,7 @@ import rasterio
 
 from otbsr.errors import OutputError, UsageError
 from otbsr.grid import Grid
-from otbsr.world import sensors
+from otbsr.world import materials, sensors
 from otbsr.world.landscape import LandCover
 from otbsr.world.simulate import BANDS, WorldSettings, fine_grid, simulate
 
@@ -64,6 +64,70 @@ def test_sentinel2_is_the_degraded_reference_plus_the_declared_noise(world: tupl
     for index, name in enumerate(BANDS):
         assert difference[..., index].std() == pytest.approx(content["noise"][name], rel=0.06)
         assert abs(difference[..., index].mean()) < 4 * content["noise"][name] / 64
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """All 13 bands at x2 with a SAFE, noise off."""
+    folder = tmp_path_factory.mktemp("world") / "s"
+    return folder, simulate(folder, WorldSettings.parse(seed=5, extent=720, noise=0.0, bands=("all",), factor=2, products=("safe",)))
+
+
+def test_coarser_bands_are_their_own_pixels_repeated(stacked: tuple[Path, dict[str, Any]]) -> None:
+    folder, content = stacked
+    assert content["pair"] | {"bands": 0} == {"input": "sentinel2_stack_10m.tif", "target": "reference_stack_5m.tif", "bands": 0, "factor": 2}
+    stack = read(folder / "sentinel2_stack_10m.tif")
+    with rasterio.open(folder / "sentinel2_stack_10m.tif") as file:
+        names = file.descriptions
+    assert sorted(names) == sorted(materials.SENTINEL2_BANDS)
+    assert names[:4] == BANDS and np.array_equal(stack[:4], read(folder / "sentinel2_10m.tif"))
+    safe = next(folder.glob("S2A_MSIL2A_*.SAFE"))
+    for index, name in enumerate(names):
+        if name == "B10":  # not in Level-2A
+            continue
+        spacing = round(sensors.SENTINEL2[name].spacing)
+        code = name if name == "B8A" else f"B{int(name[1:]):02d}"
+        own = read(next(safe.glob(f"GRANULE/*/IMG_DATA/R{spacing}m/*_{code}_{spacing}m.jp2")))[0].astype(int) - 1000
+        assert np.array_equal(stack[index], own.repeat(spacing // 10, 0).repeat(spacing // 10, 1)), name
+
+
+@pytest.mark.parametrize("name", materials.SENTINEL2_BANDS)
+def test_each_band_is_its_reference_seen_through_its_own_pixel(stacked: tuple[Path, dict[str, Any]], name: str) -> None:
+    """Without noise: what is left is the rounding of both, and the kernel's being sampled at 5 m."""
+    folder, content = stacked
+    index, ratio = content["pair"]["bands"].index(name), round(sensors.SENTINEL2[name].spacing / 10)
+    sharp, seen = (read(folder / content["pair"][key])[index].astype(np.float32) for key in ("target", "input"))
+    difference = sensors.degrade(sharp[..., None], 2 * ratio, (name,))[..., 0] - seen[::ratio, ::ratio]
+    inner = difference[2:-2, 2:-2]
+    assert inner.size >= 64
+    worst, mean = (20, 2.5) if ratio == 1 else (2, 0.5)  # DN; rounding alone leaves 0.3, a kernel of two 5 m pixels is a rough one
+    assert np.abs(inner).max() < worst and np.sqrt((inner**2).mean()) < mean, (np.abs(inner).max(), inner.std())
+    assert sharp.std() > seen.std(), "the reference is the sharper one"
+
+
+@pytest.mark.parametrize(("factor", "name", "width"), [(2, "5m", 96), (3, "3m33", 144), (5, "2m", 240), (6, "1m67", 288), (8, "1m25", 384)])
+def test_references_of_other_factors_nest_and_show_the_same_ground(factor: int, name: str, width: int, tmp_path: Path) -> None:
+    made = simulate(tmp_path / "w", WorldSettings.parse(seed=5, extent=480, factor=factor))
+    assert made["pair"]["target"] == f"reference_{name}.tif" and made["pair"]["input"] == "sentinel2_10m.tif"
+    fine, coarse = (Grid.read(tmp_path / "w" / made["pair"][key]) for key in ("target", "input"))
+    assert coarse.factor_to(fine) == factor and (fine.width, fine.height) == (width, width)
+    means = [
+        read(tmp_path / "w" / file).reshape(4, 48, size, 48, size).mean((2, 4)) for file, size in ((f"reference_{name}.tif", factor), ("reference_2m5.tif", 4))
+    ]
+    inner = (means[0] - means[1])[:, 1:-1, 1:-1]
+    assert np.abs(inner.mean()) < 2 and inner.std() < 0.15 * means[1].std()
+
+
+def test_a_world_made_before_bands_and_factors_is_still_this_world(tmp_path: Path) -> None:
+    settings = WorldSettings.parse(extent=480, seed=9)
+    simulate(tmp_path / "w", settings)
+    path = tmp_path / "w" / "world.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["bands"], content["settings"]["factor"], content["pair"]
+    path.write_text(json.dumps(content))
+    assert simulate(tmp_path / "w", settings)["cached"]
+    with pytest.raises(OutputError, match="--overwrite"):
+        simulate(tmp_path / "w", WorldSettings.parse(extent=480, seed=9, bands=("ten",)))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -174,6 +238,10 @@ def test_incomplete_world_is_made_again_with_overwrite(tmp_path: Path) -> None:
         ({"shift": (90.0, 0.0)}, "at most 30 m"),
         ({"products": ("landsat",)}, "landsat"),
         ({"colour": 1}, "colour"),
+        ({"factor": 7}, "factor is 7: Input should be 2, 3, 4, 5, 6 or 8"),
+        ({"bands": ("B4", "B13")}, "B13 is no band of Sentinel-2; give ten, all, or some of B1, B2"),
+        ({"bands": ("B4", "B4")}, "a band is named twice"),
+        ({"bands": ()}, "bands is"),
     ],
 )
 def test_bad_settings_are_named(values: dict[str, Any], message: str) -> None:
