@@ -14,12 +14,16 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from otbsr.errors import InputError, OtbsrError
+from otbsr.pairs.patches import PatchSettings, extract_pairs
+from otbsr.world.aerial import observe_aerial
+from otbsr.world.simulate import WorldSettings, simulate
 
 TRAIN_SEED, VALID_SEED, SEEDS = 1000, 2000, 1000
 URBAN = (0.7, 0.2, 0.9, 0.05, 0.5, 0.35)
@@ -50,70 +54,55 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def landscape(seed: int, asked: argparse.Namespace) -> list[str]:
-    """Options of `otbsr simulate`: town or country by turns; date, sun and noise at random."""
+def landscape(seed: int, asked: argparse.Namespace) -> WorldSettings:
+    """Town or country by turns; date, sun and noise at random."""
     random = np.random.default_rng([seed, 17])
     day = int(random.integers(*DAYS))
-    options = {
-        "seed": seed,
-        "extent": asked.extent,
-        "bands": asked.bands,
-        "factor": asked.factor,
-        "urban": URBAN[seed % len(URBAN)],
-        "gradient": round(random.uniform(0.2, 1.0), 2),
-        "day": day,
-        "noise": round(random.uniform(0.6, 1.4), 2),
-        "sun-azimuth": round(random.uniform(140, 175), 1),
-    }
-    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    gradient, noise, azimuth = (round(random.uniform(*span), digits) for *span, digits in ((0.2, 1.0, 2), (0.6, 1.4, 2), (140.0, 175.0, 1)))
+    urban = URBAN[seed % len(URBAN)]
+    return WorldSettings.parse(
+        seed=seed,
+        extent=asked.extent,
+        urban=urban,
+        gradient=gradient,
+        day=day,
+        noise=noise,
+        sun_azimuth=azimuth,
+        bands=tuple(asked.bands.split(",")),
+        factor=asked.factor,
+    )
 
 
-def run(*words: str | Path) -> None:
-    """Run an otbsr command; an error ends this program with its status."""
-    done = subprocess.run([sys.executable, "-m", "otbsr", *map(str, words), "--quiet"], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-
-
-def cut(world: Path, out: Path, seed: int, step: int, valid: int, data: str) -> Path:
-    """The folder of pairs of a world, made unless it is there (`otbsr pairs` gives the name to whole folders only)."""
-    if not out.exists():
-        pair = json.loads((world / "world.json").read_text(encoding="utf-8"))["pair"]
-        options = ["--patch", str(PATCH), "--step", str(step), "--valid", str(valid), "--seed", str(seed), "--data", data]
-        run("pairs", world / pair["input"], world / pair["target"], "-o", out, *options)
-    return out
+def cut(world: Path, pair: dict[str, Any], out: Path, settings: PatchSettings, data: str) -> None:
+    """Cut a world's pair of images, then drop the world: the same seed makes it again."""
+    try:
+        extract_pairs(world / pair["input"], world / pair["target"], out, settings, data=data)
+    finally:
+        shutil.rmtree(world)
 
 
 def landscape_pairs(out: Path, seed: int, asked: argparse.Namespace, valid: bool) -> Path:
-    """Pairs of one landscape; its world is dropped, the same seed makes it again."""
+    """Pairs of one landscape, made unless they are there (whole folders only get the name)."""
     world, pairs = out / "worlds" / f"{seed}", out / "pairs" / f"{seed}"
     if not pairs.exists():
-        run("simulate", world, *landscape(seed, asked), "--overwrite")
+        pair = simulate(world, landscape(seed, asked))["pair"]
         about = f"simulated landscapes (otbsr simulate, {asked.extent / 1000:g} km each, various towns, seasons, suns and noises)"
-        cut(world, pairs, seed, STEP, int(valid), about)
-        shutil.rmtree(world)
+        cut(world, pair, pairs, PatchSettings(patch=PATCH, step=STEP, valid=int(valid), seed=seed), about)
     return pairs
 
 
 def aerial_pairs(out: Path, files: list[Path], factor: int, zoom: float, east: float, south: float, step: int) -> Path | None:
     """Pairs of one aerial image at one zoom and offset; None when it is too small for a patch."""
-    from otbsr.errors import InputError
-    from otbsr.grid import Grid
-    from otbsr.world.aerial import observe_aerial
-
     name = f"aerial-{files[0].stem}-{zoom:g}-{east:g}-{south:g}"
     world, pairs = out / "worlds" / name, out / "pairs" / name
     if not pairs.exists():
         try:
-            pair = observe_aerial(files, world, factor, zoom=zoom, offset=(east, south), seed=round(100 * zoom + 10 * east + south), overwrite=True)["pair"]
+            pair = observe_aerial(files, world, factor, zoom=zoom, offset=(east, south), seed=round(100 * zoom + 10 * east + south))["pair"]
+            about = "real aerial texture seen by the simulated sensor"
+            cut(world, pair, pairs, PatchSettings(patch=PATCH, step=step, valid=0), about)
         except InputError as error:
             print(f"{name}: left out: {error}", flush=True)
             return None
-        grid = Grid.read(world / pair["input"])
-        if min(grid.width, grid.height) < PATCH:
-            print(f"{name}: left out: {grid.width} x {grid.height} input pixels hold no patch of {PATCH}", flush=True)
-            return None
-        cut(world, pairs, 0, step, 0, "real aerial texture (NAIP, 1 m, public domain) seen by the simulated sensor")
     return pairs
 
 
@@ -134,9 +123,14 @@ def main() -> None:
         raise SystemExit(f"{asked.landscapes} landscapes: at most {SEEDS} seeds are set aside for training and as many for validation")
     if asked.aerial and asked.bands != "B4,B3,B2,B8":
         raise SystemExit(f"--aerial with --bands {asked.bands}: aerial images have B4,B3,B2,B8 only")
-    (out / "worlds").mkdir(parents=True, exist_ok=True)
-    same(out, asked)
     images = [[Path(name) for name in words.split(",")] for words in asked.aerial]
+    if missing := [str(file) for files in images for file in files if not file.is_file()]:
+        raise SystemExit(f"--aerial {missing[0]}: no such file")
+    (out / "pairs").mkdir(parents=True, exist_ok=True)
+    same(out, asked)
+    for left in (out / "worlds", *(out / "pairs").glob(".*")):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    (out / "worlds").mkdir()
     jobs = [lambda files=files, draw=draw: aerial_pairs(out, files, asked.factor, *draw) for files in images for draw in AERIAL]
     jobs += [lambda seed=VALID_SEED + i: landscape_pairs(out, seed, asked, True) for i in range(asked.valid_landscapes)]
     jobs += [lambda seed=TRAIN_SEED + i: landscape_pairs(out, seed, asked, False) for i in range(asked.landscapes)]
@@ -152,4 +146,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command goes on") from None
+    except OtbsrError as error:
+        raise SystemExit(f"training_data.py: error: {error}") from None

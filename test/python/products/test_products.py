@@ -126,6 +126,24 @@ def test_theia_folder(tmp_path: Path) -> None:
     assert pixels[:, 0, 0].tolist() == [200, 100, 0, 300] and pixels.mask[:, 7, 7].all() and pixels.mask.sum() == 4
 
 
+def test_coarser_bands_are_repeated_on_the_finest_grid(tmp_path: Path) -> None:
+    """A Theia folder, 20 m band first: no-data is repeated too; a grid that is half a 20 m pixel off is refused."""
+    folder, random = tmp_path / THEIA, np.random.default_rng(0)
+    red, swir = (random.integers(0, 5000, (1, side, side)).astype(np.int16) for side in (12, 6))
+    swir[0, 2, 1] = -10000
+    write(folder / f"{THEIA}_FRE_B4.tif", red)
+    write(folder / f"{THEIA}_FRE_B11.tif", swir, spacing=20)
+    grid = stack(open_product(folder), ["B11", "B4"], tmp_path / "s.vrt")
+    assert (grid.dx, grid.width) == (10, 12)
+    with rasterio.open(tmp_path / "s.vrt") as dataset:
+        assert dataset.descriptions == ("B11", "B4")
+        assert np.array_equal(dataset.read(), np.concatenate([swir.repeat(2, 1).repeat(2, 2), red]))
+        assert np.array_equal(dataset.read(1, window=((3, 8), (1, 4))), swir[0].repeat(2, 0).repeat(2, 1)[3:8, 1:4])
+    write(folder / f"{THEIA}_FRE_B11.tif", swir, left=599990, spacing=20)
+    with pytest.raises(GridError, match=r"B4 and B11 have different grids: .*; choose bands whose pixels nest, or crop all"):
+        stack(open_product(folder), ["B11", "B4"], tmp_path / "s.vrt")
+
+
 def test_real_theia_product(tmp_path: Path) -> None:
     folder = DATA / "sentinel2_theia_gers"
     if not folder.is_dir():
