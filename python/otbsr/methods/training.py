@@ -206,7 +206,7 @@ def batch_indices(size: int, batch: int, seed: int, step: int) -> NDArray[np.int
 
 def scores(predict: Callable[[Array], Any], patches: Patches, border: int, batch: int = 32) -> dict[str, Any]:
     """PSNR in dB for reflectance with MAX = 1 (per band over all patches, and their mean), border left out; target in DN x 1e-4."""
-    squares = np.zeros(patches.lr.shape[-1])
+    squares = np.zeros(patches.target.shape[-1])
     count, cut = 0, border * patches.factor
     for i in range(0, len(patches), batch):
         result = np.asarray(predict(patches.lr[i : i + batch]))

@@ -11,7 +11,7 @@ import rasterio
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.products import open_product, stack
-from otbsr.world.simulate import BAND_SETS, WorldSettings, simulate
+from otbsr.world.simulate import BAND_SETS, BANDS, WorldSettings, grid_of, simulate, write_image
 
 TEN = BAND_SETS["ten"]
 
@@ -68,3 +68,29 @@ def test_pairs_train_a_network_that_serves_the_product(world, serving, tmp_path)
     again = ModelFolder.open(model.path)(read(world / "sentinel2_stack_10m.tif")[:, 1:, 1:].transpose(1, 2, 0)).transpose(2, 0, 1)
     cut = 4 * (model.sidecar.margin + 1)
     assert np.abs(again[:, cut:, cut:] - whole[:, cut + 4 :, cut + 4 :]).max() <= 1, "where the image begins makes no difference"
+
+
+def test_thirteen_bands_in_and_four_out(serving, tmp_path):
+    """Pairs, training and serving, at x2: the file's bands are found by name, and the outputs are the four."""
+    from otbsr.methods.training import TrainingSettings, read_pairs, train
+    from otbsr.pairs.patches import PatchSettings, extract_pairs
+    from otbsr.serving.apply import apply
+
+    random = np.random.default_rng(3)
+    planes = list(random.uniform(0.02, 0.4, (13, 48, 48)).astype(np.float32))
+    write_image(tmp_path / "lr.tif", planes, grid_of(480, 10.0), BAND_SETS["all"])
+    write_image(tmp_path / "target.tif", [plane.repeat(2, 0).repeat(2, 1) for plane in planes[:4]], grid_of(480, 5.0), BANDS)
+    extract_pairs(tmp_path / "lr.tif", tmp_path / "target.tif", tmp_path / "pairs", PatchSettings(patch=16, step=16, block=16, buffer=0, valid=0.3))
+    training, validation, common = read_pairs([tmp_path / "pairs"])
+    small = {"bands": BAND_SETS["all"], "outputs": BANDS, "factor": 2, "channels": 6, "blocks": 2}
+    settings = TrainingSettings.model_validate({"network": small, "steps": 2, "validate_every": 2, "batch": 2, "border": 4})
+    model = train(training, validation, settings, tmp_path / "model", **common)
+    assert (model.sidecar.input.bands, model.sidecar.output.bands) == (BAND_SETS["all"], BANDS)
+    with rasterio.open(tmp_path / "lr.tif") as dataset:  # in another order: put right by name
+        profile, pixels = dataset.profile, dataset.read()
+    with rasterio.open(tmp_path / "turned.tif", "w", **profile) as dataset:
+        dataset.write(pixels[::-1])
+        dataset.descriptions = BAND_SETS["all"][::-1]
+    done = apply(tmp_path / "turned.tif", model.path, tmp_path / "sr.tif")
+    assert done.bands == BANDS and (done.grid.dx, done.grid.width) == (5.0, 96)
+    assert np.abs(read(tmp_path / "sr.tif") - model(pixels.transpose(1, 2, 0)).transpose(2, 0, 1)).max() <= 1
