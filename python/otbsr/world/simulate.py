@@ -111,6 +111,10 @@ class WorldSettings(BaseModel):
         stack = "" if self.bands == BANDS else "stack_"
         return f"sentinel2_{stack}10m.tif", f"reference_{stack}{spacing_name(10 / self.factor)}.tif"
 
+    def described_pair(self) -> dict[str, Any]:
+        """The same with bands and factor, as ``world.json`` has it."""
+        return {"input": self.pair[0], "target": self.pair[1], "bands": list(self.bands), "factor": self.factor}
+
     def sun(self, day: int) -> tuple[float, float]:
         """Elevation and azimuth of the sun."""
         elevation, azimuth = sun_position(day)
@@ -161,7 +165,7 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
     out = Path(out).absolute()
     existing = read_world(out)
     if existing is not None and made_with(existing) == settings and complete(out, existing):
-        return {**existing, "cached": True}
+        return {**existing, "pair": settings.described_pair(), "cached": True}
     if out.exists() and (not out.is_dir() or (existing is None and any(out.iterdir()))):
         raise OutputError(f"{out}: exists and is not a simulated world; choose another folder")
     if existing is not None and not overwrite:
@@ -275,7 +279,7 @@ def write_world(folder: Path, settings: WorldSettings, report: Report) -> dict[s
         "crs": CRS,
         "corner": [LEFT, TOP],
         "bands": list(BANDS),
-        "pair": {"input": settings.pair[0], "target": settings.pair[1], "bands": list(settings.bands), "factor": settings.factor},
+        "pair": settings.described_pair(),
         "noise": noise,
         "mtf": {"sentinel2": {name: sensors.SENTINEL2[name].mtf for name in names}, "reference": sensors.REFERENCE_MTF},
         "sun": {"elevation": settings.sun(settings.day)[0], "azimuth": settings.sun(settings.day)[1]},

@@ -125,7 +125,8 @@ def test_a_world_made_before_bands_and_factors_is_still_this_world(tmp_path: Pat
     content = json.loads(path.read_text())
     del content["settings"]["bands"], content["settings"]["factor"], content["pair"]
     path.write_text(json.dumps(content))
-    assert simulate(tmp_path / "w", settings)["cached"]
+    again = simulate(tmp_path / "w", settings)
+    assert again["cached"] and again["pair"]["target"] == "reference_2m5.tif"
     with pytest.raises(OutputError, match="--overwrite"):
         simulate(tmp_path / "w", WorldSettings.parse(extent=480, seed=9, bands=("ten",)))
 
