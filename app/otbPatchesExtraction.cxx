@@ -5,6 +5,7 @@
 #include "otbPatchImageSource.h"
 #include "otbPatchSampler.h"
 #include "otbServedImage.h"
+#include "otbWrapperNanParameter.h"
 #include "otbWrapperPatchImages.h"
 
 #include "otbWrapperApplication.h"
@@ -70,6 +71,7 @@ private:
       AddParameter(ParameterType_Float, key + ".nodata", "No-data value of " + name);
       SetParameterDescription(key + ".nodata", "A patch with this value in any band of any pixel is rejected.");
       MandatoryOff(key + ".nodata");
+      AllowNan(*this, key + ".nodata");
     }
     AddParameter(ParameterType_InputFilename, "vec", "Points");
     SetParameterDescription("vec", "Vector data: one point a sample, in the CRS of the images.");
@@ -107,7 +109,7 @@ private:
         auto& list = *dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il"));
         sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(m_Sources, list, key), GetParameterInt(key + ".patchsizex"),
                                                         GetParameterInt(key + ".patchsizey"), key),
-                          hasNoData, hasNoData ? GetParameterFloat(key + ".nodata") : 0.f);
+                          hasNoData, hasNoData ? static_cast<float>(GetFloatOrNan(*this, key + ".nodata")) : 0.f);
       }
       sampler.Select(sampler.ReadLocations(GetParameterString("vec"), GetParameterString("field")));
       m_Patches.clear();

@@ -7,6 +7,7 @@
 
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
+#include "otbWrapperNanParameter.h"
 
 #include <algorithm>
 #include <memory>
@@ -55,6 +56,7 @@ private:
     AddParameter(ParameterType_Float, "nodata", "No-data value");
     SetParameterDescription("nodata", "A patch with a pixel that has this value in all bands is left out.");
     MandatoryOff("nodata");
+    AllowNan(*this, "nodata");
 
     AddParameter(ParameterType_Group, "grid", "Grid of patches");
     AddParameter(ParameterType_Int, "grid.step", "Distance between the patches' centres in pixels");
@@ -141,7 +143,7 @@ private:
     grid.offset = {GetParameterInt("grid.offsetx"), GetParameterInt("grid.offsety")};
     if (HasUserValue("nodata"))
     {
-      grid.noData = GetParameterFloat("nodata");
+      grid.noData = static_cast<float>(GetFloatOrNan(*this, "nodata"));
     }
     FloatVectorImageType* image = GetParameterImage("in");
     FloatImageType* mask = IsGiven("mask") ? GetParameterFloatImage("mask") : nullptr;

@@ -4,6 +4,7 @@
  */
 #include "otbModelSidecar.h"
 #include "otbNumberOfThreads.h"
+#include "otbWrapperNanParameter.h"
 #include "otbWrapperTensorflowServing.h"
 
 #include "otbWrapperApplicationFactory.h"
@@ -60,6 +61,7 @@ private:
     SetParameterDescription("nodata",
                             "Input value that means no-data, in any band. By default that of the image's metadata, if it has one.");
     MandatoryOff("nodata");
+    AllowNan(*this, "nodata");
     AddParameter(ParameterType_Int, "block", "Block size (input pixels; 0 = from the memory)");
     SetParameterDescription("block", "Width and height of the blocks that are given to the model, without margins. Larger is faster.");
     SetDefaultParameterInt("block", 0);
@@ -130,7 +132,8 @@ private:
     settings.scale = 1.0 / sidecar.factor;
     const auto field = static_cast<IndexValue>(2 * sidecar.margin + 1);
     source.receptiveField = {{field, field}};
-    source.noData = HasUserValue("nodata") ? std::vector<double>{GetParameterFloat("nodata")} : NoDataOf(image->GetImageMetadata(), bands);
+    source.noData =
+        HasUserValue("nodata") ? std::vector<double>{GetFloatOrNan(*this, "nodata")} : NoDataOf(image->GetImageMetadata(), bands);
     settings.sources = {source};
     settings.anyBandInvalid = true;
     const auto block = static_cast<IndexValue>(GetParameterInt("block")) * static_cast<IndexValue>(sidecar.factor);

@@ -4,6 +4,7 @@
  */
 #include "otbNumberOfThreads.h"
 #include "otbTensorflowPlaceholder.h"
+#include "otbWrapperNanParameter.h"
 #include "otbWrapperSources.h"
 #include "otbWrapperTensorflowServing.h"
 
@@ -44,18 +45,6 @@ private:
     SetDefaultParameterInt(key, value);
   }
 
-  /** OTB makes the largest allowed value of "nan": one that tells. */
-  void AllowNan(const std::string& key)
-  {
-    SetMaximumParameterFloatValue(key, std::numeric_limits<float>::infinity());
-  }
-
-  double GetFloatOrNan(const std::string& key)
-  {
-    const double value = GetParameterFloat(key);
-    return value == std::numeric_limits<double>::infinity() ? std::numeric_limits<double>::quiet_NaN() : value;
-  }
-
   void AddSource(const std::string& number)
   {
     const std::string key = "source" + number, of = " of source " + number;
@@ -73,7 +62,7 @@ private:
     MandatoryOff(key + ".placeholder");
     AddParameter(ParameterType_Float, key + ".nodata", "No-data value" + of);
     SetParameterDescription(key + ".nodata", "Output pixels over pixels with this value in all bands become output.bv. It may be nan.");
-    AllowNan(key + ".nodata");
+    AllowNan(*this, key + ".nodata");
     MandatoryOff(key + ".nodata");
   }
 
@@ -126,7 +115,7 @@ private:
     AddParameter(ParameterType_Float, "output.bv", "Output value where there is no data");
     SetParameterDescription("output.bv", "In all bands; also for results that are not a number, if the output is of integers.");
     SetDefaultParameterFloat("output.bv", 0.0);
-    AllowNan("output.bv");
+    AllowNan(*this, "output.bv");
     AddInteger("output.efieldx", "Expression field width (output pixels)", 1);
     SetParameterDescription("output.efieldx", "Columns of output that one evaluation of the model gives. 1 without model.fullyconv.");
     AddInteger("output.efieldy", "Expression field height (output pixels)", 1);
@@ -256,7 +245,7 @@ private:
       source.receptiveField = {{GetParameterInt(key + ".rfieldx"), GetParameterInt(key + ".rfieldy")}};
       if (HasUserValue(key + ".nodata"))
       {
-        source.noData = {GetFloatOrNan(key + ".nodata")};
+        source.noData = {GetFloatOrNan(*this, key + ".nodata")};
       }
       for (const auto& name : GetParameterStringList(key + ".il"))
       {
@@ -295,7 +284,7 @@ private:
       settings.block[k] = HasUserValue("optim.tilesize" + axes[k]) ? GetParameterInt("optim.tilesize" + axes[k]) : 0;
     }
     settings.splits = GetParameterInt("optim.disabletiling") == 0;
-    settings.outputNoData = GetFloatOrNan("output.bv");
+    settings.outputNoData = GetFloatOrNan(*this, "output.bv");
     settings.truncate = GetParameterString("output.rounding") == "truncate";
     settings.megabytes = Megabytes();
     this->Serve(settings);

@@ -61,7 +61,8 @@ public:
   /** \throws SamplingGridError for a zero spacing or an empty region. */
   SamplingGrid(const PointType& corner, const SpacingType& spacing, const RegionType& region);
 
-  /** The grid of an image's largest possible region. \throws SamplingGridError if the image's direction is not axis-aligned. */
+  /** The grid of an image's largest possible region, and its reference system. \throws SamplingGridError if the image's direction is not
+   * axis-aligned. */
   static SamplingGrid FromImage(const ImageType* image);
 
   /** Throws unless the six coefficients of a GDAL geotransform describe an axis-aligned grid; `name` is said in the message. */
@@ -145,6 +146,10 @@ public:
   /** \throws SamplingGridError naming both grids unless they are the same. */
   void RequireSame(const SamplingGrid& other, const std::string& what) const;
 
+  /** \throws SamplingGridError if both grids have a reference system and this grid's centre is elsewhere in the other's, by more than a
+   * pixel: coordinates that agree may be those of two places. `what` names the two. */
+  void RequireSameReferenceSystem(const SamplingGrid& other, const std::string& what) const;
+
   /** One line: corner, spacing, size. */
   std::string Describe() const;
 
@@ -152,6 +157,7 @@ private:
   PointType m_Corner{};
   SpacingType m_Spacing{};
   RegionType m_Region{};
+  std::string m_ReferenceSystem; ///< as WKT; empty: unknown
 };
 
 /** \brief Two patches of equal footprint, or why there are none. */

@@ -84,6 +84,11 @@ void PatchSampler::AddSource(std::shared_ptr<const PatchReader> reader, bool has
   source.reader = std::move(reader);
   source.hasNoData = hasNoData;
   source.noData = noData;
+  if (!m_Sources.empty())
+  {
+    m_Sources.front().reader->GetGrid().RequireSameReferenceSystem(source.reader->GetGrid(),
+                                                                   "source 1 and source " + std::to_string(m_Sources.size() + 1));
+  }
   m_Sources.push_back(std::move(source));
 }
 

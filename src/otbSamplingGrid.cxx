@@ -4,11 +4,18 @@
  */
 #include "otbSamplingGrid.h"
 
+#include "otbImageCommons.h"
+
+#include <ogr_srs_api.h>
+
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <iomanip>
 #include <limits>
+#include <memory>
 #include <sstream>
+#include <type_traits>
 
 namespace otb
 {
@@ -73,7 +80,12 @@ SamplingGrid SamplingGrid::FromImage(const ImageType* image)
     spacing[k] = image->GetSpacing()[k] * direction[k][k];
     corner[k] = image->GetOrigin()[k] + (static_cast<double>(region.GetIndex(k)) - 0.5) * spacing[k];
   }
-  return SamplingGrid(corner, spacing, region);
+  SamplingGrid grid(corner, spacing, region);
+  if (const auto* common = dynamic_cast<const ImageCommons*>(image))
+  {
+    grid.m_ReferenceSystem = common->GetProjectionRef();
+  }
+  return grid;
 }
 
 void SamplingGrid::RequireAxisAligned(const double* geoTransform, const std::string& name)
@@ -271,6 +283,46 @@ void SamplingGrid::RequireSame(const SamplingGrid& other, const std::string& wha
   {
     throw SamplingGridError(what + ": the grids differ: " + this->Describe() + " and " + other.Describe());
   }
+  this->RequireSameReferenceSystem(other, what);
+}
+
+void SamplingGrid::RequireSameReferenceSystem(const SamplingGrid& other, const std::string& what) const
+{
+  if (m_ReferenceSystem.empty() || other.m_ReferenceSystem.empty() || m_ReferenceSystem == other.m_ReferenceSystem)
+  {
+    return;
+  }
+  // one system has many spellings: what counts is where it puts the image
+  using System = std::unique_ptr<std::remove_pointer<OGRSpatialReferenceH>::type, decltype(&OSRDestroySpatialReference)>;
+  const System here(OSRNewSpatialReference(m_ReferenceSystem.c_str()), OSRDestroySpatialReference);
+  const System there(OSRNewSpatialReference(other.m_ReferenceSystem.c_str()), OSRDestroySpatialReference);
+  if (!here || !there)
+  {
+    return;
+  }
+  OSRSetAxisMappingStrategy(here.get(), OAMS_TRADITIONAL_GIS_ORDER);
+  OSRSetAxisMappingStrategy(there.get(), OAMS_TRADITIONAL_GIS_ORDER);
+  const std::unique_ptr<std::remove_pointer<OGRCoordinateTransformationH>::type, decltype(&OCTDestroyCoordinateTransformation)> transform(
+      OCTNewCoordinateTransformation(here.get(), there.get()), OCTDestroyCoordinateTransformation);
+  const auto footprint = this->GetFootprint();
+  std::array<double, 2> centre{};
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    centre[k] = (footprint.first[k] + footprint.last[k]) / 2;
+  }
+  auto moved = centre;
+  const bool isKnown = transform && OCTTransform(transform.get(), 1, &moved[0], &moved[1], nullptr) != 0;
+  if (isKnown && std::abs(moved[0] - centre[0]) <= std::abs(m_Spacing[0]) && std::abs(moved[1] - centre[1]) <= std::abs(m_Spacing[1]))
+  {
+    return;
+  }
+  const auto name = [](OGRSpatialReferenceH system)
+  {
+    const char* text = OSRGetName(system);
+    return std::string(text == nullptr ? "one without a name" : text);
+  };
+  throw SamplingGridError(what + ": the coordinate reference systems differ: " + name(here.get()) + " and " + name(there.get()) +
+                          "; warp one of the images (gdalwarp)");
 }
 
 std::string SamplingGrid::Describe() const

@@ -95,6 +95,7 @@ ServingGrid::ServingGrid(const std::vector<Source>& sources, double scale, const
     for (size_t i = 1; i < m_Sources.size(); ++i)
     {
       const SamplingGrid& other = m_Sources[i].grid;
+      first.RequireSameReferenceSystem(other, "source 1 and " + Name(i));
       if ((other.GetSpacing()[k] > 0) != (first.GetSpacing()[k] > 0))
       {
         throw SamplingGridError(Name(i) + " is mirrored with respect to source 1: " + other.Describe() + " and " + first.Describe() +

@@ -78,6 +78,21 @@ def test_layout_order_labels_and_pixel_types(tmp_path):
         np.testing.assert_array_equal(image.read(1), [[7], [250], [3], [0]])
 
 
+def test_no_data_may_be_nan_and_systems_must_agree(tmp_path):
+    coarse, fine, _ = pair_scene(tmp_path)
+    with rasterio.open(coarse, "r+") as image:
+        pixels = image.read()
+        pixels[0, 5, 5] = np.nan
+        image.write(pixels)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 10 * c + 5, TOP - 10 * r - 5) for c, r in [(6, 6), (14, 14)]])
+    status, log = otb("PatchesExtraction", {**extraction(tmp_path, coarse, fine, vec), "source1.nodata": "nan"}, sources=2)
+    assert status == 0 and re.search(r"accepted 1, rejected 1 \(.*no-data.*: 1\)", log), log
+    with rasterio.open(fine, "r+") as image:
+        image.crs = "EPSG:32630"  # the same coordinates, 6 degrees to the west
+    status, log = otb("PatchesExtraction", extraction(tmp_path, coarse, fine, vec), sources=2)
+    assert status == 1 and "source 1 and source 2: the coordinate reference systems differ: WGS 84 / UTM zone 31N and WGS 84 / UTM zone 30N" in log, log
+
+
 def test_no_data_in_any_band_of_any_source_rejects_the_pair(tmp_path):
     """§8: unlike PatchesSelection, for which all bands must be no-data."""
     coarse, fine, pixels_of_coarse = pair_scene(tmp_path)

@@ -54,6 +54,16 @@ def test_selected_patches_are_inside_and_free_of_no_data(tmp_path):
     assert cells(tmp_path / "masked.gpkg", 6) == [(c, r) for r in expected_centres(60, 6, 2) for c in expected_centres(70, 6, 2) if c < 50]
 
 
+def test_no_data_may_be_nan(tmp_path):
+    pixels = np.ones((20, 20, 1), np.float32)
+    pixels[9, 12] = np.nan
+    image = write(tmp_path / "image.tif", pixels, 10.0)
+    status, log = select(tmp_path, image, 1, 4, strategy="all", nodata="nan")
+    assert status == 0, log
+    whole = expected_centres(20, 4, 1)
+    assert cells(tmp_path / "train.gpkg", 4) == [(c, r) for r in whole for c in whole if not (abs(r - 9) <= 2 and abs(c - 12) <= 2)]
+
+
 def test_chessboard_and_split(tmp_path):
     """§9: (x + y) % 2 of the grid position; shares; ids that run on over the groups."""
     image = write(tmp_path / "image.tif", np.ones((100, 100, 1), np.float32), 10.0)

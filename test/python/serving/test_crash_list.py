@@ -199,3 +199,24 @@ def test_absurd_fields_are_one_clear_error(run_application: Run, tmp_path: Path,
     image, out = write(tmp_path / "in.tif", scene(4)), tmp_path / "out.tif"
     refuse(run_application("TensorflowModelServe", *arguments(image, models / "nearest-x4", out, *more, fully=fully)), word)
     assert not out.exists()
+
+
+def test_sources_in_different_reference_systems(run_application: Run, tmp_path: Path) -> None:
+    """The same coordinates in two UTM zones are two places; two spellings of one system, or none, are not refused."""
+    pixels = scene(2)
+    model = export(tmp_path / "model", lambda tf, a, b: a - b, [(None, None, None, 2)] * 2)
+    one, out = write(tmp_path / "one.tif", pixels), tmp_path / "out.tif"
+    spelt = 'PROJCS["mine",GEOGCS["its own",DATUM["unnamed",SPHEROID["WGS84",6378137,298.257223563]],PRIMEM["Greenwich",0],UNIT["degree",' + (
+        '0.0174532925199433]],PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],PARAMETER["central_meridian",3],'
+        'PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],PARAMETER["false_northing",0],UNIT["metre",1]]'
+    )
+    for system in ("EPSG:32630", spelt, None):
+        other = write(tmp_path / "other.tif", pixels, crs=system)
+        words = arguments(one, model, out, "-source2.il", other)
+        process = run_application("TensorflowModelServe", *words, environment={"OTB_TF_NSOURCES": "2"})
+        if system == "EPSG:32630":
+            refuse(process, "source 1 and source 2: the coordinate reference systems differ", "zone 31N", "zone 30N")
+            refuse(run_application("TensorflowModelServe", *arguments([one, other], model, out)), "image 2 of source1.il", "systems differ")
+        else:
+            succeed(process)
+            assert not read(out).any()

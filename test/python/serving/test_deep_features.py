@@ -88,6 +88,39 @@ def test_in_memory_is_the_same_as_through_files(run_application, box: Path, scen
     assert np.mean(found == truth) > 0.8 and set(np.unique(found)) == set(CLASSES)
 
 
+def test_several_sources_validation_vectors_and_statistics(run_application, scene: tuple[Path, Path], tmp_path: Path) -> None:
+    """§13: OTB_TF_NSOURCES sources, `valid` and `imstat` as through files."""
+    tf = pytest.importorskip("tensorflow")
+    image, samples = scene
+    model = tmp_path / "sum"
+    spec = [tf.TensorSpec((None, None, None, BANDS), tf.float32, name=name) for name in "ab"]
+    tf.saved_model.save(tf.Module(), str(model), signatures=tf.function(lambda a, b: {"sum": a + 2.0 * b[..., ::-1]}, input_signature=spec))
+    sources = [word for k in (1, 2) for word in (f"-source{k}.il", image)]
+    two = {"OTB_TF_NSOURCES": "2"}
+    learner = ["-classifier", "rf", "-classifier.rf.max", 5, "-sample.vfn", "class", "-sample.mt", 150, "-sample.mv", 80, "-rand", 3]
+    features, statistics = tmp_path / "features.tif", tmp_path / "statistics.xml"
+    file_map, deep_map, file_model, deep_model = (tmp_path / name for name in ("file.tif", "deep.tif", "file.rf", "deep.rf"))
+
+    train, apply = ([*sources, f"-{group}.dir", model, f"-{group}.fullyconv", "on"] for group in ("model", "deepmodel"))
+    succeed(run_application("TensorflowModelServe", *train, "-out", features, environment=two))
+    succeed(run_application("ComputeImagesStatistics", "-il", features, "-out.xml", statistics))
+    vectors, confusion = ["-vd", samples, "-valid", samples], [tmp_path / "file.csv", tmp_path / "deep.csv"]
+    io = [word if isinstance(word, Path) else word.replace("-", "-io.", 1) for word in vectors]
+    succeed(run_application("TrainImagesClassifier", "-io.il", features, *io, "-io.out", file_model, "-io.confmatout", confusion[0], *learner))
+    deep = ["-out", deep_model, "-confmatout", confusion[1], *learner]
+    succeed(run_application("TrainClassifierFromDeepFeatures", *train, *vectors, *deep, environment=two))
+    assert deep_model.read_text() == file_model.read_text()
+    assert confusion[0].read_text() == confusion[1].read_text() and "300" in confusion[1].read_text()
+    more = ["-imstat", statistics]
+    succeed(run_application("ImageClassifier", "-in", features, "-model", file_model, "-out", file_map, "uint16", *more))
+    succeed(run_application("ImageClassifierFromDeepFeatures", *apply, "-model", deep_model, "-out", deep_map, "uint16", *more, environment=two))
+    with rasterio.open(deep_map) as deep, rasterio.open(file_map) as file:
+        assert np.array_equal(deep.read(1), file.read(1))
+    succeed(run_application("ImageClassifierFromDeepFeatures", *apply, "-model", deep_model, "-out", deep_map, "uint16", environment=two))
+    with rasterio.open(deep_map) as deep, rasterio.open(file_map) as file:
+        assert not np.array_equal(deep.read(1), file.read(1)), "the statistics were used"
+
+
 def test_missing_application_is_one_line(run_application, tmp_path: Path) -> None:
     """§14 (upstream crashes): the composite alone in a folder; OTB's own applications are found without being named."""
     for name in ("TrainClassifierFromDeepFeatures", "ImageClassifierFromDeepFeatures"):
