@@ -69,6 +69,17 @@ private:
     SetDocExampleParameterValue("out", "counts.xml");
   }
 
+  /** The polygons' file; OTB does not look whether it has a layer. */
+  ogr::DataSource::Pointer Vectors()
+  {
+    auto vectors = ogr::DataSource::New(GetParameterString("vec"), ogr::DataSource::Modes::Read);
+    if (vectors->GetLayersCount() < 1)
+    {
+      otbAppLogFATAL(<< GetParameterString("vec") << ": has no layer; give a file with polygons");
+    }
+    return vectors;
+  }
+
   void DoUpdateParameters() override
   {
     if (!HasValue("vec"))
@@ -77,7 +88,7 @@ private:
     }
     // The field is looked up among these choices: key (letters and digits, lower case) and name.
     ClearChoices("field");
-    auto vectors = ogr::DataSource::New(GetParameterString("vec"), ogr::DataSource::Modes::Read);
+    auto vectors = this->Vectors();
     OGRFeatureDefn& definition = vectors->GetLayer(0).GetLayerDefn();
     const auto types = GetTypeFilter("field");
     for (int k = 0; k < definition.GetFieldCount(); ++k)
@@ -132,7 +143,7 @@ private:
 
     FloatVectorImageType* image = GetParameterImage("in");
     image->UpdateOutputInformation();
-    auto vectors = ogr::DataSource::New(GetParameterString("vec"), ogr::DataSource::Modes::Read);
+    auto vectors = this->Vectors();
     auto inPlace = this->Reprojected(vectors, image);
     auto layer = inPlace->GetLayer(0);
     const PolygonPixels pixels(SamplingGrid::FromImage(image), layer.ogr(), field, std::size_t(GetParameterInt("ram")) << 19);

@@ -57,6 +57,12 @@ std::string Quoted(const std::string& text)
   std::string result;
   for (const char letter : text)
   {
+    if (static_cast<unsigned char>(letter) < 0x20)
+    {
+      const char* digits = "0123456789ABCDEF";
+      result += std::string("&#x") + digits[letter / 16] + digits[letter % 16] + ';';
+      continue;
+    }
     result += letter == '&'    ? "&amp;"
               : letter == '<'  ? "&lt;"
               : letter == '>'  ? "&gt;"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import xml.etree.ElementTree as ElementTree
+from contextlib import closing
 
 import geopandas
 import numpy as np
@@ -114,11 +116,21 @@ def test_sample_selection_reads_the_counts(tmp_path, image):
     assert geopandas.read_file(tmp_path / "samples.gpkg")["class"].value_counts().to_dict() == {"wheat": 15, "oats": 15, "maize": 15}
 
 
+def test_classes_with_control_characters_and_quotes(tmp_path, image):
+    names = ["line\nbreak", "tab\there", "a'b\"c", "<&>"]
+    status, log = count(tmp_path, image, polygons(tmp_path / "polygons.gpkg", SHAPES, **{"class": names}))
+    assert status == 0, log
+    assert set(read_counts(tmp_path / "counts.xml")["samplesPerClass"]) == set(names)
+
+
 def test_what_cannot_be_counted_is_one_clear_error(tmp_path, image):
     vec = polygons(tmp_path / "polygons.gpkg", SHAPES, **{"class": [1, 2, 3, 4], "real": [0.5, 1.5, 2.5, 3.5]})
     far = polygons(tmp_path / "far.gpkg", [ground(500, 500, 10, 10)], **{"class": [1]})
+    with closing(sqlite3.connect(tmp_path / "empty.sqlite")) as database:
+        database.execute("VACUUM")  # a file of the right kind without a layer
     before = {path.name for path in tmp_path.iterdir()}
     cases = [
+        ({"vec": tmp_path / "empty.sqlite"}, "empty.sqlite"),
         ({"out": "counts.txt"}, '.txt is a wrong extension for parameter "out": Expected .xml'),
         ({"out": "counts"}, 'wrong extension for parameter "out": Expected .xml'),
         ({"vec": far}, "covers a pixel's centre"),
