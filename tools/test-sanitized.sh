@@ -37,7 +37,7 @@ END
 chmod +x "$build/launcher/otbApplicationLauncherCommandLine"
 
 # OTB's reader forgets its buffer when GDAL cannot read the file, its GeometriesProjectionFilter the reference system of the new layer.
-# None of our own code calls OSRNewSpatialReference.
+# Our own OSRNewSpatialReference (otbSamplingGrid) is held by a unique_ptr.
 printf 'leak:otb::ImageFileReader\nleak:OSRNewSpatialReference\n' >"$build/leaks.txt"
 
 # Leaks count, too. The sanitizers refuse to load a library with RTLD_DEEPBIND.
