@@ -7,7 +7,7 @@ design). The upsampling is polyphase: all work is done on the coarse grid, one d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -354,6 +354,32 @@ def fuse(model: keras.Model, settings: NetworkSettings) -> keras.Model:
         elif trained is not None:
             layer.set_weights(trained.get_weights())
     return plain
+
+
+def widen(weights: Sequence[NDArray[np.float32]], settings: NetworkSettings) -> keras.Model:
+    """A training form of the network that `fuse` made these weights of: `fuse(widen(weights), settings)` has them again.
+
+    What a shipped model is trained further from. Each kernel is put into one corner of the wide ones, whose other branches are drawn anew and
+    subtracted from it, so that they can be trained although they add up to nothing. Raises `ValueError` for weights of other shapes.
+    """
+    plain, model = assemble(settings, plain_convolution, "fused"), network(settings)
+    plain.set_weights(weights)
+    for layer in model.layers:
+        if not isinstance(layer, WideConvolution):
+            if layer.weights:
+                layer.set_weights(plain.get_layer(layer.name).get_weights())
+            continue
+        kernel, bias = (np.asarray(w) for w in plain.get_layer(layer.name).get_weights())
+        inputs, outputs = kernel.shape[2:]
+        expand, middle, squeeze = (np.array(ops.convert_to_numpy(w)) for w in (layer.expand, layer.middle, layer.squeeze))
+        expand[:, :inputs], squeeze[:outputs], middle[:, :, :inputs, :outputs] = np.eye(inputs), np.eye(outputs), 0
+        layer.expand.assign(expand)
+        layer.squeeze.assign(squeeze)
+        layer.middle.assign(middle)
+        middle[:, :, :inputs, :outputs] = kernel - ops.convert_to_numpy(layer.fused())
+        layer.middle.assign(middle)
+        layer.bias.assign(bias)
+    return model
 
 
 def margin(settings: NetworkSettings) -> int:

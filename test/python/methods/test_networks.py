@@ -20,6 +20,7 @@ from otbsr.methods.networks import (
     network,
     operations,
     upsampler,
+    widen,
 )
 from otbsr.methods.sensor import degrade, kernel_radius, sensor_kernels
 
@@ -139,6 +140,19 @@ def test_fused_network_equals_trained_form_and_is_small():
     assert fused.count_params() < 0.4 * model.count_params()
     settings = NetworkSettings()
     assert 150_000 <= fuse(network(settings), settings).count_params() <= 450_000
+
+
+@pytest.mark.parametrize("body", ["attention", "residual"])
+def test_a_fused_network_can_be_trained_further(body):
+    """The same function in its training form, with branches that are not idle."""
+    settings = NetworkSettings(channels=8, blocks=2, body=body)
+    plain = fuse(loud(settings), settings)
+    model = widen(plain.get_weights(), settings)
+    for given, again in zip(plain.get_weights(), fuse(model, settings).get_weights(), strict=True):
+        np.testing.assert_allclose(again, given, atol=2e-6)
+    assert all(np.abs(layer.middle.numpy()[:, :, -1, -1]).max() > 0 for layer in model.layers if isinstance(layer, WideConvolution))
+    with pytest.raises(ValueError, match="shape"):
+        widen(plain.get_weights(), NetworkSettings(channels=10, blocks=2, body=body))
 
 
 def test_sizes():
