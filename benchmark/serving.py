@@ -133,6 +133,7 @@ def main() -> None:
             "SuperResolution, blocks of 512": (super_resolution(options.model, 512), (options.model, 512)),
             "SuperResolution, blocks from the memory, against 512": (super_resolution(options.model, 0), (options.model, 512)),
             "TensorflowModelServe, blocks of 512, tiled": (model_serve(options.model, 512, tiled), (options.model, 512)),
+            "TensorflowModelServe, tiles of 512 output pixels, default output": (model_serve(options.model, 128, ""), (options.model, 128)),
             "TensorflowModelServe, tiles of 512 output pixels, tiled": (model_serve(options.model, 128, tiled), (options.model, 128)),
             "TensorflowModelServe, tiles of 512 output pixels, strips": (model_serve(options.model, 128, strips), (options.model, 128)),
             "SuperResolution, light model, blocks of 512": (super_resolution(lighter, 512), (lighter, 512)),

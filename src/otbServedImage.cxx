@@ -268,6 +268,24 @@ PairType PlanBlocks(const PairType& size, const PairType& step, const PairType& 
   return best;
 }
 
+namespace
+{
+/** Whether the user wants compression and does not say by how many threads. */
+bool LeavesThreadsOpen(const std::string& extendedName)
+{
+  auto helper = ExtendedFilenameToWriterOptions::New();
+  helper->SetExtendedFileName(extendedName);
+  bool compresses = false, says = false;
+  for (auto creation : helper->GetgdalCreationOptions())
+  {
+    std::transform(creation.begin(), creation.end(), creation.begin(), [](unsigned char c) { return std::toupper(c); });
+    compresses = compresses || (creation.rfind("COMPRESS=", 0) == 0 && creation != "COMPRESS=NONE");
+    says = says || creation.rfind("NUM_THREADS=", 0) == 0;
+  }
+  return compresses && !says;
+}
+} // namespace
+
 std::string WithFastWriting(const std::string& extendedName, const WritingPlan& plan, bool isReal, bool hasNoData, double noData)
 {
   const auto options = ReadWritingOptions(extendedName);
@@ -310,6 +328,10 @@ std::string WithFastWriting(const std::string& extendedName, const WritingPlan& 
     {
       name << "&nodata=" << noData;
     }
+  }
+  else if (LeavesThreadsOpen(extendedName))
+  {
+    name << "&gdal:co:NUM_THREADS=2"; // or the thread that writes would be the slowest
   }
   return name.str();
 }
