@@ -170,13 +170,30 @@ def pairs(
     finish({"out": out, **{f"{name}_{key}": splits[name][key] for name in splits for key in ("accepted", "rejected")}}, as_json)
 
 
-@app.command()
+TRAIN_EXAMPLES = """Examples:
+
+otbsr train pairs/a pairs/b -o models/f --size light --minutes 40
+
+otbsr train pairs/a -o models/p --method perceptual --steps 20000
+"""
+
+
+@app.command(epilog=TRAIN_EXAMPLES)
 def train(
     folders: Annotated[list[Path], typer.Argument(metavar="PAIRS...", help="Folders that `otbsr pairs` wrote.")],
     out: Output,
+    method: Annotated[str | None, typer.Option(help="fidelity: as near to the target as can be; perceptual: as sharp [fidelity].")] = None,
+    size: Annotated[str | None, typer.Option(help="Network: tiny (60 thousand weights), light (200 thousand) or base (1 million) [light].")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget; training ends at whichever of --minutes and --steps comes first.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates of the weights.")] = None,
-    settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML or JSON file with more settings (network, loss, ...).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates of the weights [10000].")] = None,
+    bands: Annotated[str, typer.Option("--bands", help="Names of the bands that go in, with commas [those of the pairs].")] = "",
+    outputs: Annotated[str, typer.Option("--outputs", help="Names of the bands that come out, some of those that go in [all].")] = "",
+    factor: Annotated[int | None, typer.Option(help="Input over output spacing [that of the pairs].")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs in a step: lower it when memory runs out [16].")] = None,
+    rate: Annotated[float | None, typer.Option(help="Highest learning rate: lower it when the loss is no longer a number [0.001].")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better score, 0: never (fidelity only) [0].")] = None,
+    mixed_precision: Annotated[bool | None, typer.Option(help="Compute with 16 bits: faster on GPUs only [no].")] = None,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML or JSON file with more settings (network, loss, ...); flags win.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint to write, and to go on from where it exists [OUT.checkpoint.npz].")] = None,
     start_from: Annotated[Path | None, typer.Option(help="Checkpoint whose weights are the starting point.")] = None,
     name: Annotated[str, typer.Option(help="Name of the model [name of OUT].")] = "",
@@ -185,13 +202,26 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train the fidelity network on pairs of patches and write a model folder; the same command goes on after an interruption.
+    """Train a network on pairs of patches and write a model folder; the same command goes on after an interruption."""
+    from otbsr.methods.training import read_manifests, read_pairs, read_settings, require_new, train
 
-    Example: otbsr train pairs/a pairs/b -o models/mine --minutes 40
-    """
-    from otbsr.methods.training import read_pairs, read_settings, train
-
-    chosen = read_settings(settings_file, minutes=minutes, steps=steps, seed=seed)
+    require_new(out, overwrite)
+    chosen = read_settings(
+        settings_file,
+        method=method,
+        size=size,
+        factor=factor,
+        bands=words(bands),
+        outputs=words(outputs),
+        pairs=read_manifests(folders)[0][1],
+        minutes=minutes,
+        steps=steps,
+        batch=batch,
+        rate=rate,
+        patience=patience,
+        mixed_precision=mixed_precision,
+        seed=seed,
+    )
     with bars(quiet, as_json) as report:
         training, validation, common_ = read_pairs(folders)
         model = train(training, validation, chosen, out, name, checkpoint=checkpoint, start_from=start_from, overwrite=overwrite, report=report, **common_)

@@ -14,7 +14,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
-from otbsr.methods.networks import NetworkSettings, base_kernel, fuse, margin, network, upsampler
+from otbsr.methods.networks import SIZES, NetworkSettings, base_kernel, fuse, margin, network, upsampler
 from otbsr.methods.sensor import observe_anew, sensor_kernels, spacing_ratio
 from otbsr.progress import Report, silent
 
@@ -90,22 +90,83 @@ class TrainingSettings(BaseModel):
     validate_every: int = Field(1000, ge=1, description="steps between validations and checkpoints")
 
 
-def read_settings(path: Path | None = None, **options: Any) -> TrainingSettings:
-    """Settings from a YAML or JSON file (or the defaults), replaced by the options that are not None; raises `UsageError`."""
+FLAGS = {
+    "network.bands": "--bands",
+    "network.outputs": "--outputs",
+    "network.factor": "--factor",
+    "batch": "--batch",
+    "rate": "--rate",
+    "patience": "--patience",
+    "steps": "--steps",
+    "minutes": "--minutes",
+    "seed": "--seed",
+}
+"""Settings that `otbsr train` has a flag for."""
+
+
+def read_settings(
+    path: Path | None = None,
+    *,
+    method: str | None = None,
+    size: str | None = None,
+    factor: int | None = None,
+    bands: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    pairs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TrainingSettings:
+    """Settings from a YAML or JSON file (or the defaults), replaced by what else is given and not None; raises `UsageError`.
+
+    method: fidelity (no adversarial terms, whatever the file says) or perceptual (those of the file, else the defaults; body residual unless the
+    file names one). size: tiny, light or base instead of the file's channels and blocks. pairs: manifest of the pairs, whose factor and bands
+    count where nobody says otherwise. options: top-level settings.
+    """
     import yaml
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML or JSON ({error}); see the settings in any model.json") from error
+    if values is None:
+        values = {}  # an empty file
     if not isinstance(values, dict):
         raise UsageError(f"{path}: holds {type(values).__name__}, expected keys and values, like the settings in any model.json")
+    if method not in (None, "fidelity", "perceptual"):
+        raise UsageError(f"--method {method}: expected fidelity or perceptual")
+    if size is not None and size not in SIZES:
+        raise UsageError(f"--size {size}: expected one of {', '.join(SIZES)}")
+    net = values.get("network", {})
+    if isinstance(net, dict):
+        net = dict(net)
+        if size is not None:
+            net = {key: value for key, value in net.items() if key not in ("channels", "blocks")} | {"size": size}
+        if method == "perceptual":
+            net = {"body": "residual"} | net
+        net = {key: pairs[key] for key in ("factor", "bands") if pairs} | net
+        net |= {key: value for key, value in (("factor", factor), ("bands", tuple(bands)), ("outputs", tuple(outputs))) if value}
+        values = values | {"network": net}
+    if method is not None:
+        values = values | {"adversarial": None if method == "fidelity" else values.get("adversarial") or {}}
+    options = {key: value for key, value in options.items() if value is not None}
+    given = {*options, *(f"network.{key}" for key, value in (("factor", factor), ("bands", bands), ("outputs", outputs)) if value)}
     try:
-        return TrainingSettings.model_validate(values | {key: value for key, value in options.items() if value is not None})
+        settings = TrainingSettings.model_validate(values | options)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"])
-        raise UsageError(f"{path or 'settings'}: {key}: {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}; correct the setting") from error
+        raise refusal(error, path, given) from error
+    if settings.adversarial and settings.patience and "patience" in given:
+        raise UsageError(f"--patience {settings.patience}: stops a run whose score no longer grows, but a perceptual method's score falls; leave it out")
+    return settings
+
+
+def refusal(error: ValidationError, path: Path | None = None, flags: Collection[str] = ()) -> UsageError:
+    """The error that says in one line which setting, or which flag, has which wrong value."""
+    first = error.errors()[0]
+    key, text = ".".join(str(p) for p in first["loc"]), first["msg"].removeprefix("Value error, ")
+    text = f"{text[:1].lower()}{text[1:]}"
+    if key in flags and key in FLAGS:
+        return UsageError(f"{FLAGS[key]} {first['input']}: {text}")
+    value = "" if isinstance(first["input"], dict) else f" {first['input']!r}:"
+    return UsageError(f"{path or 'settings'}: {key}:{value} {text}; correct the setting")
 
 
 # --- patches -----------------------------------------------------------------------------------------------------------------
@@ -125,6 +186,11 @@ class Patches:
     def factor(self) -> int:
         """Target pixels per input pixel along a side."""
         return int(self.target.shape[1]) // int(self.lr.shape[1])
+
+    def select(self, lr: Sequence[int], target: Sequence[int]) -> Patches:
+        """The same pairs with the bands of these indices only."""
+        whole = list(lr) == list(range(self.lr.shape[-1])) and list(target) == list(range(self.target.shape[-1]))
+        return self if whole else Patches(np.ascontiguousarray(self.lr[..., list(lr)]), np.ascontiguousarray(self.target[..., list(target)]))
 
     def hash(self) -> str:
         """SHA-256 over the pixels: names the split that a model was trained on."""
@@ -172,10 +238,13 @@ def in_order() -> type:
     return InOrder
 
 
-def augmented(lr: Array, target: Array, how: Augmentation, random: np.random.Generator, bands: Sequence[str] = ()) -> tuple[Array, Array]:
+def augmented(
+    lr: Array, target: Array, how: Augmentation, random: np.random.Generator, bands: Sequence[str] = (), outputs: Sequence[int] | None = None
+) -> tuple[Array, Array]:
     """Turn, flip, brighten and offset input and target of one batch alike, and add noise to the input.
 
     With the names of `bands` (of input and target alike), a share of the batches gets inputs made anew from their targets.
+    outputs: for each band of the target, its index among the input's; default the first ones.
     """
     if bands and random.random() < how.anew:
         factor = target.shape[1] // lr.shape[1]
@@ -186,7 +255,7 @@ def augmented(lr: Array, target: Array, how: Augmentation, random: np.random.Gen
     n, count = len(lr), lr.shape[-1]
     gain = np.exp(random.normal(0, how.gain, (n, 1, 1, 1)) + random.normal(0, how.band_gain, (n, 1, 1, count))).astype(np.float32)
     offset = random.normal(0, how.offset, (n, 1, 1, count)).astype(np.float32)
-    outs = slice(0, target.shape[-1])
+    outs = list(range(target.shape[-1])) if outputs is None else list(outputs)
     lr, target = lr * gain + offset, target * gain[..., outs] + offset[..., outs]
     sigma = random.uniform(0, how.noise, (n, 1, 1, 1)).astype(np.float32)
     return lr + sigma * random.standard_normal(lr.shape, np.float32), target
@@ -446,6 +515,39 @@ class Trainer:
         return plain
 
 
+def require_new(out: Path, overwrite: bool) -> None:
+    """Raise `OutputError` before any work when the model folder is there already."""
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+
+
+def agreed(settings: TrainingSettings, training: Patches, validation: Patches, bands: tuple[str, ...]) -> tuple[TrainingSettings, Patches, Patches]:
+    """Settings and patches that fit each other, from patches with `bands`; raises `UsageError` where they contradict."""
+    net, chosen = settings.network, settings.network.model_fields_set
+    try:
+        net = NetworkSettings(
+            **net.model_dump()
+            | {"factor": net.factor if "factor" in chosen else training.factor, "bands": net.bands if "bands" in chosen or net.outputs else bands}
+        )
+    except ValidationError as error:
+        raise refusal(error) from error
+    if net.factor != training.factor:
+        raise UsageError(f"the pairs are x{training.factor}, the network is x{net.factor}; leave the factor out, or make pairs with such a target")
+    for split, patches in (("training", training), ("validation", validation)):
+        if not len(patches):
+            raise UsageError(f"no {split} pair; expected at least one: run `otbsr pairs` with another --valid or a smaller --block")
+    strange = [band for band in net.bands if band not in bands]
+    if strange or training.lr.shape[-1] != len(bands):
+        raise UsageError(f"the pairs have the bands {' '.join(bands)}, the network takes {' '.join(net.bands)}; name bands that they have")
+    inputs = [bands.index(band) for band in net.bands]
+    count = training.target.shape[-1]
+    if count not in (len(bands), len(net.bands_out)):
+        raise UsageError(f"targets have {count} bands, the network gives {len(net.bands_out)} ({' '.join(net.bands_out)}); make pairs with these")
+    outputs = [bands.index(band) for band in net.bands_out] if count == len(bands) else list(range(count))
+    fitted = settings.model_copy(update={"network": net})
+    return fitted, training.select(inputs, outputs), validation.select(inputs, outputs)
+
+
 def train(
     training: Patches,
     validation: Patches,
@@ -463,7 +565,8 @@ def train(
 ) -> ModelFolder:
     """Train a network, F or (with `settings.adversarial`) P, and write its model folder `out`.
 
-    training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands`.
+    training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands` in input and target (or, in the
+    target, the network's outputs). Factor and bands that the settings leave open are the patches'; bands that they name are taken from them.
     checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
     start_from: checkpoint whose averaged weights are the starting point. data: one sentence for the model card. seeds: of the simulated
     landscapes among the training data.
@@ -472,22 +575,14 @@ def train(
     import tensorflow as tf
 
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
-    bands = tuple(bands)
-    if not settings.network.outputs and bands != settings.network.bands:
-        settings = settings.model_copy(update={"network": NetworkSettings(**settings.network.model_dump() | {"bands": bands})})
-    asked = (settings.network.factor, len(settings.network.bands), len(settings.network.bands_out))
-    if (training.factor, training.lr.shape[-1], training.target.shape[-1]) != asked:
-        raise UsageError(
-            f"patches are x{training.factor} with {training.lr.shape[-1]} bands in and {training.target.shape[-1]} out, "
-            f"the network is x{asked[0]} with {asked[1]} and {asked[2]}: make the settings and the patches agree"
-        )
+    require_new(out, overwrite)
+    settings, training, validation = agreed(settings, training, validation, tuple(bands))
     if 2 * settings.border + 5 >= training.lr.shape[1]:
         raise UsageError(f"patches of {training.lr.shape[1]} input pixels leave nothing within a border of {settings.border}; extract larger patches")
     run = {"settings": settings.model_dump(mode="json"), "training": training.hash(), "validation": validation.hash()}
     trainer = Trainer(settings)
-    alike = settings.network.bands == settings.network.bands_out  # inputs can be made anew from targets
+    inputs, places = settings.network.bands, [settings.network.bands.index(band) for band in settings.network.bands_out]
+    alike = inputs == settings.network.bands_out  # inputs can be made anew from targets
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": [], "best_step": 0}
     best = trainer.averages  # of all validations, for F; the last, for P: what it is after lowers its score
     checkpoint = Path(checkpoint) if checkpoint else out.with_name(f"{out.name}.checkpoint.npz")
@@ -515,7 +610,7 @@ def train(
         step = state["step"]
         random = np.random.default_rng([settings.seed, 2, step])
         chosen = batch_indices(len(training), settings.batch, settings.seed, step)
-        lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, bands if alike else ())
+        lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, inputs if alike else (), places)
         loss = trainer.step(lr, target, step, share())
         if not math.isfinite(loss):
             raise ProcessingError(f"step {step}: the loss is {loss}; lower the learning rate (now {settings.rate:g}) and resume from {checkpoint}")
@@ -567,7 +662,7 @@ def train(
         method="perceptual" if settings.adversarial else "fidelity",
         factor=settings.network.factor,
         margin=margin(settings.network),
-        input=ModelInput(bands=tuple(bands), spacing=spacing),
+        input=ModelInput(bands=settings.network.bands, spacing=spacing),
         output=ModelOutput(bands=settings.network.bands_out),
         training=record,
         metrics=metrics,
@@ -615,8 +710,8 @@ training data, and for no other.
 """
 
 
-def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[str, Any]]:
-    """Training and validation patches of the folders that `otbsr pairs` wrote, and `train`'s arguments bands, spacing, data, seeds."""
+def read_manifests(folders: Sequence[str | Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """Folders that `otbsr pairs` wrote with their manifests, all of one kind; raises `InputError`, `UsageError`."""
     manifests = []
     for folder in map(Path, folders):
         try:
@@ -628,8 +723,17 @@ def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[st
     first = manifests[0][1]
     for folder, manifest in manifests:
         for key in ("bands", "spacing", "factor", "patch"):
+            if key not in manifest:
+                raise InputError(f"{folder}: manifest.json has no {key}; expected a folder that `otbsr pairs` wrote")
             if manifest[key] != first[key]:
                 raise InputError(f"{folder}: {key} is {manifest[key]}, {manifests[0][0]} has {first[key]}; train on pairs of one kind")
+    return manifests
+
+
+def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[str, Any]]:
+    """Training and validation patches of the folders that `otbsr pairs` wrote, and `train`'s arguments bands, spacing, data, seeds."""
+    manifests = read_manifests(folders)
+    first = manifests[0][1]
 
     def images(split: str, key: str) -> Iterator[Path]:
         for folder, manifest in manifests:

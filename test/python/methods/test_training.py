@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from typer.testing import CliRunner
 
+from otbsr.cli import app
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.methods.sensor import sensor_kernels
@@ -123,8 +129,12 @@ def test_nan_stops_with_advice(tmp_path, pairs):
 
 def test_patches_that_do_not_fit_the_network(tmp_path, pairs):
     half = Patches(pairs[0].lr, pairs[0].target[:, ::2, ::2])
-    with pytest.raises(UsageError, match="patches are x2 with 4 bands in and 4 out, the network is x4 with 4 and 4"):
-        run(tmp_path, (half, half))
+    with pytest.raises(UsageError, match="the pairs are x2, the network is x4; leave the factor out"):
+        run(tmp_path, (half, half), network=QUICK["network"] | {"factor": 4})
+    with pytest.raises(UsageError, match="the pairs have the bands B4 B3 B2 B8, the network takes B4 B5; name bands that they have"):
+        run(tmp_path, pairs, network=QUICK["network"] | {"bands": ("B4", "B5")})
+    with pytest.raises(UsageError, match="no validation pair; expected at least one"):
+        run(tmp_path, (pairs[0], Patches(pairs[1].lr[:0], pairs[1].target[:0])))
     with pytest.raises(UsageError, match="leave nothing within a border of 6"):
         run(tmp_path, pairs, border=6)
     (tmp_path / "model").mkdir()
@@ -178,6 +188,91 @@ def test_settings_from_yaml_and_options(tmp_path):
         read_settings(path)
     with pytest.raises(InputError, match="cannot be read as YAML or JSON"):
         read_settings(tmp_path / "none.yaml")
+
+
+def test_flags_win_over_the_file(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("batch: 5\nnetwork: {channels: 12, blocks: 3, factor: 2}\nadversarial: {weight: 0.5}\n")
+    settings = read_settings(path, method="fidelity", size="tiny", factor=3, batch=7, rate=None)
+    assert (settings.adversarial, settings.batch, settings.rate) == (None, 7, 1e-3)
+    assert (settings.network.channels, settings.network.blocks, settings.network.factor) == (20, 4, 3)
+    settings = read_settings(path, method="perceptual")
+    assert settings.adversarial.weight == 0.5, "the file says more than the flag"
+    assert (settings.network.body, settings.network.channels) == ("residual", 12)
+    path.write_text("network: {body: attention}")
+    assert read_settings(path, method="perceptual").network.body == "attention"
+    plain = read_settings(method="perceptual", pairs={"factor": 2, "bands": ["B2", "B5"]}, outputs=["B5"])
+    assert (plain.network.factor, plain.network.bands, plain.network.bands_out) == (2, ("B2", "B5"), ("B5",))
+    assert (plain.network.body, plain.adversarial.relativistic) == ("residual", True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"method": "sharp"}, "--method sharp: expected fidelity or perceptual"),
+        ({"size": "huge"}, "--size huge: expected one of tiny, light, base"),
+        ({"factor": 9}, "--factor 9: input should be less than or equal to 8"),
+        ({"batch": 0}, "--batch 0: input should be greater than or equal to 1"),
+        ({"rate": -1.0}, "--rate -1.0: input should be greater than 0"),
+        ({"outputs": ["B5"]}, "settings: network: outputs B5 are not among the bands B4 B3 B2 B8; correct the setting"),
+        ({"method": "perceptual", "patience": 3}, "--patience 3: stops a run whose score no longer grows, but a perceptual method's score falls; leave it out"),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line(flags, message):
+    with pytest.raises(UsageError) as error:
+        read_settings(**flags)
+    assert str(error.value) == message
+
+
+def test_bands_are_taken_from_the_pairs(tmp_path, pairs):
+    """A network of B8 and B4 that gives B4: its patches are those two bands of the pairs, its bicubic score is that of B4 alone."""
+    model = run(tmp_path, pairs, network=QUICK["network"] | {"bands": ("B8", "B4"), "outputs": ("B4",)}, steps=1)
+    whole = run(tmp_path, pairs, "whole", steps=1)
+    assert (model.sidecar.input.bands, model.sidecar.output.bands) == (("B8", "B4"), ("B4",))
+    assert model.sidecar.metrics["psnr_bands_bicubic"] == whole.sidecar.metrics["psnr_bands_bicubic"][:1]
+    assert model.sidecar.training["training_hash"] == pairs[0].select([3, 0], [0]).hash()
+
+
+def test_gain_of_a_target_band_is_its_inputs():
+    """Targets hold the input's last band: what is brightened is the same there."""
+    how = Augmentation(flips=False, offset=0, noise=0, anew=0)
+    lr = np.ones((3, 8, 8, 4), np.float32)
+    changed, target = augmented(lr, np.ones((3, 16, 16, 1), np.float32), how, np.random.default_rng(0), outputs=[3])
+    np.testing.assert_array_equal(target[:, :8, :8, 0], changed[..., 3])
+    assert np.abs(changed[..., 0] - changed[..., 3]).min() > 1e-4
+
+
+def write_pairs(folder: Path, training: Patches, validation: Patches) -> Path:
+    """A folder as `otbsr pairs` writes it."""
+    folder.mkdir(parents=True)
+    splits = {}
+    for split, patches in (("train", training), ("valid", validation)):
+        for key, images in (("lr", patches.lr), ("target", patches.target)):
+            pixels = images.reshape(-1, *images.shape[2:]).transpose(2, 0, 1)
+            with rasterio.open(
+                folder / f"{split}_{key}.tif", "w", driver="GTiff", width=pixels.shape[2], height=pixels.shape[1], count=pixels.shape[0], dtype="float32"
+            ) as dataset:
+                dataset.write(pixels)
+        splits[split] = {"lr": f"{split}_lr.tif", "target": f"{split}_target.tif", "accepted": len(patches)}
+    manifest = {"bands": BANDS, "spacing": 10.0, "factor": 4, "patch": patches.lr.shape[1], "data": "edges", "seed": 1, "splits": splits}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_examples_of_the_help_run(tmp_path, monkeypatch):
+    for name in "ab":
+        write_pairs(tmp_path / "pairs" / name, edges(3, 4, 20), edges(4, 2, 20))
+    monkeypatch.chdir(tmp_path)
+    text = CliRunner().invoke(app, ["train", "--help"]).output
+    examples = re.findall(r"otbsr (train .*?-o (\S+).*?)(?= otbsr|$)", " ".join(text.split("Examples:")[1].split()))
+    assert len(examples) == 2
+    for line, out in examples:
+        done = CliRunner().invoke(app, [*shlex.split(line), "--steps", "1", "--batch", "2", "--quiet"], catch_exceptions=False)
+        assert done.exit_code == 0
+        side = ModelFolder.open(out).sidecar
+        assert side.method == ("perceptual" if "perceptual" in line else "fidelity")
+        assert side.training["settings"]["network"]["channels"] == 32
 
 
 def test_damaged_checkpoint(tmp_path):
