@@ -174,7 +174,7 @@ TRAIN_EXAMPLES = """Examples:
 
 otbsr train pairs/a pairs/b -o models/f --size light --minutes 40
 
-otbsr train pairs/a -o models/p --method perceptual --steps 20000
+otbsr train pairs/a -o models/p --method perceptual --steps 20000 --tensorboard logs/p
 """
 
 
@@ -196,6 +196,8 @@ def train(
     settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML or JSON file with more settings (network, loss, ...); flags win.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint to write, and to go on from where it exists [OUT.checkpoint.npz].")] = None,
     start_from: Annotated[Path | None, typer.Option(help="Checkpoint whose weights are the starting point.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder to write the curves to; look at them with `tensorboard --logdir FOLDER`.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all. 1: the same result to the bit.")] = None,
     name: Annotated[str, typer.Option(help="Name of the model [name of OUT].")] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number.")] = None,
     overwrite: Overwrite = False,
@@ -203,9 +205,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network on pairs of patches and write a model folder; the same command goes on after an interruption."""
-    from otbsr.methods.training import read_manifests, read_pairs, read_settings, require_new, train
+    from otbsr.methods.training import limit_threads, read_manifests, read_pairs, read_settings, require_new, train
 
     require_new(out, overwrite)
+    limit_threads(threads)
     chosen = read_settings(
         settings_file,
         method=method,
@@ -224,7 +227,19 @@ def train(
     )
     with bars(quiet, as_json) as report:
         training, validation, common_ = read_pairs(folders)
-        model = train(training, validation, chosen, out, name, checkpoint=checkpoint, start_from=start_from, overwrite=overwrite, report=report, **common_)
+        model = train(
+            training,
+            validation,
+            chosen,
+            out,
+            name,
+            checkpoint=checkpoint,
+            start_from=start_from,
+            tensorboard=tensorboard,
+            overwrite=overwrite,
+            report=report,
+            **common_,
+        )
     finish({"out": model.path, **{key: model.sidecar.metrics[key] for key in ("psnr", "psnr_bicubic", "gain_over_bicubic_db")}}, as_json)
 
 

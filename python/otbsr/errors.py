@@ -45,3 +45,11 @@ class OutputError(OtbsrError):
     """Raised when a product cannot be written, is incomplete, or would overwrite a user's file."""
 
     exit_code = 73
+
+
+class StoppedError(OtbsrError):
+    """Raised when a signal ended work that can go on from what it kept; the exit status is the shell's for that signal."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum

@@ -12,12 +12,15 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -25,7 +28,8 @@ from keras import ops
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.errors import InputError, OutputError, ProcessingError, StoppedError, UsageError
+from otbsr.methods.import_model import one_line
 from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
 from otbsr.methods.networks import SIZES, NetworkSettings, base_kernel, fuse, margin, network, upsampler
@@ -210,8 +214,11 @@ def read_patches(lr: Sequence[Path], target: Sequence[Path]) -> Patches:
         if not Path(path).is_file():
             raise InputError(f"{path}: no such patches image; run `otbsr pairs` again")
     dataset = DatasetFromPatchesImages(filenames_dict={"lr": [str(p) for p in lr], "target": [str(p) for p in target]}, iterator_cls=in_order())
-    batches = list(dataset.get_tf_dataset(batch_size=64, drop_remainder=False).as_numpy_iterator())
-    patches = Patches(*(np.concatenate([np.asarray(batch[key], np.float32) for batch in batches]) for key in ("lr", "target")))
+    try:
+        batches = list(dataset.get_tf_dataset(batch_size=64, drop_remainder=False).as_numpy_iterator())
+        patches = Patches(*(np.concatenate([np.asarray(batch[key], np.float32) for batch in batches]) for key in ("lr", "target")))
+    except MemoryError as error:
+        raise ProcessingError(f"the patches of {len(lr)} folders do not fit in memory; give fewer folders, or pairs with a larger --step") from error
     rows = patches.lr.shape[1]
     if patches.target.shape[1] % rows or patches.target.shape[1:3] != tuple(patches.factor * side for side in patches.lr.shape[1:3]):
         raise InputError(
@@ -438,6 +445,11 @@ def vgg_features(weights: str) -> keras.Model:
     return keras.Model(vgg.input, [vgg.get_layer(name).output for name in ("block3_conv4", "block4_conv4")])
 
 
+def scalar(logs: Any) -> float:
+    """The loss that Keras' `train_on_batch` returns, alone or before metrics."""
+    return float(np.asarray(logs).ravel()[0])
+
+
 class Trainer:
     """Network, discriminator where there is one, optimisers and moving average of weights; one `step` at a time."""
 
@@ -445,6 +457,10 @@ class Trainer:
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision and keras.backend.backend() != "jax" else "float32")
         self.settings = settings
+        self.slower = 1.0
+        """Factor on the learning rate."""
+        self.rate, self.critic_loss = 0.0, cast("float | None", None)
+        """Of the last step."""
         self.critic = Critic(settings) if settings.adversarial else None
         self.model = PerceptualModel(settings, self.critic) if self.critic else FidelityModel(settings)
         jit: Any = False if keras.backend.backend() == "tensorflow" else "auto"  # on processors XLA's convolutions are slower
@@ -466,16 +482,17 @@ class Trainer:
         """One update; `share` 0..1 of the run drives cosine and ramp. Returns the loss before it."""
         s = self.settings
         rate = s.final_rate + (s.rate - s.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-        self.model.optimizer.learning_rate.assign(rate * min(1.0, (number + 1) / max(1, s.warmup)))
+        self.rate = self.slower * rate * min(1.0, (number + 1) / max(1, s.warmup))
+        self.model.optimizer.learning_rate.assign(self.rate)
         if self.critic and s.adversarial:
             strength = min(1.0, max(0.0, share - s.adversarial.start) / s.adversarial.ramp)
             self.model.strength.assign(strength)
             if share >= 0.8 * s.adversarial.start:  # it should know something when it is first listened to
                 own, real, made = self.model.cut(lr, target, self.model.predict_on_batch(lr))
                 self.critic.reset_metrics()
-                self.critic.train_on_batch([np.asarray(own), np.asarray(real), np.asarray(made)])
+                self.critic_loss = scalar(self.critic.train_on_batch([np.asarray(own), np.asarray(real), np.asarray(made)]))
         self.model.reset_metrics()
-        loss = float(np.asarray(self.model.train_on_batch(lr, target)).ravel()[0])
+        loss = scalar(self.model.train_on_batch(lr, target))
         decay = min(s.average, (number + 1) / (number + 10))
         for average, variable in zip(self.averages, self.model.net.trainable_variables, strict=True):
             average *= decay
@@ -513,6 +530,210 @@ class Trainer:
         for variable, value in zip(variables, current, strict=True):
             variable.assign(value)
         return plain
+
+
+def limit_threads(threads: int | None) -> None:
+    """Let TensorFlow use so many threads in an operation and run one operation at a time; only before its first."""
+    import tensorflow as tf
+
+    if threads is not None:
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError as error:
+            raise UsageError(f"--threads {threads}: TensorFlow runs already in this process; choose its threads before its first operation") from error
+
+
+def checkpoint_of(given: str | Path | None, out: Path) -> Path:
+    """Where a run's checkpoint is."""
+    return Path(given) if given else out.with_name(f"{out.name}.checkpoint.npz")
+
+
+@contextmanager
+def advice(settings: TrainingSettings, patch: int, checkpoint: Path) -> Iterator[None]:
+    """Turn lack of memory, on the processor or a GPU, into a `ProcessingError` that says what to lower."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (MemoryError, tf.errors.OpError) as error:
+        lacking = isinstance(error, MemoryError | tf.errors.ResourceExhaustedError) or "out of memory" in str(error).lower()
+        if not lacking:
+            raise ProcessingError(f"TensorFlow: {one_line(error)}; the checkpoint {checkpoint}, if there is one, is kept") from error
+        kept = (
+            f"the checkpoint {checkpoint} is kept: --start-from {checkpoint} --checkpoint NEW.npz goes on from its weights with other settings"
+            if checkpoint.is_file()
+            else "there is no checkpoint yet"
+        )
+        size = f"{settings.network.channels} channels and {settings.network.blocks} blocks"
+        raise ProcessingError(
+            f"memory ran out with --batch {settings.batch}, patches of {patch} input pixels (x{settings.network.factor}) and a network of {size}; lower "
+            f"--batch (half of it needs half the memory), take smaller patches (otbsr pairs --patch) or a smaller network (--size); {kept}"
+        ) from error
+
+
+class Signals:
+    """The signal that asks a run to end, 0 while there is none."""
+
+    number = 0
+
+
+@contextmanager
+def interrupts() -> Iterator[Signals]:
+    """Note SIGINT and SIGTERM instead of ending at once, so that the step in hand ends and a checkpoint is written; the second ends at once."""
+    signals = Signals()
+    before: dict[int, Any] = {}
+
+    def note(number: int, _frame: Any) -> None:
+        signals.number = number
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, or a shell's background job
+                before[number] = signal.signal(number, note)
+    try:
+        yield signals
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+class Diary:
+    """Scalars of a run in TensorBoard's event files; of TensorBoard itself nothing is needed."""
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.writer: Any = None
+        if folder is not None:
+            import tensorflow as tf
+            from tensorflow.core.framework.summary_pb2 import SummaryMetadata
+
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                self.writer = tf.summary.create_file_writer(str(folder))
+            except (OSError, tf.errors.OpError) as error:
+                raise OutputError(f"{folder}: curves cannot be written ({getattr(error, 'strerror', None) or error}); choose another folder") from error
+            self.kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
+
+    def write(self, step: int, **values: float | None) -> None:
+        """Write the values that are not None, as measured at the end of a step (from 1)."""
+        if self.writer is None:
+            return
+        import tensorflow as tf
+
+        with self.writer.as_default(step):
+            for name, value in values.items():
+                if value is not None:
+                    tf.summary.write(name, tf.constant(value, tf.float32), metadata=self.kind)
+        self.writer.flush()
+
+
+class Run:
+    """Where a run is: the steps done and what was measured, the best weights, and the checkpoint that keeps all that."""
+
+    def __init__(self, trainer: Trainer, settings: TrainingSettings, checkpoint: Path, identity: dict[str, Any]) -> None:
+        self.trainer, self.settings, self.checkpoint, self.identity = trainer, settings, checkpoint, identity
+        self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": [], "best_step": 0, "halvings": [], "losses": []}
+        self.best = trainer.averages  # of all validations, for F; the last, for P: what it is after lowers its score
+        self.begin = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time spent, that before interruptions included."""
+        return time.monotonic() - self.begin
+
+    def share(self) -> float:
+        """How much of the run is done, 0..1, by steps or time."""
+        budget = self.settings.minutes * 60 if self.settings.minutes else math.inf
+        return min(1.0, max(self.state["step"] / self.settings.steps, self.seconds() / budget))
+
+    def finished(self) -> bool:
+        """Whether steps, time or patience are at their end."""
+        s, last = self.settings, self.state["curve"][-1]["step"] if self.state["curve"] else 0
+        waited = s.patience and not s.adversarial and (last - self.state["best_step"]) / s.validate_every >= s.patience
+        return bool(waited) or self.share() >= 1.0
+
+    def resume(self) -> bool:
+        """Take up the checkpoint, if there is one; raises `UsageError` when it belongs to another run."""
+        if not self.checkpoint.is_file():
+            return False
+        arrays, saved = read_checkpoint(self.checkpoint)
+        if saved["run"] != self.identity:
+            raise UsageError(f"{self.checkpoint}: belongs to a run with other settings or patches; remove it or give another --checkpoint")
+        self.trainer.restore(arrays)
+        self.state, self.best = self.state | saved["state"], arrays["best"]
+        self.trainer.slower = 0.5 ** len(self.state["halvings"])
+        self.begin = time.monotonic() - self.state["seconds"]
+        return True
+
+    def start(self, path: Path) -> None:
+        """Take another run's averaged weights as a start."""
+        arrays, saved = read_checkpoint(path)
+        self.trainer.restore(arrays, weights_only=True)
+        self.best = self.trainer.averages
+        self.state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.state["seconds"] = self.seconds()
+        write_checkpoint(self.checkpoint, self.trainer.arrays() | {"best": self.best}, {"run": self.identity, "state": self.state})
+
+    def measured(self, psnr: float) -> None:
+        """Note a validation's score and the losses since the last."""
+        earlier = [point["psnr"] for point in self.state["curve"]]
+        self.state["curve"].append({"step": self.state["step"], "loss": round(float(np.mean(self.state["losses"])), 6), "psnr": psnr})
+        self.state["losses"] = []
+        if self.settings.adversarial or psnr > max(earlier, default=-math.inf):
+            self.best, self.state["best_step"] = [a.copy() for a in self.trainer.averages], self.state["step"]
+
+    def step_back(self, what: str) -> None:
+        """Go back to the checkpoint and on at half the rate; raises `ProcessingError` when there is none, or that was done twice."""
+        halvings, rate = [*self.state["halvings"], self.state["step"]], self.settings.rate * self.trainer.slower
+        problem, cause = f"step {self.state['step']}: {what}", "look for NaN and no-data in the patches"
+        if len(halvings) > 2:
+            raise ProcessingError(
+                f"{problem} although the rate was halved twice; lower the learning rate (now {rate:g}) with --rate, --start-from {self.checkpoint} and "
+                f"--checkpoint NEW.npz, or {cause}"
+            )
+        if not self.resume():
+            raise ProcessingError(f"{problem}; lower the learning rate (now {rate:g}) with --rate, or {cause}; there is no checkpoint yet")
+        self.state["halvings"], self.trainer.slower = halvings, 0.5 ** len(halvings)
+
+
+def optimise(run: Run, training: Patches, validation: Patches, bicubic: float, diary: Diary, signals: Signals, report: Report) -> None:
+    """The loop: steps until the run is finished, with validations and checkpoints between; see `train`."""
+    import tensorflow as tf
+
+    settings, trainer = run.settings, run.trainer
+    inputs, places = settings.network.bands, [settings.network.bands.index(band) for band in settings.network.bands_out]
+    alike = inputs == settings.network.bands_out  # inputs can be made anew from targets
+    often = max(1, settings.validate_every // 50)
+    while not run.finished():
+        step = run.state["step"]
+        random = np.random.default_rng([settings.seed, 2, step])
+        chosen = batch_indices(len(training), settings.batch, settings.seed, step)
+        lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, inputs if alike else (), places)
+        loss = trainer.step(lr, target, step, run.share())
+        if not math.isfinite(loss):
+            run.step_back(f"the loss is {loss}")
+            continue
+        run.state["losses"].append(loss)
+        run.state["step"] = step + 1
+        if (step + 1) % often == 0:
+            diary.write(step + 1, loss=loss, rate=trainer.rate, critic_loss=trainer.critic_loss)
+        report("training", run.share())
+        if run.state["step"] % settings.validate_every == 0 or run.share() >= 1.0:
+            psnr = scores(tf.function(trainer.averaged(), reduce_retracing=True), validation, settings.border)["psnr"]
+            if not math.isfinite(psnr):
+                run.step_back(f"the validation score is {psnr}")
+                continue
+            run.measured(psnr)
+            run.save()
+            diary.write(step + 1, validation_psnr=psnr, gain_over_bicubic=psnr - bicubic)
+            report(f"validation: {psnr - bicubic:+.2f} dB over bicubic", 1.0)
+        if signals.number:
+            run.save()
+            name = signal.Signals(signals.number).name
+            raise StoppedError(f"{name} after step {step + 1} of {settings.steps}; the same command goes on from {run.checkpoint}", signals.number)
 
 
 def require_new(out: Path, overwrite: bool) -> None:
@@ -560,6 +781,7 @@ def train(
     seeds: Sequence[int] = (),
     checkpoint: str | Path | None = None,
     start_from: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     overwrite: bool = False,
     report: Report = silent,
 ) -> ModelFolder:
@@ -569,8 +791,11 @@ def train(
     target, the network's outputs). Factor and bands that the settings leave open are the patches'; bands that they name are taken from them.
     checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
     start_from: checkpoint whose averaged weights are the starting point. data: one sentence for the model card. seeds: of the simulated
-    landscapes among the training data.
-    Raises `UsageError`, `InputError`, `OutputError`, and `ProcessingError` when the loss is no longer a number.
+    landscapes among the training data. tensorboard: folder for the curves, as TensorBoard reads them.
+
+    When the loss is no longer a number, the run goes back to its checkpoint and on at half the rate, twice at most. SIGINT and SIGTERM end it
+    after the step in hand, with a checkpoint. Raises `UsageError`, `InputError`, `OutputError`, `StoppedError` on a signal, and `ProcessingError`
+    when the loss stays no number or memory runs out.
     """
     import tensorflow as tf
 
@@ -579,60 +804,21 @@ def train(
     settings, training, validation = agreed(settings, training, validation, tuple(bands))
     if 2 * settings.border + 5 >= training.lr.shape[1]:
         raise UsageError(f"patches of {training.lr.shape[1]} input pixels leave nothing within a border of {settings.border}; extract larger patches")
-    run = {"settings": settings.model_dump(mode="json"), "training": training.hash(), "validation": validation.hash()}
-    trainer = Trainer(settings)
-    inputs, places = settings.network.bands, [settings.network.bands.index(band) for band in settings.network.bands_out]
-    alike = inputs == settings.network.bands_out  # inputs can be made anew from targets
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": [], "best_step": 0}
-    best = trainer.averages  # of all validations, for F; the last, for P: what it is after lowers its score
-    checkpoint = Path(checkpoint) if checkpoint else out.with_name(f"{out.name}.checkpoint.npz")
-    if checkpoint.is_file():
-        arrays, saved = read_checkpoint(checkpoint)
-        if saved["run"] != run:
-            raise UsageError(f"{checkpoint}: belongs to a run with other settings or patches; remove it or give another --checkpoint")
-        trainer.restore(arrays)
-        state, best = saved["state"], arrays["best"]
-    elif start_from:
-        arrays, saved = read_checkpoint(Path(start_from))
-        trainer.restore(arrays, weights_only=True)
-        state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]
-    state["source"] = {"data": data, "seeds": sorted(seeds), "pairs": len(training)}
-
-    baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
-    bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
-    begin, losses = time.monotonic() - state["seconds"], []
-    budget = settings.minutes * 60 if settings.minutes else math.inf
-
-    def share() -> float:
-        return min(1.0, max(state["step"] / settings.steps, (time.monotonic() - begin) / budget))
-
-    while share() < 1.0:
-        step = state["step"]
-        random = np.random.default_rng([settings.seed, 2, step])
-        chosen = batch_indices(len(training), settings.batch, settings.seed, step)
-        lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, inputs if alike else (), places)
-        loss = trainer.step(lr, target, step, share())
-        if not math.isfinite(loss):
-            raise ProcessingError(f"step {step}: the loss is {loss}; lower the learning rate (now {settings.rate:g}) and resume from {checkpoint}")
-        losses.append(loss)
-        state["step"] = step + 1
-        report("training", share())
-        if state["step"] % settings.validate_every == 0 or share() >= 1.0:
-            score = scores(tf.function(trainer.averaged(), reduce_retracing=True), validation, settings.border)
-            state["curve"].append({"step": step + 1, "loss": round(float(np.mean(losses)), 6), "psnr": score["psnr"]})
-            state["seconds"] = time.monotonic() - begin
-            losses = []
-            if settings.adversarial or score["psnr"] > max((point["psnr"] for point in state["curve"][:-1]), default=-math.inf):
-                best, state["best_step"] = [a.copy() for a in trainer.averages], step + 1
-            write_checkpoint(checkpoint, trainer.arrays() | {"best": best}, {"run": run, "state": state})
-            report(f"validation: {score['psnr'] - bicubic['psnr']:+.2f} dB over bicubic", 1.0)
-            since = (state["step"] - state["best_step"]) / settings.validate_every
-            if settings.patience and not settings.adversarial and since >= settings.patience:
-                break
-
-    trainer.averages = best
-    fused = trainer.averaged()
-    score = scores(tf.function(fused, reduce_retracing=True), validation, settings.border)
+    identity = {"settings": settings.model_dump(mode="json"), "training": training.hash(), "validation": validation.hash()}
+    with advice(settings, int(training.lr.shape[1]), checkpoint_of(checkpoint, out)), interrupts() as signals:
+        trainer = Trainer(settings)
+        run = Run(trainer, settings, checkpoint_of(checkpoint, out), identity)
+        if not run.resume() and start_from:
+            run.start(Path(start_from))
+        run.state["source"] = {"data": data, "seeds": sorted(seeds), "pairs": len(training)}
+        diary = Diary(tensorboard)
+        baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
+        bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
+        optimise(run, training, validation, bicubic["psnr"], diary, signals, report)
+        trainer.averages = run.best
+        fused = trainer.averaged()
+        score = scores(tf.function(fused, reduce_retracing=True), validation, settings.border)
+    state = run.state
     metrics = {
         "data": f"{len(validation)} validation patches from blocks kept apart from training",
         "psnr": score["psnr"],
@@ -646,15 +832,16 @@ def train(
         "seeds": sorted({*seeds, *(seed for past in state["history"] for seed in past.get("seeds", []))}),
         "pairs": len(training),
         "validation_pairs": len(validation),
-        "training_hash": run["training"],
-        "validation_hash": run["validation"],
+        "training_hash": identity["training"],
+        "validation_hash": identity["validation"],
         "seed": settings.seed,
         "steps": state["step"],
         "best_step": state["best_step"],
-        "seconds": round(time.monotonic() - begin),
+        "seconds": round(run.seconds()),
         "history": state["history"],
         "commit": commit(),
-        "settings": run["settings"],
+        "settings": identity["settings"],
+        "halvings": state["halvings"],
         "curve": state["curve"],
     }
     sidecar = Sidecar(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from otbsr.methods.sensor import sensor_kernels
 from otbsr.methods.training import (
     Augmentation,
     Patches,
+    Trainer,
     TrainingSettings,
     augmented,
     batch_indices,
@@ -125,6 +130,118 @@ def test_nan_stops_with_advice(tmp_path, pairs):
     broken = Patches(np.full_like(pairs[0].lr, np.nan), pairs[0].target)
     with pytest.raises(ProcessingError, match=r"step 0: the loss is nan; lower the learning rate \(now 0.003\)"):
         run(tmp_path, (broken, pairs[1]), augmentation={"anew": 0})
+
+
+def test_nan_goes_back_and_on_at_half_the_rate(tmp_path, pairs, monkeypatch):
+    """The loss is NaN at step 8, twice; the checkpoint of step 6 is taken up again, with half and a quarter of the rate."""
+    seen, plain = [], Trainer.step
+
+    def step(self, lr, target, number, share):
+        loss = plain(self, lr, target, number, share)
+        seen.append((number, self.rate))
+        if number == 8 and sum(n == 8 for n, _ in seen) <= failures:
+            for variable in self.model.net.trainable_variables:
+                variable.assign(np.full(variable.shape, np.nan))
+            return np.nan
+        return loss
+
+    monkeypatch.setattr(Trainer, "step", step)
+    failures = 2
+    side = run(tmp_path, pairs, "twice").sidecar
+    assert side.training["halvings"] == [8, 8]
+    assert [number for number, _ in seen] == [*range(9), 6, 7, 8, *range(6, 12)]
+    rates = [rate for number, rate in seen if number == 7]
+    assert rates == pytest.approx([rates[0], rates[0] / 2, rates[0] / 4])
+    assert np.isfinite(side.metrics["psnr"])
+    failures, seen[:] = 3, []
+    with pytest.raises(ProcessingError, match=r"step 8: the loss is nan although the rate was halved twice; lower the learning rate \(now 0.00075\)"):
+        run(tmp_path, pairs, "thrice")
+    assert read_checkpoint(tmp_path / "thrice.checkpoint.npz")[1]["state"]["step"] == 6
+
+
+@pytest.mark.parametrize("kind", [MemoryError, "ResourceExhaustedError", "InternalError"])
+def test_out_of_memory_says_what_to_lower(tmp_path, pairs, monkeypatch, kind):
+    import tensorflow as tf
+
+    error = kind() if kind is MemoryError else getattr(tf.errors, kind)(None, None, "failed to allocate: CUDA out of memory")
+    plain = Trainer.step
+
+    def step(self, lr, target, number, share):
+        if number == 7:
+            raise error
+        return plain(self, lr, target, number, share)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(ProcessingError) as raised:
+        run(tmp_path, pairs)
+    text, checkpoint = str(raised.value), tmp_path / "model.checkpoint.npz"
+    assert "memory ran out with --batch 4, patches of 16 input pixels (x4) and a network of 8 channels and 2 blocks; lower --batch" in text
+    assert f"the checkpoint {checkpoint} is kept: --start-from {checkpoint} --checkpoint NEW.npz goes on" in text
+    monkeypatch.undo()
+    half = TrainingSettings.model_validate(QUICK | {"batch": 2, "steps": 1})
+    train(*pairs, half, tmp_path / "model", start_from=checkpoint, checkpoint=tmp_path / "new.npz")  # the advice works
+
+
+def test_curves_for_tensorboard(tmp_path, pairs):
+    from tensorflow.compat.v1.train import summary_iterator
+
+    settings = TrainingSettings.model_validate(PERCEPTUAL | {"steps": 4, "validate_every": 2})
+    model = train(*pairs, settings, tmp_path / "model", tensorboard=tmp_path / "logs" / "p")
+    found: dict[str, list[tuple[int, float]]] = {}
+    (path,) = (tmp_path / "logs" / "p").iterdir()
+    for event in summary_iterator(str(path)):
+        for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name in ("scalars", "")
+            found.setdefault(value.tag, []).append((event.step, float(np.frombuffer(value.tensor.tensor_content, np.float32)[0])))
+    assert set(found) == {"loss", "rate", "critic_loss", "validation_psnr", "gain_over_bicubic"}
+    assert [step for step, _ in found["loss"]] == [1, 2, 3, 4]
+    curve = model.sidecar.training["curve"]
+    assert np.array(found["validation_psnr"]) == pytest.approx(np.array([(point["step"], point["psnr"]) for point in curve]), abs=1e-3)
+    assert np.mean([loss for _, loss in found["loss"][:2]]) == pytest.approx(curve[0]["loss"], abs=1e-5)
+    assert found["rate"][1][1] == pytest.approx(settings.final_rate + (settings.rate - settings.final_rate) * 0.5 * (1 + np.cos(np.pi / 4)))
+    assert found["gain_over_bicubic"][1][1] == pytest.approx(model.sidecar.metrics["gain_over_bicubic_db"], abs=1e-3)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="curves cannot be written"):
+        train(*pairs, settings, tmp_path / "other", tensorboard=tmp_path / "file")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_killed_stopped_and_resumed_commands_end_where_an_undisturbed_one_does(tmp_path):
+    """`otbsr train` ended by SIGKILL, then by SIGTERM, then run to its end: the same weights to the bit as in one go."""
+    pairs = write_pairs(tmp_path / "pairs", edges(3, 12), edges(4, 4))
+    (tmp_path / "settings.yaml").write_text(json.dumps(QUICK | {"steps": 60, "validate_every": 5}))
+
+    def start(name: str) -> subprocess.Popen[str]:
+        # the signals are ignored where tests run as a shell's background job: an interpreter that sets them right
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from otbsr.cli import main; main()"
+        words = ["train", pairs, "-o", tmp_path / name, "--settings", tmp_path / "settings.yaml", "--threads", "1", "--quiet"]
+        return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def ended(process: subprocess.Popen[str], number: int) -> tuple[int, str]:
+        """Send the signal as soon as a (new) checkpoint is there."""
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
+            time.sleep(0.005)
+        process.send_signal(number)
+        return process.wait(), process.communicate()[1]
+
+    checkpoint, whole = tmp_path / "cut.checkpoint.npz", start("whole")
+    assert ended(start("cut"), signal.SIGKILL)[0] == -signal.SIGKILL
+    first = read_checkpoint(checkpoint)[1]["state"]["step"]
+    status, message = ended(start("cut"), signal.SIGTERM)
+    step = read_checkpoint(checkpoint)[1]["state"]["step"]
+    assert 0 < first < step < 60
+    assert (status, message.splitlines()[-1]) == (143, f"otbsr: error: SIGTERM after step {step} of 60; the same command goes on from {checkpoint}")
+    assert "Traceback" not in message
+    last = start("cut")
+    assert (last.wait(), whole.wait()) == (0, 0), last.communicate()[1] + whole.communicate()[1]
+    (a, one), (b, two) = (read_checkpoint(tmp_path / f"{name}.checkpoint.npz") for name in ("whole", "cut"))
+    assert sorted(a) == sorted(b)
+    for name in a:
+        for x, y in zip(a[name], b[name], strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert one["state"]["curve"] == two["state"]["curve"]
+    assert ModelFolder.open(tmp_path / "whole").sidecar.metrics == ModelFolder.open(tmp_path / "cut").sidecar.metrics
 
 
 def test_patches_that_do_not_fit_the_network(tmp_path, pairs):
@@ -289,8 +406,6 @@ def test_perceptual_training_resumes_exactly_and_says_what_it_is(tmp_path, pairs
     first = train(*pairs, settings, tmp_path / "p")
     assert first.sidecar.method == "perceptual"
     assert "Perceptual method" in (first.path / "README.md").read_text()
-    from otbsr.methods.training import Trainer
-
     arrays, _ = read_checkpoint(tmp_path / "p.checkpoint.npz")
     one, two = Trainer(settings), Trainer(settings)
     one.restore(arrays)
@@ -303,8 +418,6 @@ def test_perceptual_training_resumes_exactly_and_says_what_it_is(tmp_path, pairs
 
 
 def test_the_discriminator_is_not_trained_by_the_generators_step(pairs):
-    from otbsr.methods.training import Trainer
-
     settings = TrainingSettings.model_validate(PERCEPTUAL | {"adversarial": {"start": 0.5, "ramp": 0.5, "channels": 4}})
     trainer = Trainer(settings)
     before = [np.array(a) for a in trainer.arrays()["critic"]]
