@@ -198,14 +198,18 @@ def train(
     start_from: Annotated[Path | None, typer.Option(help="Checkpoint whose weights are the starting point.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder to write the curves to; look at them with `tensorboard --logdir FOLDER`.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all. 1: the same result to the bit.")] = None,
+    devices: Annotated[str, typer.Option(help="GPUs to divide each batch among: all, or names such as GPU:0,GPU:1 [one].")] = "",
     name: Annotated[str, typer.Option(help="Name of the model [name of OUT].")] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network on pairs of patches and write a model folder; the same command goes on after an interruption."""
-    from otbsr.methods.training import limit_threads, read_manifests, read_pairs, read_settings, require_new, train
+    """Train a network on pairs of patches and write a model folder; the same command goes on after an interruption.
+
+    Several hosts train together when each runs the same command with TensorFlow's TF_CONFIG set and the same folders in reach.
+    """
+    from otbsr.methods.training import limit_threads, open_strategy, read_manifests, read_pairs, read_settings, require_new, train
 
     require_new(out, overwrite)
     limit_threads(threads)
@@ -225,6 +229,7 @@ def train(
         mixed_precision=mixed_precision,
         seed=seed,
     )
+    strategy = open_strategy(devices)
     with bars(quiet, as_json) as report:
         training, validation, common_ = read_pairs(folders)
         model = train(
@@ -236,6 +241,7 @@ def train(
             checkpoint=checkpoint,
             start_from=start_from,
             tensorboard=tensorboard,
+            strategy=strategy,
             overwrite=overwrite,
             report=report,
             **common_,

@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -324,6 +324,58 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
 # --- the loop ----------------------------------------------------------------------------------------------------------------
 
 
+def replicas() -> int:
+    """Devices among which a step's batch is divided here; losses are divided by it, since gradients of the devices are added."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def open_strategy(devices: str = "") -> Any:
+    """The `tf.distribute` strategy for "all" GPUs of this host (its processors where there is none) or named ones ("GPU:0,GPU:2"); None for one.
+
+    Where TF_CONFIG names several workers, that over all their GPUs, which has to be made before TensorFlow's first operation. Raises `UsageError`.
+    """
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        hosts = sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"TF_CONFIG: is no JSON object with cluster and task ({error}); correct it, or unset it to train on this host") from error
+    import tensorflow as tf
+
+    if hosts > 1:
+        if devices not in ("", "all"):
+            raise UsageError(f"--devices {devices}: with several hosts (TF_CONFIG) all their GPUs are used; hide some with CUDA_VISIBLE_DEVICES")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if not devices:
+        return None
+    found = [device.name.removeprefix("/device:") for kind in ("GPU", "CPU") for device in tf.config.list_logical_devices(kind)]
+    chosen = [name for name in found if name.startswith(found[0][:3])] if devices == "all" else [name.strip() for name in devices.split(",")]
+    strange = [name for name in chosen if name not in found]
+    if strange or len(set(chosen)) < len(chosen):
+        raise UsageError(f"--devices {devices}: expected all, or some of {', '.join(found)}")
+    if len(chosen) == 1 and (devices == "all" or chosen == found[:1]):
+        return None
+    return tf.distribute.MirroredStrategy(chosen)
+
+
+class Adam(keras.optimizers.Adam):
+    """Keras' Adam, which clips the gradient of the whole batch where several devices have a part of it each, instead of the parts'."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Update the variables."""
+        count = replicas()
+        if count > 1:
+            import tensorflow as tf
+
+            grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
+            clipped, _ = tf.clip_by_global_norm(grads, self.global_clipnorm)
+            grads = [gradient / count for gradient in clipped]  # Keras adds them up once more
+        super().apply(grads, trainable_variables)
+
+
 class FidelityModel(keras.Model):
     """A network with F's loss, for Keras' own training step on any backend."""
 
@@ -357,7 +409,7 @@ class FidelityModel(keras.Model):
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """F's loss of a batch."""
         lr, target, result = self.cut(x, y, y_pred)
-        return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent)
+        return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent) / replicas()
 
 
 class PerceptualModel(FidelityModel):
@@ -400,7 +452,7 @@ class PerceptualModel(FidelityModel):
         extra = extra + adversarial.features * feature_distance(real[:-1], fake[:-1])
         if self.eyes is not None:
             extra = extra + adversarial.features * feature_distance(self.eyes(target[..., :3]), self.eyes(result[..., :3]))
-        return loss + self.strength * extra
+        return (loss + self.strength * extra) / replicas()
 
 
 class Critic(keras.Model):
@@ -433,7 +485,7 @@ class Critic(keras.Model):
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """What the discriminator minimises."""
-        return critic_loss(y_pred[..., :1], y_pred[..., 1:], self.relativistic)
+        return critic_loss(y_pred[..., :1], y_pred[..., 1:], self.relativistic) / replicas()
 
 
 def vgg_features(weights: str) -> keras.Model:
@@ -445,15 +497,11 @@ def vgg_features(weights: str) -> keras.Model:
     return keras.Model(vgg.input, [vgg.get_layer(name).output for name in ("block3_conv4", "block4_conv4")])
 
 
-def scalar(logs: Any) -> float:
-    """The loss that Keras' `train_on_batch` returns, alone or before metrics."""
-    return float(np.asarray(logs).ravel()[0])
-
-
 class Trainer:
     """Network, discriminator where there is one, optimisers and moving average of weights; one `step` at a time."""
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: TrainingSettings, strategy: Any = None) -> None:
+        """strategy: of `tf.distribute`, over whose devices each batch is divided; None: one device."""
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision and keras.backend.backend() != "jax" else "float32")
         self.settings = settings
@@ -461,12 +509,22 @@ class Trainer:
         """Factor on the learning rate."""
         self.rate, self.critic_loss = 0.0, cast("float | None", None)
         """Of the last step."""
+        self.strategy = strategy
+        self.graphs: dict[str, Any] = {}
+        """What runs on several devices, made at its first use."""
+        with strategy.scope() if strategy else nullcontext():
+            self.build()
+        self.averages = [np.array(ops.convert_to_numpy(v)) for v in self.model.net.trainable_variables]
+
+    def build(self) -> None:
+        """Make networks and optimisers, all their variables included."""
+        settings = self.settings
         self.critic = Critic(settings) if settings.adversarial else None
         self.model = PerceptualModel(settings, self.critic) if self.critic else FidelityModel(settings)
         jit: Any = False if keras.backend.backend() == "tensorflow" else "auto"  # on processors XLA's convolutions are slower
-        self.model.compile(keras.optimizers.Adam(settings.rate, global_clipnorm=settings.clip), jit_compile=jit)
+        self.model.compile(Adam(settings.rate, global_clipnorm=settings.clip), jit_compile=jit)
         if self.critic and settings.adversarial:
-            self.critic.compile(keras.optimizers.Adam(settings.adversarial.rate, beta_1=0.5, global_clipnorm=settings.clip), jit_compile=jit)
+            self.critic.compile(Adam(settings.adversarial.rate, beta_1=0.5, global_clipnorm=settings.clip), jit_compile=jit)
         s, count = settings.network, 2 * settings.border + 8
         lr = np.zeros((1, count, count, len(s.bands)), np.float32)
         fine = np.zeros((1, 8 * s.factor, 8 * s.factor, len(s.bands_out)), np.float32)
@@ -476,7 +534,61 @@ class Trainer:
         self.model.optimizer.build(self.model.trainable_variables)
         if self.critic:
             self.critic.optimizer.build(self.critic.trainable_variables)
-        self.averages = [np.array(ops.convert_to_numpy(v)) for v in self.model.net.trainable_variables]
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files: of several hosts the first does."""
+        resolver = self.strategy.cluster_resolver if self.strategy else None
+        if resolver is None or not resolver.task_type:
+            return True
+        return resolver.task_type == "chief" or ("chief" not in resolver.cluster_spec().jobs and resolver.task_type == "worker" and resolver.task_id == 0)
+
+    def divided(self, batch: Array) -> Any:
+        """A batch's parts on the devices."""
+        import tensorflow as tf
+
+        size = len(batch) // self.strategy.num_replicas_in_sync
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(batch[context.replica_id_in_sync_group * size : (context.replica_id_in_sync_group + 1) * size])
+        )
+
+    def critics_view(self, lr: Any, target: Any) -> list[Any]:
+        """What the discriminator looks at: input, target and result, cut and scaled."""
+        if self.strategy:
+            import tensorflow as tf
+
+            def part(lr: Any, target: Any) -> list[Any]:
+                return self.model.cut(lr, target, self.model(lr, training=False))
+
+            if "view" not in self.graphs:
+                self.graphs["view"] = tf.function(lambda *both: self.strategy.run(part, args=both))
+            return list(self.graphs["view"](lr, target))
+        return [np.asarray(image) for image in self.model.cut(lr, target, self.model.predict_on_batch(lr))]
+
+    def update(self, model: Any, x: Any, y: Any) -> float:
+        """One step of Keras' own for a model, on all devices; returns the loss before it."""
+        if self.strategy is None:
+            return float(np.asarray(model.train_on_batch(x, y)).ravel()[0])
+        import tensorflow as tf
+
+        def part(x: Any, y: Any) -> Any:
+            return model.train_step((x, y))["loss"]
+
+        if model.name not in self.graphs:  # Keras' train_on_batch fails with several hosts: it reduces numbers along an axis
+            mean = tf.distribute.ReduceOp.MEAN
+            self.graphs[model.name] = tf.function(lambda x, y: self.strategy.reduce(mean, self.strategy.run(part, args=(x, y)), axis=None))
+        return float(self.graphs[model.name](x, y))
+
+    def require_agreement(self, text: str) -> None:
+        """Raise `ProcessingError` unless all hosts say the same."""
+        if self.strategy is None:
+            return
+        import tensorflow as tf
+
+        own = int(hashlib.sha256(text.encode()).hexdigest()[:5], 16)
+        mean = float(self.strategy.reduce(tf.distribute.ReduceOp.MEAN, self.strategy.run(lambda: tf.constant(own, tf.float64)), axis=None))
+        if mean != own:
+            raise ProcessingError("the hosts differ in settings, pairs or checkpoint; give all of them the same files, in folders that all see")
 
     def step(self, lr: Array, target: Array, number: int, share: float) -> float:
         """One update; `share` 0..1 of the run drives cosine and ramp. Returns the loss before it."""
@@ -484,15 +596,16 @@ class Trainer:
         rate = s.final_rate + (s.rate - s.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
         self.rate = self.slower * rate * min(1.0, (number + 1) / max(1, s.warmup))
         self.model.optimizer.learning_rate.assign(self.rate)
+        if self.strategy:
+            lr, target = self.divided(lr), self.divided(target)
         if self.critic and s.adversarial:
             strength = min(1.0, max(0.0, share - s.adversarial.start) / s.adversarial.ramp)
             self.model.strength.assign(strength)
             if share >= 0.8 * s.adversarial.start:  # it should know something when it is first listened to
-                own, real, made = self.model.cut(lr, target, self.model.predict_on_batch(lr))
                 self.critic.reset_metrics()
-                self.critic_loss = scalar(self.critic.train_on_batch([np.asarray(own), np.asarray(real), np.asarray(made)]))
+                self.critic_loss = self.update(self.critic, self.critics_view(lr, target), None)
         self.model.reset_metrics()
-        loss = scalar(self.model.train_on_batch(lr, target))
+        loss = self.update(self.model, lr, target)
         decay = min(s.average, (number + 1) / (number + 10))
         for average, variable in zip(self.averages, self.model.net.trainable_variables, strict=True):
             average *= decay
@@ -542,6 +655,15 @@ def limit_threads(threads: int | None) -> None:
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError as error:
             raise UsageError(f"--threads {threads}: TensorFlow runs already in this process; choose its threads before its first operation") from error
+
+
+def require_divisible(batch: int, minutes: float | None, strategy: Any) -> None:
+    """Raise `UsageError` for what several devices or hosts cannot do alike."""
+    count = strategy.num_replicas_in_sync if strategy else 1
+    if batch % count:
+        raise UsageError(f"a batch of {batch} pairs cannot be divided among {count} devices; give a --batch that is a multiple of {count}")
+    if minutes and strategy and strategy.extended._in_multi_worker_mode():
+        raise UsageError(f"--minutes {minutes:g}: clocks of several hosts differ; limit the run with --steps")
 
 
 def checkpoint_of(given: str | Path | None, out: Path) -> Path:
@@ -675,6 +797,8 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint."""
         self.state["seconds"] = self.seconds()
+        if not self.trainer.writes:
+            return
         write_checkpoint(self.checkpoint, self.trainer.arrays() | {"best": self.best}, {"run": self.identity, "state": self.state})
 
     def measured(self, psnr: float) -> None:
@@ -782,6 +906,7 @@ def train(
     checkpoint: str | Path | None = None,
     start_from: str | Path | None = None,
     tensorboard: str | Path | None = None,
+    strategy: Any = None,
     overwrite: bool = False,
     report: Report = silent,
 ) -> ModelFolder:
@@ -792,6 +917,8 @@ def train(
     checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
     start_from: checkpoint whose averaged weights are the starting point. data: one sentence for the model card. seeds: of the simulated
     landscapes among the training data. tensorboard: folder for the curves, as TensorBoard reads them.
+    strategy: of `tf.distribute` (see `open_strategy`): each batch is divided among its devices. F's result is that of one device but for rounding;
+    what P's losses take over a batch (the mean score, the size of features) is taken over each device's part. Of several hosts the first writes.
 
     When the loss is no longer a number, the run goes back to its checkpoint and on at half the rate, twice at most. SIGINT and SIGTERM end it
     after the step in hand, with a checkpoint. Raises `UsageError`, `InputError`, `OutputError`, `StoppedError` on a signal, and `ProcessingError`
@@ -802,16 +929,18 @@ def train(
     out = Path(out)
     require_new(out, overwrite)
     settings, training, validation = agreed(settings, training, validation, tuple(bands))
+    require_divisible(min(settings.batch, len(training)), settings.minutes, strategy)
     if 2 * settings.border + 5 >= training.lr.shape[1]:
         raise UsageError(f"patches of {training.lr.shape[1]} input pixels leave nothing within a border of {settings.border}; extract larger patches")
     identity = {"settings": settings.model_dump(mode="json"), "training": training.hash(), "validation": validation.hash()}
     with advice(settings, int(training.lr.shape[1]), checkpoint_of(checkpoint, out)), interrupts() as signals:
-        trainer = Trainer(settings)
+        trainer = Trainer(settings, strategy)
         run = Run(trainer, settings, checkpoint_of(checkpoint, out), identity)
         if not run.resume() and start_from:
             run.start(Path(start_from))
         run.state["source"] = {"data": data, "seeds": sorted(seeds), "pairs": len(training)}
-        diary = Diary(tensorboard)
+        trainer.require_agreement(json.dumps([identity, run.state["step"]]))
+        diary = Diary(tensorboard if trainer.writes else None)
         baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
         bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
         optimise(run, training, validation, bicubic["psnr"], diary, signals, report)
@@ -855,6 +984,8 @@ def train(
         metrics=metrics,
         licence="Apache-2.0",
     )
+    if not trainer.writes:
+        return ModelFolder(out, sidecar)
     return save_model(fused, out, sidecar, card(sidecar, fused.count_params()), overwrite)
 
 

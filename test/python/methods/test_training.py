@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -242,6 +244,81 @@ def test_killed_stopped_and_resumed_commands_end_where_an_undisturbed_one_does(t
             np.testing.assert_array_equal(x, y)
     assert one["state"]["curve"] == two["state"]["curve"]
     assert ModelFolder.open(tmp_path / "whole").sidecar.metrics == ModelFolder.open(tmp_path / "cut").sidecar.metrics
+
+
+TWO_DEVICES = """
+import sys, tensorflow as tf
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+import json, numpy as np
+from otbsr.errors import UsageError
+from otbsr.methods.training import Patches, TrainingSettings, open_strategy, train
+data = np.load(sys.argv[1] + "/pairs.npz")
+pairs = Patches(data["a"], data["b"]), Patches(data["c"], data["d"])
+strategy = open_strategy("CPU:0,CPU:1")
+assert strategy.num_replicas_in_sync == 2 and open_strategy("CPU:0") is None and open_strategy("all").num_replicas_in_sync == 2
+for wrong in ("CPU:7", "GPU:0,GPU:0"):
+    try:
+        open_strategy(wrong)
+        raise SystemExit("not refused")
+    except UsageError as error:
+        assert f"--devices {wrong}: expected all, or some of CPU:0, CPU:1" == str(error), error
+for name, values in json.loads(sys.argv[2]).items():
+    for devices, how in (("one", None), ("two", strategy)):
+        settings = TrainingSettings.model_validate(values)
+        side = train(*pairs, settings, f"{sys.argv[1]}/{name}-{devices}", strategy=how).sidecar
+        print(json.dumps([point["loss"] for point in side.training["curve"]]))
+try:
+    train(*pairs, settings.model_copy(update={"batch": 5}), sys.argv[1] + "/odd", strategy=strategy)
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_two_devices_do_what_one_does(tmp_path, pairs):
+    """The same losses for F, clipped gradients included; for P those of a discriminator that compares within each device's part."""
+    np.savez(tmp_path / "pairs.npz", a=pairs[0].lr, b=pairs[0].target, c=pairs[1].lr, d=pairs[1].target)
+    kinds = {"f": QUICK | {"steps": 6, "validate_every": 2, "clip": 0.01}, "p": PERCEPTUAL | {"steps": 4, "validate_every": 4}}
+    kinds["p"] = kinds["p"] | {"adversarial": kinds["p"]["adversarial"] | {"relativistic": False, "features": 0}}
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tmp_path), json.dumps(kinds)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    one, two, p_one, p_two = map(json.loads, lines[:4])
+    assert (len(one), len(p_one)) == (3, 1)
+    assert two == pytest.approx(one, abs=1e-4)
+    assert p_two == pytest.approx(p_one, abs=1e-4)
+    assert np.ptp(one) > 1e-3
+    assert lines[4] == "a batch of 5 pairs cannot be divided among 2 devices; give a --batch that is a multiple of 2"
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_two_hosts_do_what_one_does(tmp_path):
+    """Two processes with TF_CONFIG, one model folder: losses as of one process."""
+    pairs = write_pairs(tmp_path / "pairs", edges(3, 12), edges(4, 4))
+    (tmp_path / "settings.yaml").write_text(json.dumps(QUICK | {"steps": 4, "validate_every": 2}))
+    ports = []
+    with socket.socket() as first, socket.socket() as second:
+        for one in (first, second):
+            one.bind(("127.0.0.1", 0))
+            ports.append(f"127.0.0.1:{one.getsockname()[1]}")
+
+    def start(name: str, **environment: str) -> subprocess.Popen[str]:
+        words = ["train", pairs, "-o", tmp_path / name, "--settings", tmp_path / "settings.yaml", "--quiet"]
+        command = [sys.executable, "-m", "otbsr", *map(str, words)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+
+    hosts = [start("two", TF_CONFIG=json.dumps({"cluster": {"worker": ports}, "task": {"type": "worker", "index": k}})) for k in (0, 1)]
+    try:
+        for host in hosts:
+            _, errors = host.communicate(timeout=240)
+            assert host.returncode == 0, errors[-3000:]
+    finally:
+        for host in hosts:
+            host.kill()
+    alone = start("one")
+    assert alone.wait() == 0, alone.communicate()[1]
+    one, two = (ModelFolder.open(tmp_path / name).sidecar.training["curve"] for name in ("one", "two"))
+    assert [point["loss"] for point in two] == pytest.approx([point["loss"] for point in one], abs=1e-4)
+    assert sorted(path.name for path in tmp_path.glob("two*")) == ["two", "two.checkpoint.npz"]
 
 
 def test_patches_that_do_not_fit_the_network(tmp_path, pairs):
