@@ -315,6 +315,25 @@ def import_model_command(
     )
 
 
+@app.command("blend", epilog="Example: otbsr blend models/f models/p --share 0.3 -o models/f70p30")
+def blend_command(
+    first: Annotated[Path, typer.Argument(metavar="F_MODEL", help="Model folder, of a fidelity method as a rule.")],
+    second: Annotated[Path, typer.Argument(metavar="P_MODEL", help="Model folder of the same factor, bands and units: a perceptual method's.")],
+    out: Output,
+    share: Annotated[float, typer.Option(help="Share of P_MODEL in the result: 0 is F_MODEL's, 1 is P_MODEL's.")],
+    name: Annotated[str, typer.Option(help="Name of the model [name of OUT].")] = "",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make one model folder of two: its result is the weighted mean of theirs, between faithful and sharp."""
+    from otbsr.methods.blend import blend
+
+    with bars(quiet, as_json) as report:
+        side = blend(first, second, share, out, name, overwrite, report).sidecar
+    finish({"out": out, "factor": side.factor, "margin": side.margin, "method": side.method, "share": share}, as_json)
+
+
 @app.command()
 def env() -> None:
     """Print the environment in which otbcli_*, QGIS and Python find the applications.
