@@ -170,11 +170,9 @@ def pairs(
     finish({"out": out, **{f"{name}_{key}": splits[name][key] for name in splits for key in ("accepted", "rejected")}}, as_json)
 
 
-TRAIN_EXAMPLES = """Examples:
+TRAIN_EXAMPLES = """Example: otbsr train pairs/a pairs/b -o models/f --size light --minutes 40
 
-otbsr train pairs/a pairs/b -o models/f --size light --minutes 40
-
-otbsr train pairs/a -o models/p --method perceptual --steps 20000 --tensorboard logs/p
+Another: otbsr train pairs/a -o models/p --method perceptual --steps 20000 --tensorboard logs/p
 """
 
 
@@ -364,13 +362,21 @@ def doctor() -> None:
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command("apply", epilog="Example: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f -o sr_2m5.tif")
+APPLY_EXAMPLES = """Example: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f -o sr_2m5.tif
+
+Another: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f --against models/p --validity -o sr_2m5.tif
+"""
+
+
+@app.command("apply", epilog=APPLY_EXAMPLES)
 def apply_command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="SAFE folder, Theia folder, or an image with the model's bands.")],
     model: ModelFolder,
     out: Output,
     bands: Annotated[str, typer.Option("--bands", help="Names of an image's bands in its order, such as B2,B3,B4,B8; default its band descriptions.")] = "",
     scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of an image; default the file's own, else 0.0001.")] = None,
+    against: Annotated[Path | None, typer.Option("--against", help="Second model (P): OUT_disagreement.tif gets how far it is from --model, in DN.")] = None,
+    validity: Annotated[bool, typer.Option("--validity", help="OUT_validity.tif gets 0: no data, 1: partly supported by data, 2: supported.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
     ram: Annotated[int | None, typer.Option("--ram", min=1, help="MiB of memory for pixels.")] = None,
     overwrite: Overwrite = False,
@@ -381,8 +387,21 @@ def apply_command(
     from otbsr.serving.apply import apply
 
     with bars(quiet, as_json) as report:
-        done = apply(source, model, out, bands=words(bands) or None, scale=scale, threads=threads, ram=ram, overwrite=overwrite, report=report)
+        done = apply(
+            source,
+            model,
+            out,
+            bands=words(bands) or None,
+            scale=scale,
+            against=against,
+            validity=validity,
+            threads=threads,
+            ram=ram,
+            overwrite=overwrite,
+            report=report,
+        )
     result = {"out": done.out, "grid": done.grid.describe(), "bands": " ".join(done.bands), "model": done.model, "seconds": done.seconds}
+    result |= {key: path for key, path in (("disagreement", done.disagreement), ("validity", done.validity)) if path}
     finish(result, as_json)
 
 

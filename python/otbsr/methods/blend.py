@@ -31,7 +31,7 @@ def blend(
     report("blend", 0.0)
     sidecar = Sidecar(
         name=name or Path(out).name,
-        method=p.method if share else f.method,
+        method=p.method if share == 1 else f.method if share == 0 else max(f.method, p.method, key=("baseline", "fidelity", "perceptual").index),
         factor=f.factor,
         margin=max(f.margin, p.margin),
         input=f.input.model_copy(update={"signature": "serving_default", "name": "lr"}),

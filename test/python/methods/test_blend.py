@@ -70,6 +70,7 @@ def test_a_trained_model_and_an_imported_one_that_crops(tmp_path, models, image,
     assert (mixed.sidecar.margin, mixed.sidecar.method) == (21, "perceptual")
     assert mixed.sidecar.training["seeds"] == [], "what the imported one has seen is not known"
     with_baseline = blend(light, models / "bicubic-x4", 0.5, tmp_path / "with_baseline").sidecar
+    assert with_baseline.method == "fidelity"
     assert with_baseline.training["seeds"] == ModelFolder.open(light).sidecar.training["seeds"]
     assert mixed.sidecar.training["sources"][0]["metrics"] == ModelFolder.open(light).sidecar.metrics
 

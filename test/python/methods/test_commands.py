@@ -68,11 +68,11 @@ def test_from_images_to_model(images, tmp_path):
     assert again.stderr.strip().splitlines()[-1] == f"otbsr: error: {tmp_path / 'tiny'}: exists already; choose another name or give --overwrite"
 
 
-@pytest.mark.parametrize(("command", "word"), [("pairs", "Example"), ("train", "Examples")])
-def test_help_ends_with_an_example(command, word):
+@pytest.mark.parametrize("command", ["pairs", "train"])
+def test_help_ends_with_an_example(command):
     done = otbsr(command, "--help")
     assert done.returncode == 0
-    assert f"{word}: otbsr {command} " in " ".join(done.stdout.split())
+    assert f"Example: otbsr {command} " in " ".join(done.stdout.split())
 
 
 def test_not_a_folder_of_pairs(tmp_path):

@@ -459,7 +459,7 @@ def test_the_examples_of_the_help_run(tmp_path, monkeypatch):
         write_pairs(tmp_path / "pairs" / name, edges(3, 4, 20), edges(4, 2, 20))
     monkeypatch.chdir(tmp_path)
     text = CliRunner().invoke(app, ["train", "--help"]).output
-    examples = re.findall(r"otbsr (train .*?-o (\S+).*?)(?= otbsr|$)", " ".join(text.split("Examples:")[1].split()))
+    examples = re.findall(r": otbsr (train .*?-o (\S+).*?)(?= Another|$)", " ".join(text.split("Options:")[1].split()))
     assert len(examples) == 2
     for line, out in examples:
         done = CliRunner().invoke(app, [*shlex.split(line), "--steps", "1", "--batch", "2", "--quiet"], catch_exceptions=False)

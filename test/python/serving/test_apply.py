@@ -1,5 +1,6 @@
 """`apply`: the product lies exactly on the input's refined grid, or there is one clear message and no file."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,13 +10,19 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.windows import Window
 
 from otbsr.errors import GridError, InputError, ModelError, OutputError
-from otbsr.serving.apply import apply
+from otbsr.grid import Grid
+from otbsr.methods.baselines import write_baseline
+from otbsr.methods.model_folder import ModelFolder, save_model
+from otbsr.progress import silent
+from otbsr.serving.apply import apply, write_disagreement, write_validity
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("OTBSR_SHARED_DATA", ROOT / ".." / "shared" / "data")).resolve()
 NEAREST = ROOT / "models" / "nearest-x4"
+BICUBIC = ROOT / "models" / "bicubic-x4"
 BANDS = ("B4", "B3", "B2", "B8")
 
 
@@ -108,6 +115,109 @@ def test_bad_input_gives_one_message_and_no_file(tmp_path: Path) -> None:
     assert out.read_text() == "mine"
 
 
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+@serves
+def test_validity_is_what_the_model_looks_at(tmp_path: Path) -> None:
+    """One pixel without data, margin 2: 0 there, 1 in the 5 x 5 around it and within 2 pixels of the edge, 2 elsewhere."""
+    source = image(tmp_path / "lr.tif")
+    done = apply(source, BICUBIC, tmp_path / "sr.tif", validity=True)
+    expected = np.full((37, 53), 2)
+    expected[:2], expected[-2:], expected[:, :2], expected[:, -2:] = 1, 1, 1, 1
+    expected[5:10, 7:12] = 1
+    expected[7, 9] = 0
+    assert done.validity == tmp_path / "sr_validity.tif" and done.disagreement is None
+    with rasterio.open(done.validity) as dataset, rasterio.open(tmp_path / "sr.tif") as sr:
+        assert (dataset.transform, dataset.crs, dataset.shape, dataset.dtypes) == (sr.transform, sr.crs, sr.shape, ("uint8",))
+        assert dataset.nodata == 0 and dataset.descriptions[0].startswith("validity")
+        assert np.array_equal(dataset.read(1), expected.repeat(4, 0).repeat(4, 1))
+        assert np.array_equal(dataset.read(1) == 0, sr.read(1) == -10000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lr.tif", "sr.tif", "sr_validity.tif"]
+    # What it says is true: filling the hole changes nothing where all is supported, and something around it.
+    with rasterio.open(source, "r+") as dataset:
+        dataset.write(np.full((1, 1), 4000, np.int16), 3, window=Window(9, 7, 1, 1))
+    apply(source, BICUBIC, tmp_path / "filled.tif")
+    changed = (read(tmp_path / "filled.tif") != read(tmp_path / "sr.tif")).any(0)
+    validity = read(done.validity)[0]
+    assert not changed[validity == 2].any() and changed[validity == 1].any() and changed[validity == 0].all()
+
+
+@serves
+def test_disagreement_is_the_root_mean_square_over_the_bands(tmp_path: Path) -> None:
+    source = image(tmp_path / "lr.tif")
+    higher = plus(tmp_path / "higher", (3.0, -4.0, 0.0, 0.0))  # sqrt((9 + 16) / 4) = 2.5, to even: 2
+    done = apply(source, NEAREST, tmp_path / "sr.tif", against=higher)
+    expected = np.full((148, 212), 2)
+    expected[28:32, 36:40] = 65535
+    assert done.disagreement == tmp_path / "sr_disagreement.tif" and done.validity is None
+    with rasterio.open(done.disagreement) as dataset:
+        assert (dataset.transform, dataset.dtypes[0], dataset.nodata, dataset.scales[0]) == (Affine(2.5, 0, 600000, 0, -2.5, 4900020), "uint16", 65535, 1e-4)
+        assert np.array_equal(dataset.read(1), expected)
+    # Two models that differ everywhere, and the models' places exchanged.
+    apply(source, NEAREST, tmp_path / "n.tif", against=BICUBIC)
+    apply(source, BICUBIC, tmp_path / "b.tif", against=NEAREST, validity=True)
+    n, b = read(tmp_path / "n.tif").astype(float), read(tmp_path / "b.tif").astype(float)
+    apart = np.where(n[0] == -10000, 65535, np.rint(np.sqrt(((n - b) ** 2).mean(0))))
+    assert np.array_equal(read(tmp_path / "n_disagreement.tif")[0], apart) and np.median(apart) > 100
+    assert np.array_equal(read(tmp_path / "b_disagreement.tif")[0], apart)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@serves
+def test_a_model_agrees_with_itself_and_with_one_of_other_band_order(tmp_path: Path) -> None:
+    source = image(tmp_path / "lr.tif")
+    turned = write_baseline("nearest", tmp_path / "turned", bands=("B8", "B2", "B4", "B3")).path
+    for name, second in (("self", NEAREST), ("turned", turned)):
+        done = apply(source, NEAREST, tmp_path / f"{name}.tif", against=second)
+        assert set(np.unique(read(done.disagreement))) == {0, 65535}
+
+
+def test_windows_do_not_show(tmp_path: Path) -> None:
+    """Disagreement and validity are the same whatever the windows they are computed in, and whatever the margin against the image's size."""
+    source, grid = image(tmp_path / "lr.tif"), Grid(600000, 4900020, 2.5, 2.5, 212, 148, "EPSG:32631")
+    random = np.random.default_rng(2)
+    for name in "ab":
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", driver="GTiff", height=148, width=212, count=4, dtype="int16", nodata=-10000, transform=grid.transform
+        ) as dataset:
+            dataset.write(random.integers(-20000, 30000, (4, 148, 212)).astype(np.int16))
+    side = ModelFolder.open(BICUBIC).sidecar
+    found: dict[str, list[np.ndarray]] = {"d": [], "2": [], "40": []}
+    for size in (512, 16, 7):
+        write_disagreement(tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "d.tif", side, side, grid, silent, size)
+        found["d"].append(read(tmp_path / "d.tif"))
+        for margin in (2, 40):
+            write_validity(source, tmp_path / "v.tif", side.model_copy(update={"margin": margin}), grid, silent, size)
+            found[str(margin)].append(read(tmp_path / "v.tif"))
+    for whole, *others in found.values():
+        assert all(np.array_equal(whole, other) for other in others)
+    assert found["d"][0].max() > 30000 and set(np.unique(found["2"][0])) == {0, 1, 2}
+    assert set(np.unique(found["40"][0])) == {0, 1}, "a margin larger than the image leaves nothing fully supported"
+
+
+def plus(folder: Path, values: tuple[float, ...]) -> Path:
+    """A model: each pixel repeated, plus a number for each band."""
+    import tensorflow as tf
+
+    side = ModelFolder.open(NEAREST).sidecar.model_copy(update={"name": "plus"})
+    return save_model(lambda lr: tf.repeat(tf.repeat(lr, 4, 1), 4, 2) + tf.constant(values), folder, side).path
+
+
+def test_products_beside_the_image_are_refused_like_it(tmp_path: Path) -> None:
+    source = image(tmp_path / "lr.tif")
+    (tmp_path / "sr_validity.tif").write_text("mine")
+    with pytest.raises(OutputError, match=r"sr_validity\.tif: exists already"):
+        apply(source, NEAREST, tmp_path / "sr.tif", validity=True)
+    x2 = write_baseline("nearest", tmp_path / "x2", factor=2).path
+    with pytest.raises(ModelError, match=r"x2: cannot be compared with .*nearest-x4 gives B4 B3 B2 B8 at x4, nearest-x2 gives B4 B3 B2 B8 at x2"):
+        apply(source, NEAREST, tmp_path / "sr.tif", against=x2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lr.tif", "sr_validity.tif", "x2"]
+    assert (tmp_path / "sr_validity.tif").read_text() == "mine"
+
+
 @serves
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_full_disk(tmp_path: Path) -> None:
@@ -127,3 +237,14 @@ def test_command_prints_one_line_and_its_exit_status(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "otbsr", "apply", str(tmp_path / "none"), "--model", str(NEAREST), "-o", str(tmp_path / "sr.tif"), "--quiet"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 65 and run.stderr.count("\n") == 1 and "no such file or folder" in run.stderr and not run.stdout
+
+
+@serves
+def test_command_names_the_files_beside_the_image(tmp_path: Path) -> None:
+    source, out = image(tmp_path / "lr.tif"), tmp_path / "sr.tif"
+    words = ["apply", source, "--model", NEAREST, "--against", BICUBIC, "--validity", "-o", out, "--json", "--quiet"]
+    run = subprocess.run([sys.executable, "-m", "otbsr", *map(str, words)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    assert (result["disagreement"], result["validity"]) == (str(tmp_path / "sr_disagreement.tif"), str(tmp_path / "sr_validity.tif"))
+    assert all(Path(result[key]).is_file() for key in ("out", "disagreement", "validity"))
