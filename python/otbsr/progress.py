@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Report = Callable[[str, float], None]
-"""Called as ``report(step, share)``; ``share`` grows from 0 to 1 within a step."""
+"""Called as ``report(step, share)``; ``share`` grows from 0 to 1 within a step. What follows a colon in the step's name may change."""
 
 
 def silent(step: str, share: float) -> None:
@@ -53,10 +53,11 @@ def bars(quiet: bool = False, as_json: bool = False) -> Iterator[Report]:
     tasks: dict[str, TaskID] = {}
 
     def report(step: str, share: float) -> None:
-        if step not in tasks:
+        name = step.partition(":")[0]
+        if name not in tasks:
             display.start()  # not before: a command that fails at once prints its message only
-            tasks[step] = display.add_task(step, total=1.0)
-        display.update(tasks[step], completed=min(1.0, share))
+            tasks[name] = display.add_task(step, total=1.0)
+        display.update(tasks[name], description=step, completed=min(1.0, share))
 
     try:
         yield report

@@ -13,6 +13,7 @@ import rasterio
 from otbsr.errors import MissingToolError
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
+from otbsr.progress import bars
 from otbsr.world.sensors import degrade
 
 
@@ -81,3 +82,13 @@ def test_not_a_folder_of_pairs(tmp_path):
     assert "no readable manifest.json" in done.stderr
     assert "expected a folder that `otbsr pairs` wrote" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_one_bar_for_all_validations(capsys):
+    with bars() as report:
+        for gain in ("+0.10", "+0.20"):
+            report("training", 0.5)
+            report(f"validation: {gain} dB over bicubic", 1.0)
+    shown = capsys.readouterr().err
+    assert shown.count("validation") == 1
+    assert "validation: +0.20 dB over bicubic" in shown
