@@ -167,7 +167,7 @@ class DepthToSpace(keras.layers.Layer):
     """`depth_to_space` as a layer."""
 
     def __init__(self, factor: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)
         self.factor = factor
 
     def call(self, x: Any) -> Any:
@@ -181,10 +181,10 @@ class DepthToSpace(keras.layers.Layer):
 
 
 class FixedConvolution(keras.layers.Layer):
-    """A convolution with a kernel that is not trained; zero 'same' padding."""
+    """A convolution with a kernel that is not trained; zero 'same' padding. DN need 32 bits, whatever the precision of the rest."""
 
     def __init__(self, kernel: Kernel, **kwargs: Any) -> None:
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(trainable=False, dtype="float32", **kwargs)
         self.kernel = kernel
 
     def call(self, x: Any) -> Any:
@@ -199,7 +199,7 @@ class BackProjection(keras.layers.Layer):
     """
 
     def __init__(self, settings: NetworkSettings, **kwargs: Any) -> None:
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(trainable=False, dtype="float32", **kwargs)
         self.factor = settings.factor
         names = settings.bands_projected
         own = [settings.bands_out.index(name) for name in names]
@@ -323,11 +323,11 @@ def assemble(settings: NetworkSettings, convolution: Callable[[int, str], keras.
     """The network with 3x3 convolutions of the given kind: DN [n, h, w, bands] -> DN [n, factor h, factor w, bands out]."""
     phases = settings.factor**2 * len(settings.bands_out)
     lr = keras.Input((None, None, len(settings.bands)), name="lr")
-    x = keras.layers.Rescaling(1 / settings.spread, [-mean / settings.spread for mean in settings.means], name="normalise")(lr)
+    x = keras.layers.Rescaling(1 / settings.spread, [-mean / settings.spread for mean in settings.means], dtype="float32", name="normalise")(lr)
     body = {"attention": attention_body, "residual": residual_body}[settings.body]
     features = body(convolution(settings.channels, "head")(x), settings, convolution)
-    detail = keras.layers.Rescaling(settings.spread, name="to_dn")(convolution(phases, "phases")(features))
-    fine = keras.layers.Add(name="residual")([FixedConvolution(base_kernel(settings), name="bicubic")(lr), detail])
+    detail = keras.layers.Rescaling(settings.spread, dtype="float32", name="to_dn")(convolution(phases, "phases")(features))
+    fine = keras.layers.Add(dtype="float32", name="residual")([FixedConvolution(base_kernel(settings), name="bicubic")(lr), detail])
     for i in range(settings.back_projection if settings.bands_projected else 0):
         fine = BackProjection(settings, name=f"back_projection{i}")([fine, lr])
     return keras.Model(lr, DepthToSpace(settings.factor, name="sr")(fine), name=name)

@@ -148,6 +148,8 @@ def read_settings(
             net = {"body": "residual"} | net
         net = {key: pairs[key] for key in ("factor", "bands") if pairs} | net
         net |= {key: value for key, value in (("factor", factor), ("bands", tuple(bands)), ("outputs", tuple(outputs))) if value}
+        if pairs and "outputs" not in net and tuple(pairs.get("outputs", pairs["bands"])) != tuple(pairs["bands"]):
+            net["outputs"] = tuple(band for band in pairs["outputs"] if band in net["bands"])
         values = values | {"network": net}
     if method is not None:
         values = values | {"adversarial": None if method == "fidelity" else values.get("adversarial") or {}}
@@ -325,12 +327,23 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
 
 
 def replicas() -> int:
-    """Devices among which a step's batch is divided here; losses are divided by it, since gradients of the devices are added."""
+    """Devices among which a step's batch is divided here."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+@contextmanager
+def precision(mixed: bool) -> Iterator[None]:
+    """Layers made within compute with 16 bits (`mixed`; weights have 32) or 32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16" if mixed and keras.backend.backend() != "jax" else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def open_strategy(devices: str = "") -> Any:
@@ -370,7 +383,7 @@ class Adam(keras.optimizers.Adam):
         if count > 1:
             import tensorflow as tf
 
-            grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
+            grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, list(grads))
             clipped, _ = tf.clip_by_global_norm(grads, self.global_clipnorm)
             grads = [gradient / count for gradient in clipped]  # Keras adds them up once more
         super().apply(grads, trainable_variables)
@@ -409,7 +422,7 @@ class FidelityModel(keras.Model):
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """F's loss of a batch."""
         lr, target, result = self.cut(x, y, y_pred)
-        return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent) / replicas()
+        return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent)
 
 
 class PerceptualModel(FidelityModel):
@@ -452,7 +465,7 @@ class PerceptualModel(FidelityModel):
         extra = extra + adversarial.features * feature_distance(real[:-1], fake[:-1])
         if self.eyes is not None:
             extra = extra + adversarial.features * feature_distance(self.eyes(target[..., :3]), self.eyes(result[..., :3]))
-        return (loss + self.strength * extra) / replicas()
+        return loss + self.strength * extra
 
 
 class Critic(keras.Model):
@@ -485,7 +498,7 @@ class Critic(keras.Model):
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """What the discriminator minimises."""
-        return critic_loss(y_pred[..., :1], y_pred[..., 1:], self.relativistic) / replicas()
+        return critic_loss(y_pred[..., :1], y_pred[..., 1:], self.relativistic)
 
 
 def vgg_features(weights: str) -> keras.Model:
@@ -503,7 +516,6 @@ class Trainer:
     def __init__(self, settings: TrainingSettings, strategy: Any = None) -> None:
         """strategy: of `tf.distribute`, over whose devices each batch is divided; None: one device."""
         keras.utils.set_random_seed(settings.seed)
-        keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision and keras.backend.backend() != "jax" else "float32")
         self.settings = settings
         self.slower = 1.0
         """Factor on the learning rate."""
@@ -512,14 +524,15 @@ class Trainer:
         self.strategy = strategy
         self.graphs: dict[str, Any] = {}
         """What runs on several devices, made at its first use."""
-        with strategy.scope() if strategy else nullcontext():
+        with strategy.scope() if strategy else nullcontext(), precision(settings.mixed_precision):
             self.build()
         self.averages = [np.array(ops.convert_to_numpy(v)) for v in self.model.net.trainable_variables]
 
     def build(self) -> None:
         """Make networks and optimisers, all their variables included."""
         settings = self.settings
-        self.critic = Critic(settings) if settings.adversarial else None
+        with precision(False):
+            self.critic = Critic(settings) if settings.adversarial else None
         self.model = PerceptualModel(settings, self.critic) if self.critic else FidelityModel(settings)
         jit: Any = False if keras.backend.backend() == "tensorflow" else "auto"  # on processors XLA's convolutions are slower
         self.model.compile(Adam(settings.rate, global_clipnorm=settings.clip), jit_compile=jit)
@@ -572,7 +585,7 @@ class Trainer:
         import tensorflow as tf
 
         def part(x: Any, y: Any) -> Any:
-            return model.train_step((x, y))["loss"]
+            return model.train_step((x, y))["loss"] / replicas()  # Keras takes losses to be divided by that already
 
         if model.name not in self.graphs:  # Keras' train_on_batch fails with several hosts: it reduces numbers along an axis
             mean = tf.distribute.ReduceOp.MEAN
@@ -866,14 +879,18 @@ def require_new(out: Path, overwrite: bool) -> None:
         raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
 
 
-def agreed(settings: TrainingSettings, training: Patches, validation: Patches, bands: tuple[str, ...]) -> tuple[TrainingSettings, Patches, Patches]:
-    """Settings and patches that fit each other, from patches with `bands`; raises `UsageError` where they contradict."""
+def agreed(
+    settings: TrainingSettings, training: Patches, validation: Patches, bands: tuple[str, ...], targets: tuple[str, ...] = ()
+) -> tuple[TrainingSettings, Patches, Patches]:
+    """Settings and patches that fit each other, from patches with `bands` and `targets` (see `train`); raises `UsageError` where they contradict."""
     net, chosen = settings.network, settings.network.model_fields_set
+    values = net.model_dump()
+    if "factor" not in chosen:
+        values["factor"] = training.factor
+    if "bands" not in chosen and not net.outputs:
+        values |= {"bands": bands, "outputs": targets if targets != bands else ()}
     try:
-        net = NetworkSettings(
-            **net.model_dump()
-            | {"factor": net.factor if "factor" in chosen else training.factor, "bands": net.bands if "bands" in chosen or net.outputs else bands}
-        )
+        net = NetworkSettings(**values)
     except ValidationError as error:
         raise refusal(error) from error
     if net.factor != training.factor:
@@ -881,16 +898,16 @@ def agreed(settings: TrainingSettings, training: Patches, validation: Patches, b
     for split, patches in (("training", training), ("validation", validation)):
         if not len(patches):
             raise UsageError(f"no {split} pair; expected at least one: run `otbsr pairs` with another --valid or a smaller --block")
-    strange = [band for band in net.bands if band not in bands]
-    if strange or training.lr.shape[-1] != len(bands):
-        raise UsageError(f"the pairs have the bands {' '.join(bands)}, the network takes {' '.join(net.bands)}; name bands that they have")
-    inputs = [bands.index(band) for band in net.bands]
     count = training.target.shape[-1]
-    if count not in (len(bands), len(net.bands_out)):
-        raise UsageError(f"targets have {count} bands, the network gives {len(net.bands_out)} ({' '.join(net.bands_out)}); make pairs with these")
-    outputs = [bands.index(band) for band in net.bands_out] if count == len(bands) else list(range(count))
-    fitted = settings.model_copy(update={"network": net})
-    return fitted, training.select(inputs, outputs), validation.select(inputs, outputs)
+    targets = targets or (bands if count == len(bands) else net.bands_out)
+    if set(net.bands) - set(bands) or training.lr.shape[-1] != len(bands):
+        raise UsageError(f"the pairs have the bands {' '.join(bands)}, the network takes {' '.join(net.bands)}; name bands that they have")
+    if set(net.bands_out) - set(targets) or count != len(targets):
+        raise UsageError(
+            f"the pairs' targets have {count} bands ({' '.join(targets)}), the network gives {' '.join(net.bands_out)}; name outputs that they have"
+        )
+    chosen_bands = [bands.index(band) for band in net.bands], [targets.index(band) for band in net.bands_out]
+    return settings.model_copy(update={"network": net}), training.select(*chosen_bands), validation.select(*chosen_bands)
 
 
 def train(
@@ -907,13 +924,15 @@ def train(
     start_from: str | Path | None = None,
     tensorboard: str | Path | None = None,
     strategy: Any = None,
+    targets: Sequence[str] = (),
     overwrite: bool = False,
     report: Report = silent,
 ) -> ModelFolder:
     """Train a network, F or (with `settings.adversarial`) P, and write its model folder `out`.
 
-    training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands` in input and target (or, in the
-    target, the network's outputs). Factor and bands that the settings leave open are the patches'; bands that they name are taken from them.
+    training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands` in the input and `targets` in the
+    target (default: the same, or the network's outputs where these are as many). Factor and bands that the settings leave open are the patches';
+    bands that they name are taken from them.
     checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
     start_from: checkpoint whose averaged weights are the starting point. data: one sentence for the model card. seeds: of the simulated
     landscapes among the training data. tensorboard: folder for the curves, as TensorBoard reads them.
@@ -928,7 +947,7 @@ def train(
 
     out = Path(out)
     require_new(out, overwrite)
-    settings, training, validation = agreed(settings, training, validation, tuple(bands))
+    settings, training, validation = agreed(settings, training, validation, tuple(bands), tuple(targets))
     require_divisible(min(settings.batch, len(training)), settings.minutes, strategy)
     if 2 * settings.border + 5 >= training.lr.shape[1]:
         raise UsageError(f"patches of {training.lr.shape[1]} input pixels leave nothing within a border of {settings.border}; extract larger patches")
@@ -1040,7 +1059,8 @@ def read_manifests(folders: Sequence[str | Path]) -> list[tuple[Path, dict[str, 
         raise UsageError("no folder of pairs given; expected at least one that `otbsr pairs` wrote")
     first = manifests[0][1]
     for folder, manifest in manifests:
-        for key in ("bands", "spacing", "factor", "patch"):
+        manifest.setdefault("outputs", manifest.get("bands"))
+        for key in ("bands", "outputs", "spacing", "factor", "patch"):
             if key not in manifest:
                 raise InputError(f"{folder}: manifest.json has no {key}; expected a folder that `otbsr pairs` wrote")
             if manifest[key] != first[key]:
@@ -1049,7 +1069,7 @@ def read_manifests(folders: Sequence[str | Path]) -> list[tuple[Path, dict[str, 
 
 
 def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[str, Any]]:
-    """Training and validation patches of the folders that `otbsr pairs` wrote, and `train`'s arguments bands, spacing, data, seeds."""
+    """Training and validation patches of the folders that `otbsr pairs` wrote, and `train`'s arguments bands, targets, spacing, data, seeds."""
     manifests = read_manifests(folders)
     first = manifests[0][1]
 
@@ -1063,5 +1083,5 @@ def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[st
     return (
         read_patches(list(images("train", "lr")), list(images("train", "target"))),
         read_patches(list(images("valid", "lr")), list(images("valid", "target"))),
-        {"bands": first["bands"], "spacing": first["spacing"], "data": data, "seeds": seeds},
+        {"bands": first["bands"], "targets": first["outputs"], "spacing": first["spacing"], "data": data, "seeds": seeds},
     )
