@@ -594,13 +594,13 @@ class Trainer:
 
     def require_agreement(self, text: str) -> None:
         """Raise `ProcessingError` unless all hosts say the same."""
-        if self.strategy is None:
+        if self.strategy is None or not self.strategy.extended._in_multi_worker_mode():
             return
         import tensorflow as tf
 
         own = int(hashlib.sha256(text.encode()).hexdigest()[:5], 16)
-        mean = float(self.strategy.reduce(tf.distribute.ReduceOp.MEAN, self.strategy.run(lambda: tf.constant(own, tf.float64)), axis=None))
-        if mean != own:
+        part = tf.function(lambda: self.strategy.run(lambda: tf.constant(own, tf.float64)))
+        if float(self.strategy.reduce(tf.distribute.ReduceOp.MEAN, part(), axis=None)) != own:
             raise ProcessingError("the hosts differ in settings, pairs or checkpoint; give all of them the same files, in folders that all see")
 
     def step(self, lr: Array, target: Array, number: int, share: float) -> float:
