@@ -195,7 +195,9 @@ def train(
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint to write, and to go on from where it exists [OUT.checkpoint.npz].")] = None,
     start_from: Annotated[Path | None, typer.Option(help="Checkpoint whose weights are the starting point.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder to write the curves to; look at them with `tensorboard --logdir FOLDER`.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all. 1: the same result to the bit.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Limit of threads; default all. 1: each run gives the same bits (on processors).")
+    ] = None,
     devices: Annotated[str, typer.Option(help="GPUs to divide each batch among: all, or names such as GPU:0,GPU:1 [one].")] = "",
     name: Annotated[str, typer.Option(help="Name of the model [name of OUT].")] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number.")] = None,

@@ -108,8 +108,8 @@ def frozen(model: ModelFolder) -> Callable[[Any], Any]:
     def run(lr: Any) -> Any:
         if kind.is_integer:
             lr = tf.clip_by_value(tf.round(lr), float(kind.min), float(kind.max))
-        given = tf.nest.flatten(constant(tf.cast(lr, kind)))
-        return tf.cast(given[names.index(side.output.name)], tf.float32)
+        given = tf.cast(tf.nest.flatten(constant(tf.cast(lr, kind)))[names.index(side.output.name)], tf.float32)
+        return given[..., None] if given.shape.rank == 3 else given  # [n, h, w]: one band
 
     return run
 
