@@ -193,7 +193,7 @@ def train(
     mixed_precision: Annotated[bool | None, typer.Option(help="Compute with 16 bits: faster on GPUs only [no].")] = None,
     settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML or JSON file with more settings (network, loss, ...); flags win.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint to write, and to go on from where it exists [OUT.checkpoint.npz].")] = None,
-    start_from: Annotated[Path | None, typer.Option(help="Checkpoint whose weights are the starting point.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Checkpoint, or model folder that `otbsr train` wrote, whose weights are the starting point.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder to write the curves to; look at them with `tensorboard --logdir FOLDER`.")] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Limit of threads; default all. 1: each run gives the same bits (on processors).")

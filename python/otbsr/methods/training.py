@@ -32,7 +32,7 @@ from otbsr.errors import InputError, OutputError, ProcessingError, StoppedError,
 from otbsr.methods.import_model import one_line
 from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
-from otbsr.methods.networks import SIZES, NetworkSettings, base_kernel, fuse, margin, network, upsampler
+from otbsr.methods.networks import SIZES, NetworkSettings, base_kernel, fuse, margin, network, upsampler, widen
 from otbsr.methods.sensor import observe_anew, sensor_kernels, spacing_ratio
 from otbsr.progress import Report, silent
 
@@ -321,6 +321,23 @@ def read_checkpoint(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
             return arrays, json.loads(str(file["state"]))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not a checkpoint ({error}); remove it to train from the beginning") from error
+
+
+def read_model(folder: Path, settings: NetworkSettings) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """As `read_checkpoint`, of a model folder that `train` wrote: the weights in their training form and how they came about."""
+    import tensorflow as tf
+
+    past = ModelFolder.open(folder).sidecar.training
+    weights = [variable.numpy() for variable in getattr(tf.saved_model.load(str(folder)), "weights", [])]
+    try:
+        model = widen(weights, settings)
+    except ValueError as error:
+        raise InputError(
+            f"{folder}: its weights are not those of the network that is to be trained ({one_line(error)}); choose the size, factor and bands of its model.json"
+        ) from error
+    source = {key: past[key] for key in ("data", "seeds", "pairs") if key in past}
+    state = {"history": past.get("history", []), "source": source, "step": past.get("steps", 0)}
+    return {"average": [ops.convert_to_numpy(v) for v in model.trainable_variables]}, {"state": state}
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------------------
@@ -801,8 +818,8 @@ class Run:
         return True
 
     def start(self, path: Path) -> None:
-        """Take another run's averaged weights as a start."""
-        arrays, saved = read_checkpoint(path)
+        """Take another run's averaged weights as a start: of its checkpoint, or of the model folder that it wrote."""
+        arrays, saved = read_model(path, self.settings.network) if path.is_dir() else read_checkpoint(path)
         self.trainer.restore(arrays, weights_only=True)
         self.best = self.trainer.averages
         self.state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]
@@ -934,7 +951,7 @@ def train(
     target (default: the same, or the network's outputs where these are as many). Factor and bands that the settings leave open are the patches';
     bands that they name are taken from them.
     checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
-    start_from: checkpoint whose averaged weights are the starting point. data: one sentence for the model card. seeds: of the simulated
+    start_from: checkpoint or model folder whose weights are the starting point. data: one sentence for the model card. seeds: of the simulated
     landscapes among the training data. tensorboard: folder for the curves, as TensorBoard reads them.
     strategy: of `tf.distribute` (see `open_strategy`): each batch is divided among its devices. F's result is that of one device but for rounding;
     what P's losses take over a batch (the mean score, the size of features) is taken over each device's part. Of several hosts the first writes.

@@ -546,6 +546,19 @@ def test_a_start_of_another_network_is_refused(tmp_path, pairs):
         train(*pairs, other, tmp_path / "other", start_from=tmp_path / "model.checkpoint.npz")
 
 
+def test_a_model_folder_can_be_a_start(tmp_path, pairs):
+    """The same function at the first step, other weights refused, what it had seen counts as seen."""
+    first = run(tmp_path, pairs, steps=2, validate_every=2)
+    more = TrainingSettings.model_validate(QUICK | {"steps": 1, "rate": 1e-12, "average": 0.0})
+    second = train(*pairs, more, tmp_path / "second", start_from=first.path)
+    image = np.random.default_rng(0).uniform(500, 3000, (20, 24, 4)).astype(np.float32)
+    np.testing.assert_allclose(second(image), first(image), atol=0.05)
+    assert second.sidecar.training["history"] == [{"data": "edges", "seeds": [101], "pairs": 24, "steps": 2}]
+    larger = TrainingSettings.model_validate(QUICK | {"steps": 1, "network": QUICK["network"] | {"channels": 12}})
+    with pytest.raises(InputError, match=r"model: its weights are not those of the network .*choose the size, factor and bands"):
+        train(*pairs, larger, tmp_path / "third", start_from=first.path)
+
+
 def test_patience_stops_a_run_that_no_longer_improves(tmp_path, pairs):
     model = run(tmp_path, pairs, steps=1000, validate_every=2, patience=2, rate=1e-12, final_rate=0.0)
     assert model.sidecar.training["steps"] < 30
