@@ -295,80 +295,102 @@ def print_comparisons(bench: Bench) -> None:
                 print(f"{r['comparison']:<30}{measure:<22}{kind:<11}{span:<28}{r['worst']:+.3f} ({r['worst_scene']})")
 
 
-def print_limits(bench: Bench) -> None:
-    """Issue 4's limits, each met, not met or not measured, with the numbers."""
-    known = {(r["comparison"], r["measure"], r["kind"]): r for r in bench.records if "comparison" in r}
+@dataclass
+class Limits:
+    """Issue 4's limits, each met, not met or not measured, with the numbers; `print_comparisons` must have been called."""
 
-    def say(text: str, met: bool | None, numbers: str) -> None:
+    bench: Bench
+
+    def say(self, text: str, met: bool | None, numbers: str) -> None:
+        """Print and keep one verdict."""
         word = {True: "met", False: "NOT met", None: "not measured"}[met]
         print(f"{word:<13} {text}: {numbers}")
-        bench.records.append({"limit": text, "verdict": word, "numbers": numbers})
+        self.bench.records.append({"limit": text, "verdict": word, "numbers": numbers})
 
-    def difference(one: str, other: str, measure: str, kind: str) -> dict[str, Any] | None:
-        pair = bench.role(one), bench.role(other)
-        return known.get((f"{pair[0].name} - {pair[1].name}", measure, kind)) if pair[0] and pair[1] else None
+    def difference(self, one: str, other: str, kind: str) -> dict[str, Any] | None:
+        """The record of the PSNR of one role against the other's."""
+        first, second = self.bench.role(one), self.bench.role(other)
+        wanted = (f"{first.name} - {second.name}" if first and second else "", "psnr", kind)
+        return next((r for r in self.bench.records if (r.get("comparison"), r.get("measure"), r.get("kind")) == wanted), None)
 
-    def at_least(text: str, one: str, other: str, kind: str, least: float) -> None:
-        r = difference(one, other, "psnr", kind)
+    def at_least(self, text: str, one: str, other: str, kind: str, least: float) -> None:
+        """A limit on a mean difference of PSNR."""
+        r = self.difference(one, other, kind)
         if r is None:
-            say(text, None, f"{one} or {other} absent, or no {kind} scene")
+            self.say(text, None, f"{one} or {other} absent, or no {kind} scene")
         else:
-            say(text, r["mean"] >= least, f"{r['mean']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}] dB; wanted {least:+.1f}")
+            self.say(text, r["mean"] >= least, f"{r['mean']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}] dB; wanted {least:+.1f}")
 
-    print("\nlimits (by the mean over scenes; intervals beside)")
-    at_least("F-base over bicubic on unseen landscapes", "f-base", "bicubic", "simulated", 3.0)
-    at_least("F-base over Lanczos on unseen real scenes", "f-base", "lanczos", "real", 1.8)
-    worst = [r for kind in ("simulated", "real") if (r := difference("f-base", "lanczos", "psnr", kind))]
-    if worst:
-        least = min(worst, key=lambda r: r["worst"])
-        say("F-base never below Lanczos", least["worst"] >= 0, f"least {least['worst']:+.2f} dB on {least['worst_scene']}")
-    else:
-        say("F-base never below Lanczos", None, "f-base absent")
-    for kind in ("simulated", "real"):
-        at_least(f"F-light against F-base, {kind}", "f-light", "f-base", kind, -0.3)
-    light, base, rival, sharp = (bench.role(role) for role in ("f-light", "f-base", "sr4rs", "p"))
-    if light and base:
-        say("F-light at least 4x faster than F-base", base.pace >= 4 * light.pace, f"{base.pace / light.pace:.2f}x ({light.pace:.2f}, {base.pace:.2f} s/Mpx)")
-    else:
-        say("F-light at least 4x faster than F-base", None, "f-light or f-base absent")
-    for kind in ("simulated", "real"):
-        at_least(f"F-base against SR4RS's generator, {kind}", "f-base", "sr4rs", kind, 0.5)
-    if base and rival:
-        ratio = rival.operations / base.operations
-        say("50x fewer operations per output pixel than SR4RS's generator", ratio >= 50, f"{ratio:.0f}x ({base.operations:,.0f}, {rival.operations:,.0f})")
-    else:
-        say("50x fewer operations per output pixel than SR4RS's generator", None, "f-base or sr4rs absent")
-    for kind in ("simulated", "real"):
-        if sharp and base and bench.values(sharp, "gradient_spectrum", kind):
-            p, f = (float(np.mean(bench.values(entry, "gradient_spectrum", kind))) for entry in (sharp, base))
-            say(f"P's gradient-spectrum distance 25 % below F-base's, {kind}", p <= 0.75 * f, f"{100 * (1 - p / f):.0f} % below ({p:.3f}, {f:.3f})")
-        else:
-            say(f"P's gradient-spectrum distance 25 % below F-base's, {kind}", None, "p or f-base absent")
-        if sharp and rival and bench.values(sharp, "hallucination", kind):
-            p, f = (float(np.mean(bench.values(entry, "hallucination", kind))) for entry in (sharp, rival))
-            say(f"P hallucinates no more than SR4RS's generator, {kind}", p <= f, f"{p:.3f}, {f:.3f}")
-        else:
-            say(f"P hallucinates no more than SR4RS's generator, {kind}", None, "p or sr4rs absent")
-    for entry in (sharp,):
-        kinds = [kind for kind in ("simulated", "real", "blind") if entry and bench.values(entry, "spectral_consistency", kind)]
-        angle = {kind: float(np.mean(bench.values(entry, "spectral_consistency", kind))) for kind in kinds} if entry else {}
-        text = "P's spectral angle to the input under 1 degree"
-        say(text, max(angle.values()) < 1 if angle else None, ", ".join(f"{k} {v:.3f}" for k, v in angle.items()) or "p absent")
-    for entry in [e for e in (light, base, sharp) if e]:
-        kinds = {kind: bench.values(entry, "consistency", kind) for kind in ("simulated", "real", "blind")}
-        means = {kind: float(np.mean(values)) for kind, values in kinds.items() if values}
-        highest = max(max(values) for values in kinds.values() if values)
-        numbers = ", ".join(f"{kind} {mean:.5f}" for kind, mean in means.items())
-        say(f"{entry.name}: consistency RMSE under 0.003 on every scene", highest < 0.003, f"means {numbers}; highest {highest:.5f}")
+    def ratio(self, text: str, one: str, other: str, measure: str, greatest: float) -> None:
+        """A limit on the ratio of two roles' means of a measure, for simulated and real scenes."""
+        first, second = self.bench.role(one), self.bench.role(other)
         for kind in ("simulated", "real"):
-            axes = [bench.values(entry, f"shift_{axis}", kind) for axis in ("rows", "columns")]
+            values = [self.bench.values(entry, measure, kind) for entry in (first, second) if entry]
+            if len(values) < 2 or not values[0]:
+                self.say(f"{text}, {kind}", None, f"{one} or {other} absent, or no {kind} scene")
+            else:
+                a, b = (float(np.mean(v)) for v in values)
+                self.say(
+                    f"{text}, {kind}", a <= greatest * b, f"{a:.3f} against {b:.3f}, {100 * (1 - a / b):+.0f} % better; wanted {100 * (1 - greatest):+.0f} %"
+                )
+
+    def fidelity(self) -> None:
+        """F's quality and cost."""
+        bench = self.bench
+        self.at_least("F-base over bicubic on unseen landscapes", "f-base", "bicubic", "simulated", 3.0)
+        self.at_least("F-base over Lanczos on unseen real scenes", "f-base", "lanczos", "real", 1.8)
+        found = [r for kind in ("simulated", "real") if (r := self.difference("f-base", "lanczos", kind))]
+        least = min(found, key=lambda r: r["worst"], default=None)
+        self.say(
+            "F-base never below Lanczos",
+            least and least["worst"] >= 0,
+            f"least {least['worst']:+.2f} dB on {least['worst_scene']}" if least else "f-base absent",
+        )
+        for kind in ("simulated", "real"):
+            self.at_least(f"F-light against F-base, {kind}", "f-light", "f-base", kind, -0.3)
+        light, base, rival = (bench.role(role) for role in ("f-light", "f-base", "sr4rs"))
+        numbers = f"{base.pace / light.pace:.2f}x ({light.pace:.2f}, {base.pace:.2f} s/Mpx)" if light and base else "f-light or f-base absent"
+        self.say("F-light at least 4x faster than F-base", base.pace >= 4 * light.pace if light and base else None, numbers)
+        for kind in ("simulated", "real"):
+            self.at_least(f"F-base against SR4RS's generator, {kind}", "f-base", "sr4rs", kind, 0.5)
+        share = rival.operations / base.operations if rival and base else None
+        numbers = f"{share:.0f}x ({base.operations:,.0f}, {rival.operations:,.0f})" if base and rival else "f-base or sr4rs absent"
+        self.say("F-base: 50x fewer operations per output pixel than SR4RS's generator", share and share >= 50, numbers)
+
+    def perceptual(self) -> None:
+        """P's quality."""
+        self.ratio("P's gradient-spectrum distance against F-base's", "p", "f-base", "gradient_spectrum", 0.75)
+        self.ratio("P's hallucination against SR4RS's generator's", "p", "sr4rs", "hallucination", 1.0)
+        sharp, text = self.bench.role("p"), "P's spectral angle to the input under 1 degree"
+        kinds = {kind: self.bench.values(sharp, "spectral_consistency", kind) for kind in ("simulated", "real", "blind")} if sharp else {}
+        means = {kind: float(np.mean(values)) for kind, values in kinds.items() if values}
+        self.say(text, max(means.values()) < 1 if means else None, ", ".join(f"{k} {v:.3f}" for k, v in means.items()) or "p absent")
+
+    def radiometry_and_place(self, entry: Entry) -> None:
+        """Consistency and shift of one model."""
+        kinds = {kind: self.bench.values(entry, "consistency", kind) for kind in ("simulated", "real", "blind")}
+        highest = max(max(values) for values in kinds.values() if values)
+        means = ", ".join(f"{kind} {np.mean(values):.5f}" for kind, values in kinds.items() if values)
+        self.say(f"{entry.name}: consistency RMSE under 0.003 on every scene", highest < 0.003, f"means {means}; highest {highest:.5f}")
+        for kind in ("simulated", "real"):
+            axes = [self.bench.values(entry, f"shift_{axis}", kind) for axis in ("rows", "columns")]
             if axes[0]:
-                groups = [scene.group for scene in bench.scenes if scene.kind == kind]
+                groups = [scene.group for scene in self.bench.scenes if scene.kind == kind]
                 found = [paired(values, [0.0] * len(values), groups) for values in axes]
                 length = math.hypot(*(interval.value for interval in found))
                 spans = ", ".join(f"{name} {i.value:+.3f} [{i.low:+.3f}, {i.high:+.3f}]" for name, i in zip(("rows", "columns"), found, strict=True))
-                alone = max(bench.values(entry, "shift", kind))
-                say(f"{entry.name}: mean shift under 0.05 px, {kind}", length < 0.05, f"{length:.3f} ({spans}); highest of one scene {alone:.3f}")
+                alone = max(self.bench.values(entry, "shift", kind))
+                self.say(f"{entry.name}: mean shift under 0.05 px, {kind}", length < 0.05, f"{length:.3f} ({spans}); highest of one scene {alone:.3f}")
+
+
+def print_limits(bench: Bench) -> None:
+    """All limits of issue 4 that images can tell."""
+    print("\nlimits (by the mean over scenes; intervals beside)")
+    limits = Limits(bench)
+    limits.fidelity()
+    limits.perceptual()
+    for entry in [entry for role in ("f-light", "f-base", "p") if (entry := bench.role(role))]:
+        limits.radiometry_and_place(entry)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from scipy.signal.windows import tukey
 
 from otbsr.errors import InputError
 from otbsr.evaluation.statistics import Interval, Matrix, difference
@@ -70,37 +69,51 @@ def shift(reference: Array, image: Array, factor: int = 4, border: int = BORDER)
     """(rows, columns), in pixels, by which things in `image` lie off their place in `reference`: down and right are positive.
 
     The displacement at which the two correlate best over the frequencies that the input carried (up to 1 / (2 factor) cycles per pixel;
-    beyond, phases are what a method made of them), weighted by frequency: the cross-spectrum of tapered images, summed over the bands
-    (each over its own strength), has its largest correlation found on whole pixels by FFT, then between them by Newton's method on the exact
-    trigonometric sum, where Guizar-Sicairos et al. (2008) have a grid of trial shifts. What the input aliased is in it: some tenths of a
-    pixel on scenes of 50 x 50 pixels, for interpolations without any shift too; the mean over scenes tells a method's own.
+    beyond, phases are what a method made of them), weighted by frequency, summed over the bands, each over its own strength. It is found
+    on whole pixels first, then between them by Newton's method on the exact trigonometric sum, where Guizar-Sicairos et al. (2008) have a
+    grid of trial shifts; the image's taper moves along with what was found, since a taper that stays draws the answer to 0. What the
+    input aliased is in it: some tenths of a pixel on scenes of 50 x 50 pixels, for interpolations without any shift too; the mean
+    over scenes tells a method's own.
     """
     a, b = within(reference, border), within(image, border)
-    window = np.outer(*(tukey(n + 2, 0.5)[1:-1] for n in a.shape[:2]))
     v, u = np.meshgrid(2 * np.pi * np.fft.fftfreq(a.shape[0]), 2 * np.pi * np.fft.fftfreq(a.shape[1]), indexing="ij")
     frequency = np.hypot(u, v)
     weight = np.sqrt(frequency) * (frequency < np.pi / factor)
-    cross = np.zeros(window.shape, np.complex128)
-    for band in range(a.shape[2]):
-        spectra = [np.fft.fft2((plane - np.average(plane, weights=window)) * window) * weight for plane in (a[..., band], b[..., band])]
-        strength = math.sqrt(math.prod(float(np.sum(np.abs(s) ** 2)) for s in spectra))
-        cross += spectra[1] * np.conj(spectra[0]) / strength if strength > 0 else 0.0
-    if not cross.any():
+    structured = [band for band in range(a.shape[2]) if np.ptp(a[..., band]) > 0 and np.ptp(b[..., band]) > 0]
+    if not structured:
         return 0.0, 0.0
-    correlation = np.fft.ifft2(cross).real
+
+    def cross_spectrum(place: Plane) -> NDArray[np.complex128]:
+        """The spectra of `image`, tapered around `place`, times those of the reference."""
+        total = np.zeros(a.shape[:2], np.complex128)
+        for band in structured:
+            spectra = []
+            for plane, by in ((a[..., band], np.zeros(2)), (b[..., band], place)):
+                window = np.outer(*(taper(size, move) for size, move in zip(plane.shape, by, strict=True)))
+                spectra.append(np.fft.fft2((plane - np.average(plane, weights=window)) * window) * weight)
+            total += spectra[1] * np.conj(spectra[0]) / math.sqrt(math.prod(float(np.sum(np.abs(s) ** 2)) for s in spectra))
+        return total
+
+    correlation = np.fft.ifft2(cross_spectrum(np.zeros(2))).real
     best = np.unravel_index(np.argmax(correlation), correlation.shape)
     place = np.array([((int(p) + n // 2) % n) - n // 2 for p, n in zip(best, correlation.shape, strict=True)], np.float64)
-    for _ in range(20):
-        turned = cross * np.exp(1j * (v * place[0] + u * place[1]))
+    for _ in range(12):
+        turned = cross_spectrum(place) * np.exp(1j * (v * place[0] + u * place[1]))
         slope = -np.array([np.sum(turned.imag * v), np.sum(turned.imag * u)])
         curvature = -np.array([[np.sum(turned.real * v * v), np.sum(turned.real * v * u)], [np.sum(turned.real * v * u), np.sum(turned.real * u * u)]])
         if np.linalg.eigvalsh(curvature).max() >= 0:
             break  # no summit near: the whole pixel is all that can be said
         step = np.clip(np.linalg.solve(curvature, slope), -0.5, 0.5)
         place -= step
-        if np.abs(step).max() < 1e-6:
+        if np.abs(step).max() < 1e-4:
             break
     return float(place[0]), float(place[1])
+
+
+def taper(size: int, move: float = 0.0) -> Plane:
+    """Weights of `size` pixels: 1 in the middle half, a cosine down to 0 at both ends (Tukey 1967), moved by a fraction of pixels."""
+    place = np.clip((np.arange(size) + 0.5 - move) / size, 0, 1)
+    return 0.5 - 0.5 * np.cos(np.pi * np.clip(4 * np.minimum(place, 1 - place), 0, 1))
 
 
 def radial_spectrum(plane: Plane) -> tuple[Plane, Plane]:
