@@ -117,9 +117,9 @@ def deception_loss(real: Any, fake: Any, relativistic: bool) -> Any:
 
 
 def feature_distance(real: list[Any], fake: list[Any]) -> Any:
-    """Mean over layers of the mean absolute difference of features, each layer scaled by its own mean size on the real image."""
+    """Mean over layers of the mean absolute difference of features, each layer scaled by its own mean size on the real image; no layer: 0."""
     terms = [ops.mean(ops.abs(f - ops.stop_gradient(r))) / (ops.mean(ops.abs(ops.stop_gradient(r))) + EPSILON) for r, f in zip(real, fake, strict=True)]
-    return sum(terms) / len(terms)
+    return sum(terms) / max(1, len(terms))
 
 
 def psnr(target: Any, result: Any, maximum: float) -> Any:

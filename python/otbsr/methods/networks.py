@@ -16,6 +16,7 @@ from keras import ops
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from otbsr.methods import sr4rs
 from otbsr.methods.sensor import IN_GRAPH_REACH, kernel_radius, polyphase_degradation, sensor_kernels, spacing_ratio
 
 Kernel = NDArray[np.float32]
@@ -40,7 +41,9 @@ class NetworkSettings(BaseModel):
     bands: tuple[str, ...] = Field(("B4", "B3", "B2", "B8"), min_length=1, description="bands in, all on one grid")
     outputs: tuple[str, ...] = Field((), description="bands out, some of the bands in; none named: all")
     factor: int = Field(4, ge=2, le=8, description="input spacing over output spacing")
-    body: Literal["attention", "residual"] = Field("attention", description="attention: F's blocks (SPAN); residual: P's (SRResNet without normalisation)")
+    body: Literal["attention", "residual", "sr4rs"] = Field(
+        "attention", description="attention: F's blocks (SPAN); residual: P's (SRResNet without normalisation); sr4rs: SR4RS's whole generator, to compare with"
+    )
     channels: int = Field(32, ge=4, description="features of every layer")
     blocks: int = Field(6, ge=2, description="blocks of three (attention) or two (residual) 3x3 convolutions")
     width: int = Field(2, ge=1, description="how many times wider the convolutions are in training than when fused")
@@ -69,6 +72,10 @@ class NetworkSettings(BaseModel):
             raise ValueError(f"outputs {' '.join(strange)} are not among the bands {' '.join(self.bands)}")
         if self.mean and len(self.mean) != len(self.bands):
             raise ValueError(f"mean has {len(self.mean)} values, expected one for each of the {len(self.bands)} bands")
+        if self.body == "sr4rs" and (self.back_projection or self.factor not in (2, 4, 8)):
+            raise ValueError(
+                f"body sr4rs with factor {self.factor} and back_projection {self.back_projection}, expected factor 2, 4 or 8 and back_projection 0"
+            )
         return self
 
     @property
@@ -334,7 +341,12 @@ def assemble(settings: NetworkSettings, convolution: Callable[[int, str], keras.
 
 
 def network(settings: NetworkSettings) -> keras.Model:
-    """A network in its training form: DN in, DN out, residual over bicubic, near bicubic when untrained."""
+    """A network in its training form: DN in, DN out, residual over bicubic, near bicubic when untrained.
+
+    With body "sr4rs", its outputs of coarser levels are further channels (`sr4rs.generator`).
+    """
+    if settings.body == "sr4rs":
+        return sr4rs.generator(settings, training=True)
     model = assemble(settings, wide_convolution(settings), "network")
     last = {"attention": 3, "residual": 2}[settings.body]
     quiet = [model.get_layer(f"block{i}_{last}") for i in range(settings.blocks)] + [model.get_layer("phases")]
@@ -345,7 +357,9 @@ def network(settings: NetworkSettings) -> keras.Model:
 
 
 def fuse(model: keras.Model, settings: NetworkSettings) -> keras.Model:
-    """The serving form of a trained `network`: the same function with plain 3x3 convolutions."""
+    """The serving form of a trained `network`: the same function with plain 3x3 convolutions, the finest output only."""
+    if settings.body == "sr4rs":
+        return sr4rs.serving_form(model, settings)
     plain = assemble(settings, plain_convolution, "fused")
     for layer in plain.layers:
         trained = model.get_layer(layer.name) if layer.weights else None
@@ -384,6 +398,8 @@ def widen(weights: Sequence[NDArray[np.float32]], settings: NetworkSettings) -> 
 
 def margin(settings: NetworkSettings) -> int:
     """Radius of the receptive field in input pixels: one per 3x3 convolution in sequence, then that of each back-projection."""
+    if settings.body == "sr4rs":
+        return sr4rs.radius(settings)
     convolutions = 1 + {"attention": 3, "residual": 2}[settings.body] * settings.blocks + 1 + 1
     detail = max(convolutions, base_kernel(settings).shape[0] // 2)
     if not settings.bands_projected:
@@ -393,7 +409,9 @@ def margin(settings: NetworkSettings) -> int:
 
 
 def operations(settings: NetworkSettings) -> int:
-    """Multiplications per input pixel of the serving form, back-projection included."""
+    """Multiplications per input pixel of the serving form, back-projection included (blurs are not)."""
+    if settings.body == "sr4rs":
+        return sum(layer.multiplications() for layer in sr4rs.generator(settings).layers if isinstance(layer, sr4rs.EqualisedConvolution))
     plain = assemble(settings, plain_convolution, "counted")
     total = 0
     for layer in plain.layers:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from otbsr.errors import InputError, OutputError, ProcessingError, StoppedError, UsageError
+from otbsr.methods import sr4rs
 from otbsr.methods.import_model import one_line
 from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
@@ -438,7 +439,12 @@ class FidelityModel(keras.Model):
 
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True) -> Any:
         """F's loss of a batch."""
-        lr, target, result = self.cut(x, y, y_pred)
+        return self.fidelity(*self.cut(x, y, y_pred))
+
+    def fidelity(self, lr: Any, target: Any, result: Any) -> Any:
+        """What is not adversarial in the loss of images as `cut` gives them; SR4RS's, when its generator is trained."""
+        if self.settings.network.body == "sr4rs":
+            return self.settings.loss.pixel * sr4rs.multiscale_l1(target, result, self.settings.network.factor)
         return fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent)
 
 
@@ -476,7 +482,7 @@ class PerceptualModel(FidelityModel):
         adversarial = self.settings.adversarial
         assert adversarial is not None
         lr, target, result = self.cut(x, y, y_pred)
-        loss = fidelity_loss(lr, target, result, self.kernels, self.settings.network.factor, self.settings.loss, self.consistent)
+        loss = self.fidelity(lr, target, result)
         real, fake = self.critic.look(lr, target), self.critic.look(lr, result)
         extra = adversarial.weight * deception_loss(ops.stop_gradient(real[-1]), fake[-1], adversarial.relativistic)
         extra = extra + adversarial.features * feature_distance(real[:-1], fake[:-1])
@@ -493,19 +499,27 @@ class Critic(keras.Model):
         assert settings.adversarial is not None
         self.factor, self.relativistic = settings.network.factor, settings.adversarial.relativistic
         base = settings.adversarial.channels
-        plan = [(base, 3, 1), (base, 4, 2), (2 * base, 3, 1), (2 * base, 4, 2), (4 * base, 3, 1)]
+        self.rival = sr4rs.Discriminator(self.factor, base) if settings.network.body == "sr4rs" else None
+        plan = [] if self.rival else [(base, 3, 1), (base, 4, 2), (2 * base, 3, 1), (2 * base, 4, 2), (4 * base, 3, 1)]
         self.layers_in_order = [
             keras.layers.Conv2D(n, k, strides=s, padding="same", activation="leaky_relu", name=f"layer{i}") for i, (n, k, s) in enumerate(plan)
         ]
-        self.score = keras.layers.Conv2D(1, 3, padding="same", name="score")
+        self.score = None if self.rival else keras.layers.Conv2D(1, 3, padding="same", name="score")
 
     def look(self, lr: Any, fine: Any) -> list[Any]:
-        """Features of every layer, and the scores [n, h', w', 1] last. lr [n, h, w, b] and fine [n, factor h, factor w, b]."""
+        """Features of every layer, and the scores [n, h', w', 1] last. lr [n, h, w, b] and fine [n, factor h, factor w, b].
+
+        SR4RS's own discriminator has no say on features, and scores [n, 1].
+        """
+        if self.rival is not None:
+            bands = lr.shape[-1]
+            return [self.rival(sr4rs.pyramid(fine, self.factor) if fine.shape[-1] == bands else fine)]
         x = ops.concatenate([fine, ops.repeat(ops.repeat(lr, self.factor, 1), self.factor, 2)], -1)
         seen = []
         for layer in self.layers_in_order:
             x = layer(x)
             seen.append(x)
+        assert self.score is not None
         return [*seen, self.score(x)]
 
     def call(self, inputs: list[Any], training: bool = False) -> Any:
