@@ -19,6 +19,7 @@ from otbsr.methods.losses import (
     over_shifts,
     shifts,
     spectral_angle,
+    texture_distance,
 )
 from otbsr.methods.sensor import degrade, kernel_radius, observe_anew, polyphase_degradation, sensor_kernels, spacing_ratio
 
@@ -195,3 +196,22 @@ def test_only_bands_of_the_grids_own_spacing_are_compared_with_the_input():
 
 def test_spacing_of_bands_on_the_ten_metre_grid():
     assert [spacing_ratio(band) for band in ("B4", "B5", "B1", "red")] == [1, 2, 6, 1]
+
+
+def test_texture_distance_is_the_log_of_a_gain_wherever_the_texture_lies():
+    texture = np.random.default_rng(5).normal(0, 3, (1, 64, 64, 2)).astype(np.float32)
+    assert float(texture_distance(texture, texture)) == 0
+    assert float(texture_distance(texture, 2 * texture + 7)) == pytest.approx(math.log(2), rel=1e-3)
+    assert float(texture_distance(2 * texture, texture)) == pytest.approx(math.log(2), rel=1e-3)
+    assert float(texture_distance(texture, texture[:, ::-1, ::-1])) < 0.15 < float(texture_distance(texture, 1.3 * texture))
+
+
+def test_texture_distance_of_ramps_by_hand():
+    """Slopes 3 and 1: differences of 3 and 1 one pixel apart, 6 and 2 two apart: ln 3, but for the floor under flat ground."""
+    ramp = np.broadcast_to(np.arange(32, dtype=np.float32)[None, None, :, None], (1, 32, 32, 1))
+    assert float(texture_distance(ramp, 3 * ramp, floor=1e-3)) == pytest.approx(math.log(3), rel=1e-5)
+    assert float(texture_distance(0 * ramp, 0.004 * ramp, floor=0.003)) == pytest.approx(0.25 * (math.log(25 / 9) + math.log(73 / 9)), rel=1e-4)
+
+
+def test_no_features_are_no_distance():
+    assert float(feature_distance([], [])) == 0
