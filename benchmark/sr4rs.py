@@ -31,7 +31,17 @@ RECIPES = {
         "final_rate": 2e-4,
         "warmup": 0,
         "average": 0.0,
-        "adversarial": {"weight": 2.0, "features": 0.0, "start": 0.0, "ramp": 1e-6, "relativistic": False, "channels": 64, "rate": 2e-4},
+        "adversarial": {
+            "weight": 2.0,
+            "features": 0.0,
+            "texture": 0.0,
+            "pattern": 0.0,
+            "start": 0.0,
+            "ramp": 1e-6,
+            "relativistic": False,
+            "channels": 64,
+            "rate": 2e-4,
+        },
     },
     "quick": {"batch": 1, "rate": 3e-3, "warmup": 10, "average": 0.9},
 }

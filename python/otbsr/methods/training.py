@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from otbsr.errors import InputError, OutputError, ProcessingError, StoppedError, UsageError
 from otbsr.methods import sr4rs
 from otbsr.methods.import_model import one_line
-from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss, texture_distance
+from otbsr.methods.losses import LossWeights, critic_loss, deception_loss, feature_distance, fidelity_loss, pattern_distance, texture_distance
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
 from otbsr.methods.networks import SIZES, NetworkSettings, base_kernel, fuse, margin, network, upsampler, widen
 from otbsr.methods.sensor import observe_anew, sensor_kernels, spacing_ratio
@@ -64,6 +64,9 @@ class AdversarialSettings(BaseModel):
     weight: float = Field(0.02, ge=0, description="weight of the adversarial term after its ramp")
     features: float = Field(0.1, ge=0, description="weight of the distance between the discriminator's features of result and target")
     texture: float = Field(0.1, ge=0, description="weight of the distance between the strengths of texture of result and target, wherever it lies")
+    pattern: float = Field(
+        2.0, ge=0, description="weight of what the result has more than the target at one place within every input pixel: a pattern of the grid"
+    )
     start: float = Field(0.3, ge=0, le=1, description="share of the run after which the adversarial terms begin")
     ramp: float = Field(0.2, gt=0, le=1, description="share of the run over which they rise")
     relativistic: bool = Field(True, description="relativistic average least squares; false: plain least squares")
@@ -489,6 +492,8 @@ class PerceptualModel(FidelityModel):
         extra = extra + adversarial.features * feature_distance(real[:-1], fake[:-1])
         if adversarial.texture:
             extra = extra + adversarial.texture * texture_distance(target, result)
+        if adversarial.pattern:
+            extra = extra + adversarial.pattern * pattern_distance(target, result, self.settings.network.factor)
         if self.eyes is not None:
             extra = extra + adversarial.features * feature_distance(self.eyes(target[..., :3]), self.eyes(result[..., :3]))
         return loss + self.strength * extra

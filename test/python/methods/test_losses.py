@@ -17,6 +17,7 @@ from otbsr.methods.losses import (
     fidelity_loss,
     gradient,
     over_shifts,
+    pattern_distance,
     shifts,
     spectral_angle,
     texture_distance,
@@ -215,3 +216,15 @@ def test_texture_distance_of_ramps_by_hand():
 
 def test_no_features_are_no_distance():
     assert float(feature_distance([], [])) == 0
+
+
+def test_pattern_distance_sees_combs_of_the_grid_only():
+    """A comb that is 1 at one of four places is 3/4 off its mean there and 1/4 elsewhere: 3/8. Offsets, ramps of coarse pixels and texture are none."""
+    target = np.random.default_rng(6).normal(0, 1, (1, 40, 40, 2)).astype(np.float32)
+    comb = np.tile(np.array([[1, 0], [0, 0]], np.float32), (20, 20))[None, ..., None]
+    assert float(pattern_distance(target, target, 2)) == 0
+    assert float(pattern_distance(target, target + comb, 2)) == pytest.approx(3 / 8, rel=1e-4)
+    steps = np.arange(10, dtype=np.float32).repeat(4)[None, :, None, None]
+    assert float(pattern_distance(target, target + 5 + steps, 4)) == pytest.approx(0, abs=1e-5)
+    texture = np.random.default_rng(7).normal(0, 1, target.shape).astype(np.float32)
+    assert float(pattern_distance(0 * texture, texture, 4)) < 0.25

@@ -138,7 +138,9 @@ def test_training_by_the_one_loop(tmp_path, adversarial):
     settings = TrainingSettings(
         network=SMALL.model_copy(update={"spread": 10000.0}),
         loss=LossWeights(pixel=200, gradient=0, spectral=0, consistency=0),
-        adversarial=AdversarialSettings(weight=2, features=0, start=0, ramp=1e-6, relativistic=False, channels=4) if adversarial else None,
+        adversarial=AdversarialSettings(weight=2, features=0, texture=0, pattern=0, start=0, ramp=1e-6, relativistic=False, channels=4)
+        if adversarial
+        else None,
         augmentation=Augmentation(anew=0),
         steps=6 if adversarial else 25,
         batch=4,
