@@ -9,6 +9,7 @@ Three kinds of scenes, all x4 with bands B4 B3 B2 B8:
   blind      windows of a real Sentinel-2 image (sentinel2_theia_gers): no reference, agreement with the input only.
 Bicubic and Lanczos are always among the models. Models run in Python on whole images; operations are the multiplications of the SavedModel's
 convolutions, counted in its graph; time is that of the images with their margins, models in turn on each scene.
+Models of more than a million multiplications per output pixel (SR4RS's: 7.5) run on every fourth scene of each kind only, and are compared on those.
 Intervals: 95 %, bootstrap over scenes (two dates of one ground count as one). A limit says "not measured" where its model is absent.
 """
 
@@ -42,10 +43,12 @@ from otbsr.world.simulate import WorldSettings, simulate
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = list(range(9001, 9017))
 URBAN, DAYS = (0.05, 0.2, 0.35, 0.5, 0.7, 0.9), (75, 105, 135, 165, 200, 225, 255, 285)
-EXTENT = 960
+EXTENT = 720
 NAIP_TEST = "m_3607717_sw_18_1_20160620_subset"
 """The scene of naip_1m that no model of ours is trained on (doc/decisions.md)."""
 FACTOR = 4
+HEAVY = 1e6
+"""Multiplications per output pixel above which a model runs on some of the scenes only."""
 
 
 @dataclass
@@ -66,13 +69,13 @@ class Entry:
     name: str
     folder: ModelFolder
     operations: float = math.nan
-    seconds: list[float] = field(default_factory=list)
+    seconds: dict[int, list[float]] = field(default_factory=dict)
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def pace(self) -> float:
-        """Seconds per million input pixels, median over scenes."""
-        return statistics.median(self.seconds) if self.seconds else math.nan
+        """Seconds per million input pixels, margins included: median over the largest scenes."""
+        return statistics.median(self.seconds[max(self.seconds)]) / max(self.seconds) * 1e6 if self.seconds else math.nan
 
 
 # --- scenes ---------------------------------------------------------------------------------------------------------------------
@@ -178,10 +181,15 @@ def open_models(paths: list[str], seeds: list[int], temporary: Path) -> tuple[li
     return entries, remarks
 
 
-def run(entries: list[Entry], scenes: list[Scene]) -> None:
-    """Every model on every scene, in turn."""
+def run(entries: list[Entry], scenes: list[Scene], thin: int = 4) -> None:
+    """Every model on every scene, in turn; heavy ones on every `thin`-th of a kind."""
+    seen = dict.fromkeys({scene.kind for scene in scenes}, 0)
     for index, scene in enumerate(scenes):
+        number = seen[scene.kind]
+        seen[scene.kind] += 1
         for entry in entries:
+            if entry.operations > HEAVY and number % thin:
+                continue
             side = entry.folder.sidecar
             dn = np.rint(scene.lr / side.input.scale).astype(np.float32)
             if not entry.rows:
@@ -189,7 +197,7 @@ def run(entries: list[Entry], scenes: list[Scene]) -> None:
             start = time.perf_counter()
             image = entry.folder(dn) * np.float32(side.output.scale)
             pixels = (dn.shape[0] + 2 * side.margin) * (dn.shape[1] + 2 * side.margin)
-            entry.seconds.append((time.perf_counter() - start) / pixels * 1e6)
+            entry.seconds.setdefault(pixels, []).append(time.perf_counter() - start)
             entry.rows[scene.name] = scores(image, scene.lr, scene.reference)
         print(f"\r{index + 1} of {len(scenes)} scenes", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
@@ -218,8 +226,10 @@ def print_tables(entries: list[Entry], scenes: list[Scene]) -> None:
         print(f"\n{kind}: {len(names)} scenes of {len({s.group for s in scenes if s.kind == kind})} grounds, means")
         print(f"{'model':<18}" + "".join(f"{title:>10}" for title, _ in columns.values()) + f"{'mult/px':>12}{'s/Mpx in':>10}")
         for entry in entries:
-            values = [format(float(np.mean([entry.rows[name][key] for name in names])), style) for key, (_, style) in columns.items()]
-            print(f"{entry.name:<18}" + "".join(f"{value:>10}" for value in values) + f"{entry.operations:>12,.0f}{entry.pace:>10.2f}")
+            own = [name for name in names if name in entry.rows]
+            values = [format(float(np.mean([entry.rows[name][key] for name in own])), style) for key, (_, style) in columns.items()]
+            some = "" if len(own) == len(names) else f"  ({len(own)} scenes)"
+            print(f"{entry.name:<18}" + "".join(f"{value:>10}" for value in values) + f"{entry.operations:>12,.0f}{entry.pace:>10.2f}{some}")
 
 
 @dataclass
@@ -244,9 +254,13 @@ class Bench:
                 return entry
         return None
 
-    def values(self, entry: Entry, measure: str, kind: str) -> list[float]:
-        """A measure of one model on all scenes of a kind, in order; empty where it is not defined."""
-        rows = [entry.rows[scene.name] for scene in self.scenes if scene.kind == kind]
+    def common(self, kind: str, *entries: Entry) -> list[Scene]:
+        """The scenes of a kind that all these models ran on, in order."""
+        return [scene for scene in self.scenes if scene.kind == kind and all(scene.name in entry.rows for entry in entries)]
+
+    def values(self, entry: Entry, measure: str, kind: str, *others: Entry) -> list[float]:
+        """A measure of one model on all scenes of a kind (that the others ran on too), in order; empty where it is not defined."""
+        rows = [entry.rows[scene.name] for scene in self.common(kind, entry, *others)]
         return [row[measure] for row in rows if measure in row]
 
     def compare(self, one: str, other: str, measure: str, kind: str) -> dict[str, Any] | None:
@@ -254,10 +268,10 @@ class Bench:
         first, second = self.role(one), self.role(other)
         if first is None or second is None or first is second:
             return None
-        a, b = self.values(first, measure, kind), self.values(second, measure, kind)
+        a, b = self.values(first, measure, kind, second), self.values(second, measure, kind, first)
         if not a:
             return None
-        names, groups = zip(*[(scene.name, scene.group) for scene in self.scenes if scene.kind == kind], strict=True)
+        names, groups = zip(*[(scene.name, scene.group) for scene in self.common(kind, first, second)], strict=True)
         interval = paired(a, b, groups)
         gaps = [x - y for x, y in zip(a, b, strict=True)]
         worst = int(np.argmin(gaps) if measure in ("psnr", "improvement") else np.argmax(gaps))
@@ -325,7 +339,7 @@ class Limits:
         """A limit on the ratio of two roles' means of a measure, for simulated and real scenes."""
         first, second = self.bench.role(one), self.bench.role(other)
         for kind in ("simulated", "real"):
-            values = [self.bench.values(entry, measure, kind) for entry in (first, second) if entry]
+            values = [self.bench.values(a, measure, kind, b) for a, b in ((first, second), (second, first)) if a and b]
             if len(values) < 2 or not values[0]:
                 self.say(f"{text}, {kind}", None, f"{one} or {other} absent, or no {kind} scene")
             else:
@@ -375,7 +389,7 @@ class Limits:
         for kind in ("simulated", "real"):
             axes = [self.bench.values(entry, f"shift_{axis}", kind) for axis in ("rows", "columns")]
             if axes[0]:
-                groups = [scene.group for scene in self.bench.scenes if scene.kind == kind]
+                groups = [scene.group for scene in self.bench.common(kind, entry)]
                 found = [paired(values, [0.0] * len(values), groups) for values in axes]
                 length = math.hypot(*(interval.value for interval in found))
                 spans = ", ".join(f"{name} {i.value:+.3f} [{i.low:+.3f}, {i.high:+.3f}]" for name, i in zip(("rows", "columns"), found, strict=True))
@@ -416,7 +430,9 @@ def main() -> None:
     for entry in entries:
         side = entry.folder.sidecar
         bench.records.append({"model": entry.name, "method": side.method, "multiplications": entry.operations, "seconds_per_megapixel": entry.pace})
-        bench.records += [{"model": entry.name, "kind": scene.kind, "scene": scene.name, **entry.rows[scene.name]} for scene in scenes]
+        bench.records += [
+            {"model": entry.name, "kind": scene.kind, "scene": scene.name, **entry.rows[scene.name]} for scene in scenes if scene.name in entry.rows
+        ]
     print_tables(entries, scenes)
     print_comparisons(bench)
     print_limits(bench)

@@ -142,7 +142,7 @@ def generator(settings: NetworkSettings, training: bool = False) -> keras.Model:
         features = keras.layers.Add(name=f"block{i}_skip")([features, inner])
     features = normalised(convolution(features, depth, 3, "tail"), "tail")
     features = keras.layers.Add(name="long_skip")([head, features])
-    outputs = []
+    outputs: list[Any] = []
     for level in reversed(levels(settings.factor)):
         places = (settings.factor // level) ** 2
         if level < settings.factor:
