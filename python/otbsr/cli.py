@@ -334,6 +334,23 @@ def blend_command(
     finish({"out": out, "factor": side.factor, "margin": side.margin, "method": side.method, "share": share}, as_json)
 
 
+@app.command("baseline", epilog="Example: otbsr baseline unsharp -o models/unsharp-x2 --factor 2")
+def baseline_command(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="nearest, bicubic, lanczos, or unsharp (the sensor's blur undone as far as noise allows).")],
+    out: Output,
+    factor: Annotated[int, typer.Option(help="Input spacing over output spacing, 2 to 8.")] = 4,
+    bands: Annotated[str, typer.Option("--bands", help="Names of the bands, in and out.")] = "B4,B3,B2,B8",
+    spacing: Annotated[float, typer.Option(help="Metres between input pixels.")] = 10.0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a model folder of an interpolation: what a network has to beat, behind the same interface."""
+    from otbsr.methods.baselines import write_baseline
+
+    model = write_baseline(kind, out, factor, tuple(words(bands)), spacing, overwrite)
+    finish({"out": model.path, "factor": model.sidecar.factor, "margin": model.sidecar.margin}, as_json)
+
+
 @app.command()
 def env() -> None:
     """Print the environment in which otbcli_*, QGIS and Python find the applications.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from otbsr.errors import UsageError
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
 
 BANDS = ("B4", "B3", "B2", "B8")
@@ -42,14 +41,23 @@ def unsharp_kernel(bands: tuple[str, ...], factor: int, noise: float = 0.03, rad
 
 
 def write_baseline(
-    kind: Literal["nearest", "bicubic", "lanczos", "unsharp"],
+    kind: str,
     folder: str | Path,
     factor: int = 4,
     bands: tuple[str, ...] = BANDS,
     spacing: float = 10.0,
     overwrite: bool = False,
 ) -> ModelFolder:
-    """Write the model folder of an interpolation: x`factor`, same bands in and out, input `spacing` in metres."""
+    """Write the model folder of an interpolation, one of `CARDS`: x`factor`, same bands in and out, input `spacing` in metres.
+
+    Raises `UsageError` for another kind, factor or spacing, and `OutputError`.
+    """
+    if kind not in CARDS:
+        raise UsageError(f"baseline is {kind!r}, expected one of {', '.join(CARDS)}")
+    if not 2 <= factor <= 8:
+        raise UsageError(f"factor is {factor}, expected 2 to 8")
+    if not bands or len(set(bands)) < len(bands) or not spacing > 0:
+        raise UsageError(f"bands {','.join(bands) or 'none'}, spacing {spacing:g}: expected names that differ and a positive number of metres")
     from otbsr.methods.networks import bicubic_kernel, lanczos_kernel, nearest_kernel, upsampler
 
     if kind == "unsharp":

@@ -92,3 +92,19 @@ def test_one_bar_for_all_validations(capsys):
     shown = capsys.readouterr().err
     assert shown.count("validation") == 1
     assert "validation: +0.20 dB over bicubic" in shown
+
+
+def test_baselines_are_model_folders(tmp_path):
+    """What an interpolation gives for a constant is the constant, at every factor; wrong words are one line."""
+    done = otbsr("baseline", "lanczos", "-o", tmp_path / "lanczos", "--factor", 3, "--bands", "B8,B4", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["factor"] == 3, done.stderr
+    model = ModelFolder.open(tmp_path / "lanczos")
+    assert model.sidecar.input.bands == ("B8", "B4")
+    np.testing.assert_allclose(model(np.full((6, 7, 2), 1500.0, np.float32)), np.full((18, 21, 2), 1500.0), atol=0.01)
+    for arguments, message in (
+        (("sinc",), "baseline is 'sinc', expected one of nearest, bicubic, lanczos, unsharp"),
+        (("bicubic", "--factor", 9), "factor is 9, expected 2 to 8"),
+        (("bicubic", "--bands", "B4,B4"), "expected names that differ"),
+    ):
+        done = otbsr("baseline", *arguments, "-o", tmp_path / "none")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and message in done.stderr, done.stderr
