@@ -143,8 +143,8 @@ private:
     SetDefaultOutputPixelType("out", ImagePixelType_float);
 
     SetDocExampleParameterValue("source1.il", "sentinel2_10m.tif");
-    SetDocExampleParameterValue("source1.rfieldx", "46");
-    SetDocExampleParameterValue("source1.rfieldy", "46");
+    SetDocExampleParameterValue("source1.rfieldx", "54");
+    SetDocExampleParameterValue("source1.rfieldy", "54");
     SetDocExampleParameterValue("model.dir", "models/f-light-x4");
     SetDocExampleParameterValue("model.fullyconv", "on");
     SetDocExampleParameterValue("output.spcscale", "0.25");
