@@ -1,0 +1,377 @@
+"""Scores by windows: against values worked out by hand and other definitions, whatever the window, masks, no-data and radiometry of the files."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+from scipy import ndimage
+
+from otbsr.errors import GridError, InputError, UsageError
+from otbsr.evaluation import quality
+from otbsr.evaluation.streams import Measured, measure
+from otbsr.world.sensors import degrade
+
+NAMES = ("B4", "B3", "B2", "B8")
+
+
+def write(path: Path, image: np.ndarray, spacing: float = 2.5, dtype: str = "float64", names: tuple[str, ...] | None = None, **more) -> Path:
+    """Write [rows, columns, bands]; reflectance 1 is what the scale and offset in `more` make it, 1e-4 a DN without."""
+    planes = np.moveaxis(np.atleast_3d(image), -1, 0)
+    scale, offset, left = more.pop("scale", None), more.pop("offset", 0.0), more.pop("left", 500000.0)
+    dn = (planes - offset) / (scale or 1e-4)
+    if dtype.startswith(("int", "uint")):
+        dn = np.rint(dn)
+    profile = {"driver": "GTiff", "count": len(planes), "height": planes.shape[1], "width": planes.shape[2], "dtype": dtype, "crs": "EPSG:32631"}
+    with rasterio.open(path, "w", **profile, transform=from_origin(left, 4800000.0, spacing, spacing), **more) as dataset:
+        dataset.write(dn.astype(dtype))
+        if scale:
+            dataset.scales, dataset.offsets = (scale,) * len(planes), (offset,) * len(planes)
+        dataset.descriptions = names or (NAMES if len(planes) == 4 else tuple(f"x{i + 1}" for i in range(len(planes))))
+    return path
+
+
+def texture(rows: int = 96, columns: int = 96, seed: int = 0, bands: int = 4) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    image = ndimage.gaussian_filter(random.standard_normal((rows, columns, bands)), (1.5, 1.5, 0)) + 0.1 * random.standard_normal((rows, columns, bands))
+    return 0.25 + 0.06 * image
+
+
+def score(image: np.ndarray, reference: np.ndarray | None, folder: Path, coarse: np.ndarray | None = None, **more) -> Measured:
+    files = [write(folder / "image.tif", image)]
+    files.append(write(folder / "reference.tif", reference) if reference is not None else None)
+    if coarse is not None:
+        files.append(write(folder / "input.tif", coarse, 2.5 * image.shape[0] / coarse.shape[0]))
+    return measure(*files, **{"border": 0, **more})
+
+
+def everything(found: Measured) -> dict[str, list[float | None]]:
+    return {name: [one.all, *(one.bands or ())] for name, one in found.scores.items()}
+
+
+# --- by hand --------------------------------------------------------------------------------------------------------------------
+
+
+def test_pixel_scores_by_hand(tmp_path):
+    """Two bands of 2 x 2 pixels; reference 0.1 0.2 0.3 0.4 and 0.2; errors +0.1 -0.1 +0.1 -0.1 and 0.02."""
+    reference = np.stack([np.array([[0.1, 0.2], [0.3, 0.4]]), np.full((2, 2), 0.2)], -1)
+    image = reference + np.stack([np.array([[0.1, -0.1], [0.1, -0.1]]), np.full((2, 2), 0.02)], -1)
+    coarse = np.full((1, 1, 2), 0.2)
+    found = score(image, reference, tmp_path, coarse).scores
+    assert found["rmse"].bands == pytest.approx((0.1, 0.02))
+    assert found["rmse"].all == pytest.approx(math.sqrt((0.01 + 0.0004) / 2))
+    assert found["bias"].bands == pytest.approx((0.0, 0.02), abs=1e-15)
+    assert found["psnr"].bands == pytest.approx((20.0, 20 * math.log10(50)))
+    # ERGAS: 100 / 2 * sqrt(mean of (0.1 / 0.25)^2 and (0.02 / 0.2)^2)
+    assert found["ergas"].all == pytest.approx(50 * math.sqrt((0.16 + 0.01) / 2))
+    # image 0.2 0.1 0.4 0.3: means 0.25, variances 0.0125, covariance mean(xy) - 0.0625 = 0.07 - 0.0625
+    assert found["correlation"].bands[0] == pytest.approx(0.0075 / 0.0125)
+    assert found["uqi_global"].bands[0] == pytest.approx(0.6)
+    assert found["uqi_global"].bands[1] == pytest.approx(2 * 0.2 * 0.22 / (0.04 + 0.0484))  # both flat
+    assert found["correlation"].bands[1] is None
+    angle = np.degrees(np.arctan2(0.2, reference[..., 0]) - np.arctan2(0.22, image[..., 0]))
+    assert found["sam"].all == pytest.approx(np.abs(angle).mean())
+    assert found["uqi"].all is None and found["ssim"].all is None and found["consistency_rmse"].all is None  # no whole neighbourhood
+
+
+def test_uqi_is_the_mean_over_every_window(tmp_path):
+    reference, image = texture(20, 17, 1, 2), texture(20, 17, 2, 2) * 0.8 + 0.02
+    found = score(image, reference, tmp_path).scores["uqi"]
+    for band in range(2):
+        values = []
+        for row in range(13):
+            for column in range(10):
+                x, y = (a[row : row + 8, column : column + 8, band] for a in (reference, image))
+                cov = ((x - x.mean()) * (y - y.mean())).mean()
+                values.append(4 * cov * x.mean() * y.mean() / ((x.var() + y.var()) * (x.mean() ** 2 + y.mean() ** 2)))
+        assert found.bands[band] == pytest.approx(np.mean(values), rel=1e-9)
+
+
+def test_ssim_of_flat_images_by_hand(tmp_path):
+    """Variances 0: (2 a b + 1e-4) / (a^2 + b^2 + 1e-4)."""
+    found = score(np.full((12, 12, 1), 0.3), np.full((12, 12, 1), 0.2), tmp_path).scores
+    assert found["ssim"].all == pytest.approx((0.12 + 1e-4) / (0.13 + 1e-4))
+    assert found["uqi"].all == pytest.approx(0.12 / 0.13)
+
+
+def test_scikit_image_agrees(tmp_path):
+    from skimage import metrics
+
+    reference = texture(40, 52, 3)
+    image = 0.9 * ndimage.gaussian_filter(reference, (1, 1, 0)) + 0.03
+    found = score(image, reference, tmp_path).scores
+    settings = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    for band in range(4):
+        x, y = reference[..., band], image[..., band]
+        assert found["psnr"].bands[band] == pytest.approx(metrics.peak_signal_noise_ratio(x, y, data_range=1.0), rel=1e-6)
+        assert found["ssim"].bands[band] == pytest.approx(metrics.structural_similarity(x, y, **settings), rel=1e-6)
+
+
+def test_spatial_correlation_is_that_of_laplacians(tmp_path):
+    reference, image = texture(24, 30, 4), texture(24, 30, 5) + texture(24, 30, 4)
+    kernel = np.full((3, 3), -1.0)
+    kernel[1, 1] = 8
+    found = score(image, reference, tmp_path).scores["spatial_correlation"]
+    for band in range(4):
+        x, y = (ndimage.convolve(a[..., band], kernel)[1:-1, 1:-1].ravel() for a in (reference, image))
+        assert found.bands[band] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-9)
+    sign = score(0.5 - reference, reference, tmp_path).scores
+    assert sign["spatial_correlation"].all == pytest.approx(-1) and sign["correlation"].all == pytest.approx(-1)
+
+
+def test_cpsnr_is_the_best_of_all_displacements(tmp_path):
+    """Against the definition: every displacement, pixels that both have, each band's mean error taken away."""
+    reference = texture(40, 44, 6, 2)
+    image = np.roll(reference, (3, -2), (0, 1)) * 0.97 + np.array([0.01, -0.02]) + 0.01 * texture(40, 44, 7, 2)
+    found = score(image, reference, tmp_path, border=10).scores
+    best, where = -np.inf, None
+    inner = image[10:-10, 10:-10]
+    for u in range(-8, 9):
+        for v in range(-8, 9):
+            error = reference[10 + u : 30 + u, 10 + v : 34 + v] - inner
+            bands = -10 * np.log10(((error - error.mean((0, 1))) ** 2).mean((0, 1)))
+            if bands.mean() > best:
+                best, where, by_band = bands.mean(), (-u, -v), bands
+    assert where == (3, -2) == (found["cpsnr_rows"].all, found["cpsnr_columns"].all)
+    assert found["cpsnr"].bands == pytest.approx(by_band, rel=1e-9) and found["cpsnr"].all == pytest.approx(best, rel=1e-9)
+    assert found["cpsnr"].all > found["psnr"].all + 10
+
+
+def test_d_lambda_by_hand(tmp_path):
+    """Flat bands: Q = 2 a b / (a^2 + b^2); image 0.1 0.2 0.4, input 0.1 0.1 0.4."""
+
+    def q(a: float, b: float) -> float:
+        return 2 * a * b / (a * a + b * b)
+
+    image, coarse = np.ones((32, 32, 3)) * [0.1, 0.2, 0.4], np.ones((8, 8, 3)) * [0.1, 0.1, 0.4]
+    found = score(image, None, tmp_path, coarse).scores["d_lambda"].all
+    assert found == pytest.approx((abs(q(0.1, 0.2) - 1) + 0 + abs(q(0.2, 0.4) - q(0.1, 0.4))) / 3)
+    assert score(image, None, tmp_path, 2 * np.ones((8, 8, 3)) * [0.1, 0.2, 0.4]).scores["d_lambda"].all == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [0.0005, 0.004, 0.02])
+def test_known_noise_is_recovered_over_slopes_and_edges(tmp_path, sigma):
+    random = np.random.default_rng(8)
+    y, x = np.mgrid[:160, :160]
+    ground = (0.1 + 0.001 * x + 0.0005 * y + 0.2 * (x > 80))[..., None] * np.ones(2)
+    found = score(ground + sigma * random.standard_normal((160, 160, 2)), None, tmp_path, np.full((40, 40, 2), 0.3)).scores
+    assert found["noise"].bands == pytest.approx((sigma, sigma), rel=0.03)
+    assert found["noise_input"].all == 0
+
+
+# --- how scores answer ----------------------------------------------------------------------------------------------------------
+
+
+def test_identical_images_are_perfect(tmp_path):
+    image = texture()
+    found = score(image, image, tmp_path, degrade(image.astype(np.float32)).astype(np.float64)).scores
+    perfect = {"psnr": 200, "cpsnr": 200, "cpsnr_rows": 0, "cpsnr_columns": 0}
+    perfect |= dict.fromkeys(("ssim", "uqi", "uqi_global", "correlation", "spatial_correlation"), 1)
+    perfect |= dict.fromkeys(("rmse", "bias", "sam", "ergas"), 0)
+    assert {name: found[name].all for name in perfect} == pytest.approx(perfect, abs=1e-9)
+    assert found["consistency_rmse"].all < 1e-7 and found["consistency_sam"].all < 1e-4  # degrade() rounds to float32
+
+
+def test_a_constant_offset_and_a_gain(tmp_path):
+    reference = texture()
+    coarse = degrade(reference.astype(np.float32)).astype(np.float64)
+    by = np.array([0.01, -0.02, 0.03, 0.0])
+    found = score(reference + by, reference, tmp_path, coarse).scores
+    assert found["bias"].bands == pytest.approx(by, abs=1e-12) and found["rmse"].bands == pytest.approx(abs(by), abs=1e-12)
+    assert found["consistency_bias"].bands == pytest.approx(by, abs=1e-6)
+    assert (found["correlation"].all, found["spatial_correlation"].all) == pytest.approx((1, 1), rel=1e-12)
+    assert found["cpsnr"].all == pytest.approx(200, abs=70) and found["cpsnr"].all > 130  # the offset is taken away
+    assert found["sam"].all > 0.5 and found["consistency_sam"].all > 0.5
+    gained = score(1.5 * reference, reference, tmp_path, coarse).scores
+    assert gained["sam"].all == pytest.approx(0, abs=1e-6) and gained["consistency_sam"].all == pytest.approx(0, abs=1e-4)
+    assert gained["uqi_global"].all == pytest.approx((2 * 1.5 / 3.25) ** 2)  # 4 g g m^2 v / ((1 + g^2)^2 m^2 v), g the gain
+    assert gained["d_lambda"].all == pytest.approx(score(reference, reference, tmp_path, coarse).scores["d_lambda"].all)
+    assert gained["noise"].all == pytest.approx(1.5 * found["noise"].all, rel=0.01)
+
+
+def test_blur_lowers_what_measures_detail(tmp_path):
+    reference = texture()
+    runs = [score(ndimage.gaussian_filter(reference, (s, s, 0)), reference, tmp_path).scores for s in (0.0, 0.6, 1.2, 2.4)]
+    for name in ("psnr", "ssim", "uqi", "spatial_correlation", "correlation"):
+        values = [run[name].all for run in runs]
+        assert values == sorted(values, reverse=True) and values[-1] < 0.94 * values[0]
+
+
+def test_arrays_and_windows_say_the_same(tmp_path):
+    """Against `quality`, which has whole arrays in memory."""
+    reference = texture(128, 112)
+    image = 0.95 * ndimage.gaussian_filter(reference, (0.8, 0.8, 0)) + 0.01
+    coarse = degrade(reference.astype(np.float32)).astype(np.float64)
+    found = score(image, reference, tmp_path, coarse, border=16, window=48).scores
+    assert found["psnr"].bands == pytest.approx(quality.psnr(reference, image), rel=1e-9)
+    assert found["sam"].all == pytest.approx(quality.spectral_angle(reference, image), rel=1e-9)
+    assert found["consistency_rmse"].bands == pytest.approx(quality.consistency(image, coarse), rel=1e-4)  # that is float32
+    assert found["consistency_sam"].all == pytest.approx(quality.spectral_consistency(image, coarse), rel=1e-3)
+
+
+# --- windows, masks, files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    """Image, reference and input with no-data here and there, and a mask; 132 x 180 pixels, as DN with scales of their own."""
+    folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(9)
+    reference = texture(132, 180, 10)
+    image = ndimage.gaussian_filter(np.roll(reference, (1, 0), (0, 1)), (0.7, 0.7, 0)) * 1.05
+    coarse = degrade(reference.astype(np.float32)) + 0.001 * random.standard_normal((33, 45, 4))
+    image[60:64, 40:50], reference[20:25, 100:130], coarse[25:27, 30:33] = -1, np.nan, 0.0
+    mask = np.ones((132, 180, 1))
+    mask[90:110, 60:75] = 0
+    return [
+        write(folder / "image.tif", image, dtype="int16", nodata=-10000, tiled=True, blockxsize=64, blockysize=64),
+        write(folder / "reference.tif", reference, dtype="float32", scale=1e-3),
+        write(folder / "input.tif", coarse, 10.0, "uint16", scale=1e-4, offset=-0.1, nodata=1000),
+        write(folder / "mask.tif", mask * 1e-4, dtype="uint8", names=("mask",)),
+    ]
+
+
+def test_whole_is_windowed(files):
+    whole = measure(*files, border=8, window=4096, threads=1)
+    for window, threads in ((32, 1), (52, 3), (101, 2)):
+        found = measure(*files, border=8, window=window, threads=threads)
+        assert found.pixels == whole.pixels
+        for name, values in everything(whole).items():
+            assert everything(found)[name] == pytest.approx(values, rel=1e-9, abs=1e-15), name
+    assert all(one.all is not None for one in whole.scores.values())
+
+
+def test_pixels_that_any_file_or_the_mask_lacks_do_not_count(files):
+    found = measure(*files, border=8)
+    kept = np.zeros((132, 180), bool)
+    kept[8:-8, 8:-8] = True
+    kept[60:64, 40:50] = kept[20:25, 100:130] = kept[100:108, 120:132] = kept[90:110, 60:75] = False
+    assert found.pixels == kept.sum()
+    with rasterio.open(files[0]) as one, rasterio.open(files[1]) as two:
+        error = (one.read() * 1e-4 - two.read() * 1e-3)[:, kept]
+    assert found.scores["rmse"].bands == pytest.approx(np.sqrt((error**2).mean(1)), rel=1e-6)
+    assert measure(*files[:3], border=8).pixels == found.pixels + 20 * 15
+    assert measure(files[0], files[1], border=8).scores["psnr"].all != found.scores["psnr"].all
+
+
+def test_what_a_file_says_where_it_holds_nothing_is_never_used(files, tmp_path):
+    """Other numbers under the mask, in all files: the same scores."""
+    before = measure(*files, border=8)
+    spoiled = []
+    for path in files[:2]:
+        with rasterio.open(path) as dataset:
+            planes, profile, names, scales = dataset.read(), dataset.profile, dataset.descriptions, dataset.scales
+        planes[:, 92:108, 62:73] = 3000
+        with rasterio.open(tmp_path / path.name, "w", **profile) as dataset:
+            dataset.write(planes)
+            dataset.descriptions, dataset.scales = names, scales
+        spoiled.append(tmp_path / path.name)
+    after = everything(measure(*spoiled, *files[2:], border=8))
+    shifted = {"cpsnr", "cpsnr_rows", "cpsnr_columns"}  # look beside the pixels that count
+    under = {name for name in after if name.startswith("consistency")}  # a coarse pixel sees beyond its own footprint
+    for name, values in everything(before).items():
+        if name not in shifted | under:
+            assert after[name] == pytest.approx(values, rel=1e-12), name
+
+
+def test_scores_without_a_reference_do_not_depend_on_one(files):
+    alone, both = measure(files[0], None, files[2], border=8), measure(*files[:3], border=8)
+    assert set(alone.scores) == {"consistency_rmse", "consistency_bias", "consistency_sam", "d_lambda", "noise", "noise_input"}
+    for name, values in everything(alone).items():
+        assert everything(both)[name] == values
+
+
+def test_a_mask_on_the_inputs_grid(files, tmp_path):
+    chosen = np.ones((33, 45))
+    chosen[10:20, 5:8] = 0
+    coarse = write(tmp_path / "coarse.tif", chosen[..., None] * 1e-4, 10.0, "uint8", names=("mask",))
+    fine = write(tmp_path / "fine.tif", np.kron(chosen, np.ones((4, 4)))[..., None] * 1e-4, dtype="uint8", names=("mask",))
+    for border in (6, 8):  # 6 is rounded up
+        assert everything(measure(*files[:3], coarse, border=border, window=44)) == everything(measure(*files[:3], fine, border=8, window=44))
+
+
+def test_radiometry_of_the_files_does_not_matter(tmp_path):
+    image, reference = np.rint(texture(48, 48, 1) * 1e4) / 1e4, np.rint(texture(48, 48, 2) * 1e4) / 1e4
+    plain = measure(write(tmp_path / "a.tif", image, dtype="uint16"), write(tmp_path / "b.tif", reference, dtype="uint16"))
+    other = measure(
+        write(tmp_path / "c.tif", image, dtype="int32", scale=1e-5, offset=0.05), write(tmp_path / "d.tif", reference, dtype="float64", scale=1.0, offset=-3.0)
+    )
+    given = measure(write(tmp_path / "e.tif", image * 0.1, dtype="int16"), write(tmp_path / "d.tif", reference, scale=1e-4, offset=0.1), scale=1e-3)
+    assert plain.scores["ergas"].all is None  # needs the input's spacing
+    for name in set(plain.scores) - {"ergas"}:
+        assert everything(other)[name] == pytest.approx(everything(plain)[name], rel=1e-6), name
+    assert given.scores["bias"].all == pytest.approx(plain.scores["bias"].all, abs=3e-4)
+
+
+def test_bands_are_found_by_name(tmp_path):
+    reference = texture(48, 48)
+    image = write(tmp_path / "image.tif", reference[..., :3] + np.array([0.01, 0.02, 0.03]))
+    with rasterio.open(image, "r+") as dataset:
+        dataset.descriptions = NAMES[:3]
+    other = write(tmp_path / "reference.tif", reference[..., ::-1], names=NAMES[::-1])
+    found = measure(image, other)
+    assert found.bands == ("B4", "B3", "B2") and found.scores["bias"].bands == pytest.approx((0.01, 0.02, 0.03))
+    spot = write(tmp_path / "spot.tif", reference, names=("red", "green", "blue", "nir"))
+    full = write(tmp_path / "full.tif", reference + 0.01)
+    assert measure(full, spot).scores["bias"].all == pytest.approx(0.01)  # no name in common: by place
+    with pytest.raises(InputError, match=r"bands B4, B3, B2, B11, expected B4, B3, B2, B8 as in .*; give images of the same bands"):
+        measure(full, write(tmp_path / "other.tif", reference, names=("B4", "B3", "B2", "B11")))
+
+
+def test_bands_coarser_than_the_input_are_left_out_of_consistency(tmp_path):
+    reference = texture(64, 64, 3, 2)
+    coarse = degrade(reference.astype(np.float32), bands=("B4", "B11")).astype(np.float64)
+    found = measure(
+        write(tmp_path / "image.tif", reference, names=("B4", "B11")), None, write(tmp_path / "input.tif", coarse, 10.0, names=("B4", "B11"))
+    ).scores
+    assert found["consistency_rmse"].bands[0] < 1e-7 and found["consistency_rmse"].bands[1] is None
+    assert found["consistency_rmse"].all == found["consistency_rmse"].bands[0] and found["consistency_sam"].all is None
+
+
+def test_memory_does_not_grow_with_the_image(tmp_path):
+    """Eight times the pixels in the same memory, less than the larger image has as numbers."""
+    peaks = []
+    for size in (192, 544):
+        image = texture(size, size, 1)
+        pair = write(tmp_path / f"{size}.tif", image, dtype="int16"), write(tmp_path / f"r{size}.tif", image, dtype="int16")
+        coarse = write(tmp_path / f"c{size}.tif", image[::4, ::4], 10.0, "int16")
+        measure(*pair, coarse, window=64, threads=1)  # what is imported and planned once
+        tracemalloc.start()
+        measure(*pair, coarse, window=64, threads=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] and peaks[1] < 544 * 544 * 4 * 8
+
+
+def test_files_that_cannot_be_compared(files, tmp_path):
+    image, reference, coarse, _ = files
+    with pytest.raises(UsageError, match="nothing to compare it with; give --reference, --input or both"):
+        measure(image)
+    with pytest.raises(UsageError, match="border is -1 pixels"):
+        measure(image, reference, border=-1)
+    with pytest.raises(InputError, match="132 pixels, nothing within a border of 68; give a smaller --border"):
+        measure(image, None, coarse, border=66)
+    with pytest.raises(InputError, match=r"absent.tif: does not exist"):
+        measure(image, tmp_path / "absent.tif")
+    with pytest.raises(InputError, match="is a folder"):
+        measure(image, tmp_path)
+    with pytest.raises(GridError, match=r"reference\): grids differ: corner \(500000.000, 4800000.000\) spacing 2.5"):
+        measure(image, coarse)
+    with pytest.raises(GridError, match=r"\(--input\): has the spacing of .*, 2.5; give the coarser image"):
+        measure(image, None, reference)
+    moved = write(tmp_path / "moved.tif", texture(33, 45), 10.0, left=500010.0)
+    with pytest.raises(GridError, match=r"\(--input\) and .*: grids do not nest"):
+        measure(image, None, moved)
+    with pytest.raises(GridError, match=r"\(--mask\): grids do not nest"):
+        measure(image, reference, mask=moved)
+    none = write(tmp_path / "none.tif", np.zeros((132, 180, 1)), dtype="uint8", names=("mask",))
+    with pytest.raises(InputError, match="no pixel counts: the files, --mask and a border of 16 pixels leave nothing"):
+        measure(image, reference, mask=none)
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(reference.read_bytes()[: reference.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"cut.tif: cannot be read .*fetch the file again"):
+        measure(image, cut)
