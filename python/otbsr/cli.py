@@ -424,6 +424,33 @@ def apply_command(
     finish(result, as_json)
 
 
+@app.command("quality", epilog="Example: otbsr quality sr_2m5.tif --reference spot_2m5.tif --input sentinel2_10m.tif --border 16")
+def quality_command(
+    image: Annotated[Path, typer.Argument(metavar="SR", help="Super-resolved image.")],
+    reference: Annotated[Path | None, typer.Option("--reference", help="Image of the truth on the same grid.")] = None,
+    source: Annotated[Path | None, typer.Option("--input", help="Coarser image that SR was made from.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Image on the grid of SR or of the input: only pixels that are not 0 count.")] = None,
+    border: Annotated[int, typer.Option("--border", min=0, help="Pixels of SR left out on each side.")] = 16,
+    scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of files that do not say it [0.0001].")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default 4 at most.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Score an image against a reference, the input it was made from, or both; reads windows, so that any size will do.
+
+    Files hold reflectance (peak 1) times their scale. Pixels that any of them lacks do not count.
+    """
+    from otbsr.evaluation.streams import measure
+
+    with bars(quiet, as_json) as report:
+        found = measure(image, reference, source, mask, border=border, scale=scale, threads=threads, report=report)
+    if as_json:
+        finish(found.as_dict(), as_json)
+    else:
+        print(found.table())
+        finish({"pixels": found.pixels, "factor": found.factor, "border": found.border}, as_json)
+
+
 @app.command("study", epilog="Example: otbsr study demo/world --model models/f --out demo/study")
 def study_command(
     world: Annotated[Path, typer.Argument(metavar="WORLD", help="Folder written by `otbsr simulate`.")],

@@ -18,7 +18,7 @@ def run(*words, **environment):
 def test_every_command_has_an_example():
     text = run("-m", "otbsr", "--help").stdout
     commands = [line.split()[0] for line in text.split("Commands:")[1].splitlines() if line.strip() and line.startswith("  ") and line[2] != " "]
-    assert {"simulate", "pairs", "train", "apply", "study", "report", "env", "doctor"} <= set(commands)
+    assert {"simulate", "pairs", "train", "apply", "quality", "study", "report", "env", "doctor"} <= set(commands)
     code = "import sys; from otbsr.cli import app\nfor c in sys.argv[1:]:\n  try: app([c, '--help'])\n  except SystemExit: pass"
     helps = run("-c", code, *commands).stdout
     assert helps.count("Example:") == len(commands)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shlex
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -100,7 +105,7 @@ def test_ssim_of_flat_images_by_hand(tmp_path):
 
 
 def test_scikit_image_agrees(tmp_path):
-    from skimage import metrics
+    metrics = pytest.importorskip("skimage.metrics")
 
     reference = texture(40, 52, 3)
     image = 0.9 * ndimage.gaussian_filter(reference, (1, 1, 0)) + 0.03
@@ -375,3 +380,46 @@ def test_files_that_cannot_be_compared(files, tmp_path):
     cut.write_bytes(reference.read_bytes()[: reference.stat().st_size // 2])
     with pytest.raises(InputError, match=r"cut.tif: cannot be read .*fetch the file again"):
         measure(image, cut)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------------------
+
+
+def otbsr(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(os.path.abspath(one) for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one)
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
+    return subprocess.run([sys.executable, "-m", "otbsr", *map(str, words)], capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+def test_the_example_of_the_help_runs(files, tmp_path):
+    example = otbsr("quality", "--help").stdout.partition("Example: otbsr ")[2].split("\n\n")[0]
+    words = shlex.split(example)
+    names = [word for word in words if word.endswith(".tif")]
+    for path, name in zip(files, names, strict=False):
+        (tmp_path / name).symlink_to(path)
+    done = otbsr(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = measure(*files[:3])
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["all", *NAMES]
+    assert [line.split()[0] for line in lines[1:-3]] == list(expected.scores)
+    psnr = expected.scores["psnr"]
+    assert lines[1].split() == ["psnr", *(f"{value:.5g}" for value in (psnr.all, *psnr.bands)), "dB"]
+    assert lines[-3:] == [f"pixels: {expected.pixels}", "factor: 4", "border: 16"]
+
+
+def test_the_command_prints_json(files):
+    done = otbsr("quality", files[0], "--input", files[2], "--mask", files[3], "--border", 8, "--json", "--quiet")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    found = json.loads(done.stdout)
+    expected = measure(files[0], None, files[2], files[3], border=8)
+    assert found == json.loads(json.dumps(expected.as_dict())) and found["bands"] == list(NAMES)
+    assert set(found["scores"]) == {"consistency_rmse", "consistency_bias", "consistency_sam", "d_lambda", "noise", "noise_input"}
+    assert set(found["scores"]["noise"]["bands"]) == set(NAMES) and found["scores"]["noise"]["unit"] == "reflectance"
+
+
+def test_errors_of_the_command_are_one_line(files, tmp_path):
+    for status, words in ((2, [files[0]]), (65, [files[0], "--reference", files[2]]), (65, [tmp_path / "absent.tif", "--input", files[2]])):
+        done = otbsr("quality", *words)
+        assert done.returncode == status and done.stdout == ""
+        assert done.stderr.startswith("otbsr: error: ") and done.stderr.count("\n") == 1
