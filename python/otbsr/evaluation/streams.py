@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,12 +38,14 @@ Plane = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Sums = tuple[Array, ...]
 
-WINDOW = 512
+WINDOW = 256
 """Side of a window in fine pixels."""
 MAX_SHIFT = 8
 """Fine pixels on each side that cPSNR looks for the best place within."""
 BOX = 8
 """Side of the windows of UQI, as Wang and Bovik (2002) have it."""
+TILE = 16
+"""Side in input pixels of the tiles whose spectra are averaged."""
 FLAT = 1e-12
 """Variance over mean square below which an image is flat: float64 leaves no more."""
 CACHE_MIB = 128
@@ -58,10 +60,12 @@ class Block:
     """A window of all files with `margin` fine pixels around it; arrays are [bands, rows, columns], masks [rows, columns].
 
     Values where a file holds nothing are 0. own: pixels that count without a reference (image, input, mask, border); common: with one.
-    seen, seen_valid: the reference and where it holds data, border or not; coarse: the input with margin / factor pixels around it,
-    coarse_own: those of its pixels whose every fine pixel is in `own`.
+    seen, seen_valid: the reference and where it holds data, border or not; coarse, coarse_valid: the input with margin / factor pixels
+    around it; coarse_own: those of its pixels whose every fine pixel is in `own`. (row, column): where the block begins in the image.
     """
 
+    row: int
+    column: int
     factor: int
     margin: int
     height: int
@@ -73,6 +77,7 @@ class Block:
     seen: Plane | None = None
     seen_valid: Mask | None = None
     coarse: Plane | None = None
+    coarse_valid: Mask | None = None
     coarse_own: Mask | None = None
 
     def core(self, array: Array, around: int = 0, after: int = 0) -> Array:
@@ -184,8 +189,8 @@ class Scene:
         return {i: degradation_kernel(self.names[i] if self.names[i] in SENTINEL2 else "B4", self.factor) for i in self.sensed}
 
     def blocks(self, window: int, report: Report = silent) -> Iterator[Block]:
-        """Windows of about `window` fine pixels over what the border leaves, row by row."""
-        step = max(1, round(window / self.factor)) * self.factor
+        """Windows of about `window` fine pixels, a multiple of a tile's, over what the border leaves, row by row."""
+        step = max(1, round(window / self.factor / TILE)) * TILE * self.factor
         reach = max([MAX_SHIFT, *((taps.size - self.factor) // 2 for taps in self.kernels().values())])
         margin = self.factor * max(BOX - 1, -(-reach // self.factor))
         grid, border = self.image.grid, self.border
@@ -217,10 +222,10 @@ class Scene:
         if self.coarse:
             coarse, coarse_valid = self.coarse.read(datasets[2], *(size // factor for size in place))
             own &= spread(coarse_valid, factor)
-        block = Block(factor, margin, height, width, image, image_valid, own, own)
+        block = Block(row, column, factor, margin, height, width, image, image_valid, own, own)
         if self.coarse:
             coarse_own: Mask = np.asarray(own.reshape(place[2] // factor, factor, place[3] // factor, factor).all(axis=(1, 3)))
-            block = replace(block, coarse=coarse, coarse_own=coarse_own)
+            block = replace(block, coarse=coarse, coarse_valid=coarse_valid, coarse_own=coarse_own)
         if self.reference:
             seen, seen_valid = self.reference.read(datasets[1], *place)
             block = replace(block, seen=seen, seen_valid=seen_valid, common=own & seen_valid)
@@ -410,17 +415,28 @@ def laplacian(planes: Plane) -> Plane:
 
 def whole(mask: Mask, side: int) -> Mask:
     """Where the side x side pixels from here rightward and downward are all set; `side` - 1 smaller."""
-    for axis in (0, 1):
-        mask = np.asarray(np.lib.stride_tricks.sliding_window_view(mask, side, axis=axis).all(-1))
+    for step in doublings(side):
+        mask = mask[:-step] & mask[step:]
+    for step in doublings(side):
+        mask = mask[:, :-step] & mask[:, step:]
     return mask
+
+
+def doublings(side: int) -> list[int]:
+    """Steps by which `side` neighbours are put together two by two: 8 gives 1, 2, 4; 11 gives 1, 2, 4, 3, as far as they overlap."""
+    steps, reached = [], 1
+    while reached < side:
+        steps.append(min(reached, side - reached))
+        reached += steps[-1]
+    return steps
 
 
 def box_sums(planes: Plane) -> Plane:
     """Sums over the BOX x BOX pixels from each one rightward and downward, by doubling: exact for flat images."""
-    for width in (1, 2, 4):
-        planes = planes[..., :-width, :] + planes[..., width:, :]
-    for width in (1, 2, 4):
-        planes = planes[..., :-width] + planes[..., width:]
+    for step in doublings(BOX):
+        planes = planes[..., :-step, :] + planes[..., step:, :]
+    for step in doublings(BOX):
+        planes = planes[..., :-step] + planes[..., step:]
     return planes
 
 
@@ -646,6 +662,111 @@ class Noise:
         return {"noise_input" if self.coarse else "noise": score(found, "reflectance")}
 
 
+class Spectrum:
+    """Frequency-domain gain: how much of the spectrum that the input lacks is restored, and how much too strong or weak it is.
+
+    Power of image, reference and cubic input, each band, by rings of frequency over tiles of 16 input pixels (Hann, mean taken away; Welch
+    1967) that count wholly. In dB, above the input's Nyquist frequency: share restored = (image - input) / (reference - input), held
+    within 0 and 1; overshoot and undershoot, what the image has above and below the reference. The power is blind to place;
+    coherence, |sum of cross-spectra|^2 over the product of the powers, tells how much of it lies where the reference has it,
+    and falls with displacement as with invention.
+    """
+
+    def __init__(self, bands: int, factor: int) -> None:
+        self.bands, self.factor, self.side = bands, factor, TILE * factor
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(self.side) + 0.5) / self.side)
+        self.taper = np.outer(hann, hann)
+        rows, columns = np.fft.fftfreq(self.side), np.fft.rfftfreq(self.side)
+        self.ring = np.rint(np.hypot(rows[:, None], columns[None, :]) * self.side).astype(int).ravel()
+        self.twice = np.where((columns == 0) | (columns == 0.5), 1.0, 2.0)  # columns that stand for their mirror image too
+        self.count = self.side // 2 + 1
+        self.frequency = np.arange(self.count) / self.side
+        self.missing = self.frequency > 0.5 / factor
+
+    def sums(self, block: Block) -> Sums:
+        """Number of tiles; by ring [5, bands, rings]: powers of reference, image, cubic input; cross-spectrum of the first two, real and imaginary."""
+        assert block.seen is not None and block.coarse is not None and block.coarse_valid is not None
+        side, total = self.side, np.zeros((5, self.bands, self.count))
+        seen, image, mask = (block.core(array) for array in (block.seen, block.image, block.common))
+        base = cubic(block.coarse_core(block.coarse, 2), self.factor)
+        around = whole(block.coarse_core(block.coarse_valid, 2), TILE + 4)[::TILE, ::TILE]
+        number = 0.0
+        for row in range(block.height // side):
+            for column in range(block.width // side):
+                place = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+                if not (around[row, column] and mask[place].all()):
+                    continue
+                number += 1
+                first, second, third = (self.spectra(planes[(slice(None), *place)]) for planes in (seen, image, base))
+                cross = second * np.conj(first)
+                for index, power in enumerate((abs(first) ** 2, abs(second) ** 2, abs(third) ** 2, cross.real, cross.imag)):
+                    for band in range(self.bands):
+                        total[index, band] += np.bincount(self.ring, (power[band] * self.twice).ravel(), self.ring.max() + 1)[: self.count]
+        return np.array(number), total
+
+    def spectra(self, planes: Plane) -> Array:
+        """Half spectra of tapered tiles [bands, side, side / 2 + 1]."""
+        level = (planes * self.taper).sum((1, 2), keepdims=True) / self.taper.sum()
+        return np.asarray(fft.rfft2((planes - level) * self.taper))
+
+    def profiles(self, total: Sums) -> tuple[Plane, Plane, Plane]:
+        """By band and ring: power in dB [3: reference, image, cubic input], share restored (NaN where nothing lacks), coherence."""
+        power = total[1]
+        level = 10 * np.log10(np.maximum(power[:3], 1e-30))
+        lack = level[0] - level[2]
+        share = np.where(lack > 1e-6, np.clip(ratio(level[1] - level[2], lack), 0, 1), np.nan)
+        return level, share, ratio(power[3] ** 2 + power[4] ** 2, power[0] * power[1])
+
+    def scores(self, total: Sums) -> dict[str, Score]:
+        """The scores of all blocks together."""
+        names = {"frequency_gain": "", "overshoot": "dB", "undershoot": "dB", "coherence": ""}
+        if not total[0]:
+            return {name: score(np.full(self.bands, np.nan), unit) for name, unit in names.items()}
+        level, share, coherence = (part[..., self.missing] for part in self.profiles(total))
+        lack = np.where(np.isnan(share), 0.0, level[0] - level[2])
+        excess = level[1] - level[0]
+        found = (
+            ratio((np.nan_to_num(share) * lack).sum(1), lack.sum(1)),
+            np.maximum(excess, 0).mean(1),
+            np.maximum(-excess, 0).mean(1),
+            coherence.mean(1),
+        )
+        return {name: score(values, unit) for (name, unit), values in zip(names.items(), found, strict=True)}
+
+    def curves(self, total: Sums) -> dict[str, Any]:
+        """By frequency (cycles per fine pixel): share restored, image over reference in dB, coherence: [bands][frequencies], None without a value."""
+        if not total[0]:
+            return {}
+        level, share, coherence = self.profiles(total)
+
+        def listed(values: Plane) -> list[list[float | None]]:
+            return [[finite(float(value)) for value in band[1:]] for band in values]
+
+        return {
+            "frequency": self.frequency[1:].tolist(),
+            "restored": listed(np.where(self.missing, share, np.nan)),
+            "over_reference_db": listed(level[1] - level[0]),
+            "coherence": listed(coherence),
+        }
+
+
+def cubic(planes: Plane, factor: int) -> Plane:
+    """Coarse planes with 2 more pixels on each side on the fine grid, by Keys' cubic convolution (1981; a = -1/2) about pixel centres."""
+    for axis in (1, 2):
+        size = planes.shape[axis] - 4
+        shape = list(planes.shape)
+        shape[axis] = size * factor
+        result = np.empty(shape)
+        for phase in range(factor):
+            distance = np.abs((phase + 0.5) / factor - 0.5 - np.arange(-2, 3))
+            near, far = (1.5 * distance - 2.5) * distance**2 + 1, ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+            weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+            total = sum(weight * np.take(planes, range(k, k + size), axis) for k, weight in enumerate(weights) if weight)
+            result[(slice(None),) * axis + (slice(phase, None, factor),)] = total
+        planes = result
+    return planes
+
+
 def finite(value: float) -> float | None:
     """The value, None when it is NaN or infinite."""
     return value if math.isfinite(value) else None
@@ -663,15 +784,19 @@ class Measured:
     pixels: int
     factor: int
     border: int
+    spectrum: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores": {name: {"all", "bands": {band: value}, "unit"}}}."""
+        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores": {name: {"all", "bands": {band: value}, "unit"}}, "spectrum"}.
+
+        spectrum: `Spectrum.curves`, with input and reference only.
+        """
         rows: dict[str, dict[str, Any]] = {}
         for name, one in self.scores.items():
             rows[name] = {"all": one.all, "unit": one.unit}
             if one.bands is not None:
                 rows[name]["bands"] = dict(zip(self.bands, one.bands, strict=True))
-        return {"bands": list(self.bands), "pixels": self.pixels, "factor": self.factor, "border": self.border, "scores": rows}
+        return {"bands": list(self.bands), "pixels": self.pixels, "factor": self.factor, "border": self.border, "scores": rows, "spectrum": self.spectrum}
 
     def table(self) -> str:
         """The scores as lines of text: name, all bands, each band, unit; "-" where there is nothing to say."""
@@ -695,6 +820,7 @@ def measures(scene: Scene) -> list[Measure]:
     found: list[Measure] = []
     if scene.reference:
         found += [Pixels(bands, scene.factor), Detail(), Boxes(), Structure(), Shifted()]
+        found += [Spectrum(bands, scene.factor)] if scene.coarse else []
     if scene.coarse:
         kernels = scene.kernels()
         found += [Consistency(bands, kernels)] if kernels else []
@@ -718,8 +844,9 @@ def measure(
 
     mask: an image on the fine grid, or on one in which that nests; only pixels where its first band is neither 0 nor no-data count.
     border: fine pixels left out on each side, rounded up to whole input pixels. scale: reflectance of one DN where a file says nothing
-    itself, 1e-4 by default. window: side of the windows in fine pixels; memory grows with its square, the result is the same but for
-    rounding. Raises `InputError` (`GridError`) for files that cannot be compared or share no pixel, `UsageError` for nothing to compare.
+    itself, 1e-4 by default. window: side of the windows in fine pixels, rounded to whole tiles of 16 input pixels; memory grows with
+    its square, the result is the same but for rounding. Raises `InputError` (`GridError`) for files that cannot be compared or share
+    no pixel, `UsageError` for nothing to compare.
     """
     scene = Scene.open(image, reference, coarse, mask, border, scale)
     counted = measures(scene)
@@ -746,6 +873,9 @@ def measure(
     if not pixels or totals is None:
         raise InputError(f"{image}: no pixel counts: the files, --mask and a border of {scene.border} pixels leave nothing that all of them hold")
     scores: dict[str, Score] = {}
+    spectrum: dict[str, Any] = {}
     for one, total in zip(counted, totals, strict=True):
         scores |= one.scores(total)
-    return Measured(scores, scene.names, pixels, scene.factor, scene.border)
+        if isinstance(one, Spectrum):
+            spectrum = one.curves(total)
+    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum)

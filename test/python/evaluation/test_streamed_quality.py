@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
-from scipy import ndimage
+from scipy import ndimage, special
 
 from otbsr.errors import GridError, InputError, UsageError
-from otbsr.evaluation import quality
+from otbsr.evaluation import quality, streams
 from otbsr.evaluation.streams import Measured, measure
 from otbsr.world.sensors import degrade
 
@@ -169,6 +169,63 @@ def test_known_noise_is_recovered_over_slopes_and_edges(tmp_path, sigma):
     assert found["noise_input"].all == 0
 
 
+def in_tiles(image: np.ndarray, seen: np.ndarray, folder: Path) -> Measured:
+    """Scored with an input that the image has for its own, and a border that leaves 2 x 2 tiles of 64 pixels."""
+    return score(image, seen, folder, degrade(seen.astype(np.float32)).astype(np.float64), border=8)
+
+
+def test_the_cubic_input_restores_nothing_and_the_truth_everything(tmp_path):
+    seen = texture(144, 144, 11)
+    coarse = degrade(seen.astype(np.float32)).astype(np.float64)
+    wide = np.pad(coarse, ((2, 2), (2, 2), (0, 0)), mode="edge")
+    lazy = np.moveaxis(streams.cubic(np.moveaxis(wide, -1, 0), 4), 0, -1)
+    nothing, all_ = in_tiles(lazy, seen, tmp_path).scores, in_tiles(seen, seen, tmp_path).scores
+    assert nothing["frequency_gain"].bands == pytest.approx((0,) * 4, abs=1e-9) and nothing["undershoot"].all > 10
+    assert nothing["overshoot"].all == 0
+    perfect = {"frequency_gain": 1, "overshoot": 0, "undershoot": 0, "coherence": 1}
+    assert {name: all_[name].all for name in perfect} == pytest.approx(perfect, abs=1e-9)
+
+
+def test_the_cubic_input_is_exact_on_quadratic_ground():
+    y, x = np.mgrid[:12, :14] - 1.5  # coarse centres, two more on each side
+    planes = np.stack([1 + 2 * x - y, x * x + x * y])
+    fine_y, fine_x = np.meshgrid((np.arange(32) + 0.5) / 4, (np.arange(40) + 0.5) / 4, indexing="ij")
+    np.testing.assert_allclose(streams.cubic(planes, 4), np.stack([1 + 2 * fine_x - fine_y, fine_x**2 + fine_x * fine_y]), atol=1e-12)
+
+
+def test_gain_of_detail_is_told_in_decibels(tmp_path):
+    """All of the image's contrast doubled: 6.02 dB above the reference at every frequency; halved: below, with a share of the lack."""
+    seen = texture(144, 144, 12)
+    twice, half = in_tiles(2 * seen - 0.25, seen, tmp_path), in_tiles(0.5 * seen, seen, tmp_path)
+    by = 20 * math.log10(2)
+    assert twice.scores["overshoot"].bands == pytest.approx((by,) * 4) and twice.scores["undershoot"].all == 0
+    assert twice.scores["frequency_gain"].all == 1 and twice.scores["coherence"].all == pytest.approx(1)
+    assert half.scores["undershoot"].bands == pytest.approx((by,) * 4) and half.scores["overshoot"].all == 0
+    np.testing.assert_allclose(np.array(half.spectrum["over_reference_db"]), -by)
+    restored = np.array(half.spectrum["restored"], float)
+    frequency = np.array(half.spectrum["frequency"])
+    assert frequency[0] == 1 / 64 and frequency[-1] == 0.5 and np.isnan(restored[:, frequency <= 0.125]).all()
+    lack = by / (1 - restored[:, frequency > 0.125])  # (lack - by) / lack = restored, wherever something was restored
+    kept = restored[:, frequency > 0.125] > 0
+    assert kept.mean() > 0.5
+    shares = [restored[b][frequency > 0.125] for b in range(4)]
+    for band in range(4):
+        if kept[band].all():
+            assert half.scores["frequency_gain"].bands[band] == pytest.approx((shares[band] * lack[band]).sum() / lack[band].sum())
+
+
+def test_detail_in_the_wrong_place_has_power_and_no_coherence(tmp_path):
+    seen = texture(208, 208, 13)
+    low = ndimage.gaussian_filter(seen, (4, 4, 0))
+    other = low + (texture(208, 208, 14) - ndimage.gaussian_filter(texture(208, 208, 14), (4, 4, 0)))
+    found = in_tiles(other, seen, tmp_path).scores
+    assert found["frequency_gain"].all > 0.9 and found["coherence"].all < 0.2
+    moved = in_tiles(np.roll(seen, (1, 0), (0, 1)), seen, tmp_path)
+    frequency = np.array(moved.spectrum["frequency"])  # over a ring, the phases of one pixel leave J0(2 pi f)
+    np.testing.assert_allclose(np.mean(moved.spectrum["coherence"], axis=0)[4:], special.j0(2 * np.pi * frequency[4:]) ** 2, atol=0.08)
+    assert moved.scores["overshoot"].all < 0.5
+
+
 # --- how scores answer ----------------------------------------------------------------------------------------------------------
 
 
@@ -224,13 +281,13 @@ def test_arrays_and_windows_say_the_same(tmp_path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[Path]:
-    """Image, reference and input with no-data here and there, and a mask; 132 x 180 pixels, as DN with scales of their own."""
+    """Image, reference and input with no-data here and there, and a mask; 212 x 260 pixels, as DN with scales of their own."""
     folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(9)
-    reference = texture(132, 180, 10)
+    reference = texture(212, 260, 10)
     image = ndimage.gaussian_filter(np.roll(reference, (1, 0), (0, 1)), (0.7, 0.7, 0)) * 1.05
-    coarse = degrade(reference.astype(np.float32)) + 0.001 * random.standard_normal((33, 45, 4))
+    coarse = degrade(reference.astype(np.float32)) + 0.001 * random.standard_normal((53, 65, 4))
     image[60:64, 40:50], reference[20:25, 100:130], coarse[25:27, 30:33] = -1, np.nan, 0.0
-    mask = np.ones((132, 180, 1))
+    mask = np.ones((212, 260, 1))
     mask[90:110, 60:75] = 0
     return [
         write(folder / "image.tif", image, dtype="int16", nodata=-10000, tiled=True, blockxsize=64, blockysize=64),
@@ -242,7 +299,7 @@ def files(tmp_path_factory) -> list[Path]:
 
 def test_whole_is_windowed(files):
     whole = measure(*files, border=8, window=4096, threads=1)
-    for window, threads in ((32, 1), (52, 3), (101, 2)):
+    for window, threads in ((1, 1), (64, 3), (128, 2)):
         found = measure(*files, border=8, window=window, threads=threads)
         assert found.pixels == whole.pixels
         for name, values in everything(whole).items():
@@ -252,7 +309,7 @@ def test_whole_is_windowed(files):
 
 def test_pixels_that_any_file_or_the_mask_lacks_do_not_count(files):
     found = measure(*files, border=8)
-    kept = np.zeros((132, 180), bool)
+    kept = np.zeros((212, 260), bool)
     kept[8:-8, 8:-8] = True
     kept[60:64, 40:50] = kept[20:25, 100:130] = kept[100:108, 120:132] = kept[90:110, 60:75] = False
     assert found.pixels == kept.sum()
@@ -291,7 +348,7 @@ def test_scores_without_a_reference_do_not_depend_on_one(files):
 
 
 def test_a_mask_on_the_inputs_grid(files, tmp_path):
-    chosen = np.ones((33, 45))
+    chosen = np.ones((53, 65))
     chosen[10:20, 5:8] = 0
     coarse = write(tmp_path / "coarse.tif", chosen[..., None] * 1e-4, 10.0, "uint8", names=("mask",))
     fine = write(tmp_path / "fine.tif", np.kron(chosen, np.ones((4, 4)))[..., None] * 1e-4, dtype="uint8", names=("mask",))
@@ -358,8 +415,8 @@ def test_files_that_cannot_be_compared(files, tmp_path):
         measure(image)
     with pytest.raises(UsageError, match="border is -1 pixels"):
         measure(image, reference, border=-1)
-    with pytest.raises(InputError, match="132 pixels, nothing within a border of 68; give a smaller --border"):
-        measure(image, None, coarse, border=66)
+    with pytest.raises(InputError, match="212 pixels, nothing within a border of 108; give a smaller --border"):
+        measure(image, None, coarse, border=106)
     with pytest.raises(InputError, match=r"absent.tif: does not exist"):
         measure(image, tmp_path / "absent.tif")
     with pytest.raises(InputError, match="is a folder"):
@@ -368,12 +425,12 @@ def test_files_that_cannot_be_compared(files, tmp_path):
         measure(image, coarse)
     with pytest.raises(GridError, match=r"\(--input\): has the spacing of .*, 2.5; give the coarser image"):
         measure(image, None, reference)
-    moved = write(tmp_path / "moved.tif", texture(33, 45), 10.0, left=500010.0)
+    moved = write(tmp_path / "moved.tif", texture(53, 65), 10.0, left=500010.0)
     with pytest.raises(GridError, match=r"\(--input\) and .*: grids do not nest"):
         measure(image, None, moved)
     with pytest.raises(GridError, match=r"\(--mask\): grids do not nest"):
         measure(image, reference, mask=moved)
-    none = write(tmp_path / "none.tif", np.zeros((132, 180, 1)), dtype="uint8", names=("mask",))
+    none = write(tmp_path / "none.tif", np.zeros((212, 260, 1)), dtype="uint8", names=("mask",))
     with pytest.raises(InputError, match="no pixel counts: the files, --mask and a border of 16 pixels leave nothing"):
         measure(image, reference, mask=none)
     cut = tmp_path / "cut.tif"
