@@ -433,6 +433,8 @@ def quality_command(
     border: Annotated[int, typer.Option("--border", min=0, help="Pixels of SR left out on each side.")] = 16,
     scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of files that do not say it [0.0001].")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default 4 at most.")] = None,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for maps: error, angle, ssim, consistency.")] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -443,12 +445,12 @@ def quality_command(
     from otbsr.evaluation.streams import measure
 
     with bars(quiet, as_json) as report:
-        found = measure(image, reference, source, mask, border=border, scale=scale, threads=threads, report=report)
+        found = measure(image, reference, source, mask, border=border, scale=scale, threads=threads, maps=maps, overwrite=overwrite, report=report)
     if as_json:
         finish(found.as_dict(), as_json)
     else:
         print(found.table())
-        finish({"pixels": found.pixels, "factor": found.factor, "border": found.border}, as_json)
+        finish({"pixels": found.pixels, "factor": found.factor, "border": found.border} | ({"maps": maps} if maps else {}), as_json)
 
 
 @app.command("study", epilog="Example: otbsr study demo/world --model models/f --out demo/study")

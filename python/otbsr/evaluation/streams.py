@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,13 +24,13 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from scipy import fft, ndimage
 
-from otbsr.errors import GridError, InputError, UsageError
+from otbsr.errors import GridError, InputError, OutputError, UsageError
 from otbsr.evaluation.quality import BANDS, BORDER, angles
 from otbsr.grid import Grid
 from otbsr.products.product import Band, Product, readable_grid
 from otbsr.products.product import read_image as read_product
 from otbsr.progress import Report, silent
-from otbsr.raster import first_line
+from otbsr.raster import damage, first_line
 from otbsr.world.sensors import SENTINEL2, degradation_kernel
 
 Array = NDArray[Any]
@@ -554,14 +554,19 @@ class Consistency:
     def sums(self, block: Block) -> Sums:
         """Number of coarse pixels; by band: error, its square; sum of the angles and their number."""
         assert block.coarse is not None and block.coarse_own is not None
-        missing = np.ones(self.reach)
-        kept = block.coarse_core(block.coarse_own) & (observed(block, (~block.image_valid).astype(np.float64), missing) == 0)
-        seen = np.stack([observed(block, block.image[i], taps) for i, taps in self.kernels.items()])
-        seen, given = picked(seen, kept), picked(block.coarse_core(block.coarse)[list(self.kernels)], kept)
-        error = np.zeros((self.bands, seen.shape[1]))
-        error[list(self.kernels)] = seen - given
-        angle = angles(given.T, seen.T) if len(seen) > 1 else np.zeros(0)
+        difference, kept = self.errors(block)
+        given = picked(block.coarse_core(block.coarse)[list(self.kernels)], kept)
+        error = np.zeros((self.bands, given.shape[1]))
+        error[list(self.kernels)] = picked(difference, kept)
+        angle = angles(given.T, (given + error[list(self.kernels)]).T) if len(given) > 1 else np.zeros(0)
         return np.array(float(kept.sum())), np.stack([error.sum(1), (error * error).sum(1)]), np.array([angle.sum(), angle.size])
+
+    def errors(self, block: Block) -> tuple[Plane, Mask]:
+        """(image seen by the sensor - input [bands used, rows, columns], where all that the sensor sees holds data) of the block's coarse pixels."""
+        assert block.coarse is not None and block.coarse_own is not None
+        missing = observed(block, (~block.image_valid).astype(np.float64), np.ones(self.reach))
+        seen = np.stack([observed(block, block.image[i], taps) for i, taps in self.kernels.items()])
+        return seen - block.coarse_core(block.coarse)[list(self.kernels)], block.coarse_core(block.coarse_own) & (missing == 0)
 
     def scores(self, total: Sums) -> dict[str, Score]:
         """The scores of all blocks together."""
@@ -772,6 +777,96 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+# --- maps -----------------------------------------------------------------------------------------------------------------------
+
+MAPS = {
+    "error": "root mean square over the bands of image - reference, reflectance",
+    "angle": "spectral angle to the reference, degrees",
+    "ssim": "structural similarity to the reference, mean over the bands",
+    "consistency": "root mean square over the bands of image seen by the sensor - input, reflectance",
+}
+"""What `--maps` writes, where the files for it are given; "consistency" is on the input's grid, the others on the image's."""
+
+
+def planes(block: Block, kernels: dict[int, Plane]) -> dict[str, Plane]:
+    """The maps of a block's core; NaN where a pixel, or all that its score looks at, does not count."""
+    found: dict[str, Plane] = {}
+    if block.seen is not None:
+        kept = block.core(block.common)
+        first, second = (np.moveaxis(block.core(array), 0, -1) for array in (block.seen, block.image))
+        found["error"] = np.where(kept, np.sqrt(np.mean((second - first) ** 2, axis=-1)), np.nan)
+        if len(block.image) > 1:
+            found["angle"] = np.where(kept, angles(first, second), np.nan)
+        around = Structure.RADIUS
+        pairs = zip(block.core(block.seen, around), block.core(block.image, around), strict=True)
+        kept = whole(block.core(block.common, around), 2 * around + 1)
+        found["ssim"] = np.where(kept, np.mean([similarity(x, y) for x, y in pairs], axis=0), np.nan)
+    if block.coarse is not None and kernels:
+        error, kept = Consistency(len(block.image), kernels).errors(block)
+        found["consistency"] = np.where(kept, np.sqrt(np.mean(error**2, axis=0)), np.nan)
+    return found
+
+
+class Maps:
+    """Writes maps of scores as float32 GeoTIFFs, NaN where there is none; they get their names when all of them are whole."""
+
+    def __init__(self, folder: Path, scene: Scene, overwrite: bool) -> None:
+        """Open the files; raises `OutputError` for a map that exists without `overwrite`, and for a folder that cannot be made."""
+        names = [*(["error", "angle", "ssim"] if scene.reference else []), *(["consistency"] if scene.sensed else [])]
+        self.names = [name for name in names if name != "angle" or len(scene.image.bands) > 1]
+        self.folder, self.scene = folder, scene
+        for name in self.names:
+            if self.path(name).exists() and not overwrite:
+                raise OutputError(f"{self.path(name)}: exists already; choose another folder or give --overwrite")
+        self.datasets: dict[str, Any] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in self.names:
+                grid = scene.coarse.grid if name == "consistency" and scene.coarse else scene.image.grid
+                profile = {"width": grid.width, "height": grid.height, "transform": grid.transform, "crs": grid.crs or None}
+                storage = {"tiled": True, "compress": "deflate", "predictor": 3, "bigtiff": "if_safer"}
+                self.datasets[name] = rasterio.open(
+                    self.path(name, "part"), "w", driver="GTiff", count=1, dtype="float32", nodata=float("nan"), **profile, **storage
+                )
+                self.datasets[name].descriptions = (MAPS[name],)
+        except (RasterioError, OSError) as error:
+            self.discard()
+            raise OutputError(f"{folder}: maps cannot be written ({first_line(error)}); choose another folder") from error
+
+    def path(self, name: str, part: str = "") -> Path:
+        """Where a map is, and where its `part` is while it is written."""
+        return self.folder / (f".{name}.{part}.tif" if part else f"{name}.tif")
+
+    def write(self, row: int, column: int, factor: int, found: dict[str, Plane]) -> None:
+        """Write maps of a block that begins at fine (row, column); raises `OutputError`."""
+        for name, plane in found.items():
+            step = factor if name == "consistency" else 1
+            try:
+                self.datasets[name].write(plane.astype(np.float32), 1, window=Window(column // step, row // step, plane.shape[1], plane.shape[0]))
+            except (RasterioError, OSError) as error:
+                raise OutputError(f"{self.path(name)}: cannot be completed ({first_line(error)}); check the free space") from error
+
+    def discard(self) -> None:
+        """Close and remove what was begun."""
+        for name, dataset in self.datasets.items():
+            with suppress(RasterioError, OSError):
+                dataset.close()
+            self.path(name, "part").unlink(missing_ok=True)
+
+    def finish(self) -> list[Path]:
+        """Close the files, check that they are whole, and give them their names; raises `OutputError`."""
+        for name, dataset in self.datasets.items():
+            try:
+                dataset.close()
+            except (RasterioError, OSError) as error:
+                raise OutputError(f"{self.path(name)}: cannot be completed ({first_line(error)}); check the free space") from error
+            if reason := damage(self.path(name, "part")):
+                raise OutputError(f"{self.path(name)}: {reason}; check the free space")
+        for name in self.names:
+            os.replace(self.path(name, "part"), self.path(name))
+        return [self.path(name) for name in self.names]
+
+
 # --- together -------------------------------------------------------------------------------------------------------------------
 
 
@@ -785,18 +880,27 @@ class Measured:
     factor: int
     border: int
     spectrum: dict[str, Any] = field(default_factory=dict)
+    maps: tuple[Path, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores": {name: {"all", "bands": {band: value}, "unit"}}, "spectrum"}.
+        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores": {name: {"all", "bands": {band: value}, "unit"}}, "spectrum", "maps"}.
 
-        spectrum: `Spectrum.curves`, with input and reference only.
+        spectrum: `Spectrum.curves`, with input and reference only; maps: the files written.
         """
         rows: dict[str, dict[str, Any]] = {}
         for name, one in self.scores.items():
             rows[name] = {"all": one.all, "unit": one.unit}
             if one.bands is not None:
                 rows[name]["bands"] = dict(zip(self.bands, one.bands, strict=True))
-        return {"bands": list(self.bands), "pixels": self.pixels, "factor": self.factor, "border": self.border, "scores": rows, "spectrum": self.spectrum}
+        return {
+            "bands": list(self.bands),
+            "pixels": self.pixels,
+            "factor": self.factor,
+            "border": self.border,
+            "scores": rows,
+            "spectrum": self.spectrum,
+            "maps": list(map(str, self.maps)),
+        }
 
     def table(self) -> str:
         """The scores as lines of text: name, all bands, each band, unit; "-" where there is nothing to say."""
@@ -812,6 +916,17 @@ class Measured:
             cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]]
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one block gives: its place, the number of its pixels that count, each measure's sums, and maps."""
+
+    row: int
+    column: int
+    pixels: int
+    sums: list[Sums]
+    maps: dict[str, Plane]
 
 
 def measures(scene: Scene) -> list[Measure]:
@@ -838,6 +953,8 @@ def measure(
     scale: float | None = None,
     window: int = WINDOW,
     threads: int | None = None,
+    maps: Path | None = None,
+    overwrite: bool = False,
     report: Report = silent,
 ) -> Measured:
     """Score the super-resolved `image` against a `reference` on its grid, the `coarse` input that it was made from, or both.
@@ -845,37 +962,47 @@ def measure(
     mask: an image on the fine grid, or on one in which that nests; only pixels where its first band is neither 0 nor no-data count.
     border: fine pixels left out on each side, rounded up to whole input pixels. scale: reflectance of one DN where a file says nothing
     itself, 1e-4 by default. window: side of the windows in fine pixels, rounded to whole tiles of 16 input pixels; memory grows with
-    its square, the result is the same but for rounding. Raises `InputError` (`GridError`) for files that cannot be compared or share
-    no pixel, `UsageError` for nothing to compare.
+    its square, the result is the same but for rounding. maps: folder for maps of scores (`MAPS`), named after them. Raises `InputError`
+    (`GridError`) for files that cannot be compared or share no pixel, `UsageError` for nothing to compare, `OutputError` for maps.
     """
     scene = Scene.open(image, reference, coarse, mask, border, scale)
-    counted = measures(scene)
+    counted, kernels = measures(scene), scene.kernels()
     totals: list[Sums] | None = None
     pixels = 0
+    drawn = Maps(maps, scene, overwrite) if maps else None
 
-    def count(block: Block) -> tuple[int, list[Sums]]:
-        return int(block.core(block.common).sum()), [one.sums(block) for one in counted]
+    def count(block: Block) -> Counted:
+        found = planes(block, kernels) if drawn else {}
+        return Counted(block.row, block.column, int(block.core(block.common).sum()), [one.sums(block) for one in counted], found)
 
-    def add(one: tuple[int, list[Sums]]) -> None:
+    def add(one: Counted) -> None:
         nonlocal totals, pixels
-        pixels += one[0]
-        totals = one[1] if totals is None else [tuple(a + b for a, b in zip(x, y, strict=True)) for x, y in zip(totals, one[1], strict=True)]
+        pixels += one.pixels
+        totals = one.sums if totals is None else [tuple(a + b for a, b in zip(x, y, strict=True)) for x, y in zip(totals, one.sums, strict=True)]
+        if drawn:
+            drawn.write(one.row, one.column, scene.factor, one.maps)
 
     workers = threads or min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[tuple[int, list[Sums]]]] = deque()
-        for block in scene.blocks(window, report):
-            pending.append(pool.submit(count, block))
-            if len(pending) > workers:
-                add(pending.popleft().result())
-        for future in pending:
-            add(future.result())
-    if not pixels or totals is None:
-        raise InputError(f"{image}: no pixel counts: the files, --mask and a border of {scene.border} pixels leave nothing that all of them hold")
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            pending: deque[Future[Counted]] = deque()
+            for block in scene.blocks(window, report):
+                pending.append(pool.submit(count, block))
+                if len(pending) > workers:
+                    add(pending.popleft().result())
+            for future in pending:
+                add(future.result())
+        if not pixels or totals is None:
+            raise InputError(f"{image}: no pixel counts: the files, --mask and a border of {scene.border} pixels leave nothing that all of them hold")
+        written = drawn.finish() if drawn else []
+    except BaseException:
+        if drawn:
+            drawn.discard()
+        raise
     scores: dict[str, Score] = {}
     spectrum: dict[str, Any] = {}
     for one, total in zip(counted, totals, strict=True):
         scores |= one.scores(total)
         if isinstance(one, Spectrum):
             spectrum = one.curves(total)
-    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum)
+    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, tuple(written))

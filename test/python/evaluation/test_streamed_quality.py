@@ -17,7 +17,7 @@ import rasterio
 from rasterio.transform import from_origin
 from scipy import ndimage, special
 
-from otbsr.errors import GridError, InputError, UsageError
+from otbsr.errors import GridError, InputError, OutputError, UsageError
 from otbsr.evaluation import quality, streams
 from otbsr.evaluation.streams import Measured, measure
 from otbsr.world.sensors import degrade
@@ -437,6 +437,58 @@ def test_files_that_cannot_be_compared(files, tmp_path):
     cut.write_bytes(reference.read_bytes()[: reference.stat().st_size // 2])
     with pytest.raises(InputError, match=r"cut.tif: cannot be read .*fetch the file again"):
         measure(image, cut)
+
+
+# --- maps -----------------------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        assert dataset.dtypes == ("float32",) and math.isnan(dataset.nodata)
+        return dataset.read(1).astype(np.float64)
+
+
+def test_maps_hold_what_the_table_sums(files, tmp_path):
+    found = measure(*files, border=8, window=64, maps=tmp_path / "maps")
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["angle.tif", "consistency.tif", "error.tif", "ssim.tif"]
+    assert [path.name for path in found.maps] == ["error.tif", "angle.tif", "ssim.tif", "consistency.tif"]
+    error, angle, ssim, consistency = map(read, found.maps)
+    assert np.isfinite(error).sum() == np.isfinite(angle).sum() == found.pixels
+    assert np.isnan(error[:8]).all() and np.isnan(error[92:108, 62:73]).all() and np.isfinite(error[8, 8])
+    assert math.sqrt(np.nanmean(error**2)) == pytest.approx(found.scores["rmse"].all, rel=1e-6)
+    assert np.nanmean(angle) == pytest.approx(found.scores["sam"].all, rel=1e-6)
+    assert np.nanmean(ssim) == pytest.approx(found.scores["ssim"].all, rel=1e-6)
+    assert consistency.shape == (53, 65)
+    assert math.sqrt(np.nanmean(consistency**2)) == pytest.approx(found.scores["consistency_rmse"].all, rel=1e-6)
+    with rasterio.open(found.maps[3]) as one, rasterio.open(files[2]) as two:
+        assert one.transform == two.transform and one.crs == two.crs
+    measure(*files, border=8, window=4096, maps=tmp_path / "whole", threads=1)
+    for path in found.maps:
+        np.testing.assert_allclose(read(tmp_path / "whole" / path.name), read(path), rtol=1e-6, atol=1e-9)
+
+
+def test_maps_are_whole_or_not_there(files, tmp_path):
+    kept = tmp_path / "error.tif"
+    kept.write_text("mine")
+    with pytest.raises(OutputError, match=r"error.tif: exists already; choose another folder or give --overwrite"):
+        measure(*files, maps=tmp_path)
+    spoiled = write(tmp_path / "spoiled.tif", texture(212, 260), dtype="int16", compress="deflate", blockysize=32)
+    with rasterio.open(spoiled) as dataset:
+        begin, size = (int(dataset.get_tag_item(f"BLOCK_{what}_0_3", "TIFF", bidx=1)) for what in ("OFFSET", "SIZE"))
+    with spoiled.open("r+b") as file:  # found when it is read, after the first maps are written
+        file.seek(begin)
+        file.write(bytes(size))
+    with pytest.raises(InputError, match=r"spoiled.tif: cannot be read at row \d+, column \d+ .*; fetch or make the file again"):
+        measure(files[0], spoiled, maps=tmp_path, overwrite=True, window=64)
+    none = write(tmp_path / "none.tif", np.zeros((212, 260, 1)), dtype="uint8", names=("mask",))
+    with pytest.raises(InputError, match="no pixel counts"):
+        measure(files[0], files[1], mask=none, maps=tmp_path, overwrite=True)
+    assert kept.read_text() == "mine" and sorted(path.name for path in tmp_path.iterdir()) == ["error.tif", "none.tif", "spoiled.tif"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="maps cannot be written"):
+        measure(*files, maps=tmp_path / "file" / "maps")
+    assert [path.name for path in measure(files[0], files[1], maps=tmp_path, overwrite=True).maps] == ["error.tif", "angle.tif", "ssim.tif"]
+    assert np.isfinite(read(kept)).any()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------------------
