@@ -672,9 +672,9 @@ class Spectrum:
 
     Power of image, reference and cubic input, each band, by rings of frequency over tiles of 16 input pixels (Hann, mean taken away; Welch
     1967) that count wholly. In dB, above the input's Nyquist frequency: share restored = (image - input) / (reference - input), held
-    within 0 and 1; overshoot and undershoot, what the image has above and below the reference. The power is blind to place;
-    coherence, |sum of cross-spectra|^2 over the product of the powers, tells how much of it lies where the reference has it,
-    and falls with displacement as with invention.
+    within 0 and 1; overshoot and undershoot, what the image has above and below the reference. The power is blind to place; the
+    correlation of the rings (Saxton and Baumeister 1982) tells how much of it lies where the reference has it: it falls with
+    displacement as with invention.
     """
 
     def __init__(self, bands: int, factor: int) -> None:
@@ -689,9 +689,9 @@ class Spectrum:
         self.missing = self.frequency > 0.5 / factor
 
     def sums(self, block: Block) -> Sums:
-        """Number of tiles; by ring [5, bands, rings]: powers of reference, image, cubic input; cross-spectrum of the first two, real and imaginary."""
+        """Number of tiles; by ring [4, bands, rings]: powers of reference, image, cubic input; cross-power of the first two."""
         assert block.seen is not None and block.coarse is not None and block.coarse_valid is not None
-        side, total = self.side, np.zeros((5, self.bands, self.count))
+        side, total = self.side, np.zeros((4, self.bands, self.count))
         seen, image, mask = (block.core(array) for array in (block.seen, block.image, block.common))
         base = cubic(block.coarse_core(block.coarse, 2), self.factor)
         around = whole(block.coarse_core(block.coarse_valid, 2), TILE + 4)[::TILE, ::TILE]
@@ -703,8 +703,8 @@ class Spectrum:
                     continue
                 number += 1
                 first, second, third = (self.spectra(planes[(slice(None), *place)]) for planes in (seen, image, base))
-                cross = second * np.conj(first)
-                for index, power in enumerate((abs(first) ** 2, abs(second) ** 2, abs(third) ** 2, cross.real, cross.imag)):
+                cross = (second * np.conj(first)).real  # the imaginary part and its mirror image add up to 0
+                for index, power in enumerate((abs(first) ** 2, abs(second) ** 2, abs(third) ** 2, cross)):
                     for band in range(self.bands):
                         total[index, band] += np.bincount(self.ring, (power[band] * self.twice).ravel(), self.ring.max() + 1)[: self.count]
         return np.array(number), total
@@ -715,34 +715,34 @@ class Spectrum:
         return np.asarray(fft.rfft2((planes - level) * self.taper))
 
     def profiles(self, total: Sums) -> tuple[Plane, Plane, Plane]:
-        """By band and ring: power in dB [3: reference, image, cubic input], share restored (NaN where nothing lacks), coherence."""
+        """By band and ring: power in dB [3: reference, image, cubic input], share restored (NaN where nothing lacks), correlation."""
         power = total[1]
         level = 10 * np.log10(np.maximum(power[:3], 1e-30))
         lack = level[0] - level[2]
         share = np.where(lack > 1e-6, np.clip(ratio(level[1] - level[2], lack), 0, 1), np.nan)
-        return level, share, ratio(power[3] ** 2 + power[4] ** 2, power[0] * power[1])
+        return level, share, ratio(power[3], np.sqrt(power[0] * power[1]))
 
     def scores(self, total: Sums) -> dict[str, Score]:
         """The scores of all blocks together."""
-        names = {"frequency_gain": "", "overshoot": "dB", "undershoot": "dB", "coherence": ""}
+        names = {"frequency_gain": "", "overshoot": "dB", "undershoot": "dB", "ring_correlation": ""}
         if not total[0]:
             return {name: score(np.full(self.bands, np.nan), unit) for name, unit in names.items()}
-        level, share, coherence = (part[..., self.missing] for part in self.profiles(total))
+        level, share, correlation = (part[..., self.missing] for part in self.profiles(total))
         lack = np.where(np.isnan(share), 0.0, level[0] - level[2])
         excess = level[1] - level[0]
         found = (
             ratio((np.nan_to_num(share) * lack).sum(1), lack.sum(1)),
             np.maximum(excess, 0).mean(1),
             np.maximum(-excess, 0).mean(1),
-            coherence.mean(1),
+            correlation.mean(1),
         )
         return {name: score(values, unit) for (name, unit), values in zip(names.items(), found, strict=True)}
 
     def curves(self, total: Sums) -> dict[str, Any]:
-        """By frequency (cycles per fine pixel): share restored, image over reference in dB, coherence: [bands][frequencies], None without a value."""
+        """By frequency (cycles per fine pixel): share restored, image over reference in dB, correlation: [bands][frequencies], None without a value."""
         if not total[0]:
             return {}
-        level, share, coherence = self.profiles(total)
+        level, share, correlation = self.profiles(total)
 
         def listed(values: Plane) -> list[list[float | None]]:
             return [[finite(float(value)) for value in band[1:]] for band in values]
@@ -751,7 +751,7 @@ class Spectrum:
             "frequency": self.frequency[1:].tolist(),
             "restored": listed(np.where(self.missing, share, np.nan)),
             "over_reference_db": listed(level[1] - level[0]),
-            "coherence": listed(coherence),
+            "ring_correlation": listed(correlation),
         }
 
 

@@ -147,6 +147,21 @@ def test_cpsnr_is_the_best_of_all_displacements(tmp_path):
     assert found["cpsnr"].all > found["psnr"].all + 10
 
 
+def test_cpsnr_does_not_choose_a_place_with_few_pixels(tmp_path):
+    """Displaced by (8, 8), the 12 x 12 pixels that are left of 20 x 20 agree by construction: fewer than half."""
+    reference, image = texture(20, 20, 22, 1), texture(20, 20, 23, 1)
+    image[8:, 8:] = reference[:12, :12]
+    found = score(image, reference, tmp_path).scores
+    assert found["cpsnr"].all < 60 and (found["cpsnr_rows"].all, found["cpsnr_columns"].all) != (8, 8)
+
+
+def test_cpsnr_keeps_its_digits(tmp_path):
+    reference = texture(96, 96, 24, 1) + 0.5
+    image = np.roll(reference, (2, 1), (0, 1)) + 1e-7 * np.random.default_rng(25).standard_normal(reference.shape)
+    error = (image - np.roll(reference, (2, 1), (0, 1)))[16:-16, 16:-16]
+    assert score(image, reference, tmp_path, border=16).scores["cpsnr"].all == pytest.approx(-10 * math.log10(error.var()), abs=0.001)
+
+
 def test_d_lambda_by_hand(tmp_path):
     """Flat bands: Q = 2 a b / (a^2 + b^2); image 0.1 0.2 0.4, input 0.1 0.1 0.4."""
 
@@ -182,8 +197,40 @@ def test_the_cubic_input_restores_nothing_and_the_truth_everything(tmp_path):
     nothing, all_ = in_tiles(lazy, seen, tmp_path).scores, in_tiles(seen, seen, tmp_path).scores
     assert nothing["frequency_gain"].bands == pytest.approx((0,) * 4, abs=1e-9) and nothing["undershoot"].all > 10
     assert nothing["overshoot"].all == 0
-    perfect = {"frequency_gain": 1, "overshoot": 0, "undershoot": 0, "coherence": 1}
+    perfect = {"frequency_gain": 1, "overshoot": 0, "undershoot": 0, "ring_correlation": 1}
     assert {name: all_[name].all for name in perfect} == pytest.approx(perfect, abs=1e-9)
+
+
+def test_the_spectrum_of_one_tile_by_definition(tmp_path):
+    """Full transforms of the one tile that an image of 80 pixels has within a border of 8."""
+    seen, image = texture(80, 80, 15, 1), texture(80, 80, 16, 1) * 0.8
+    coarse = degrade(seen.astype(np.float32), bands=("B4",)).astype(np.float64)
+    found = score(image, seen, tmp_path, coarse, border=8)
+    base = streams.cubic(np.moveaxis(coarse, -1, 0), 4)[0]  # 2 coarse pixels less on each side
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(64) + 0.5) / 64)
+    window = np.outer(hann, hann)
+    transforms = [np.fft.fft2((x - np.average(x, weights=window)) * window) for x in (seen[8:-8, 8:-8, 0], image[8:-8, 8:-8, 0], base)]
+    ring = np.rint(64 * np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))).astype(int)
+    for k in (1, 9, 20, 31, 32):
+        power = [float((abs(x[ring == k]) ** 2).sum()) for x in transforms]
+        cross = (transforms[1] * transforms[0].conj())[ring == k].sum()
+        level = 10 * np.log10(power)
+        assert found.spectrum["over_reference_db"][0][k - 1] == pytest.approx(level[1] - level[0], rel=1e-9)
+        assert found.spectrum["ring_correlation"][0][k - 1] == pytest.approx(cross.real / math.sqrt(power[0] * power[1]), rel=1e-9)
+        if k > 8:
+            assert found.spectrum["restored"][0][k - 1] == pytest.approx(np.clip((level[1] - level[2]) / (level[0] - level[2]), 0, 1), rel=1e-9)
+
+
+def test_tiles_beside_a_hole_of_the_input_do_not_count(tmp_path):
+    """The cubic input looks 2 input pixels beyond the tile: a hole there, outside the border, takes the tile away."""
+    seen, image = texture(144, 144, 17), texture(144, 144, 18)
+    coarse = degrade(seen.astype(np.float32)).astype(np.float64)
+    holed, mask = coarse.copy(), np.ones((144, 144, 1))
+    holed[1, 10], mask[30, 30] = np.nan, 0
+    paths = [write(tmp_path / f"{name}.tif", one, spacing) for name, one, spacing in (("a", image, 2.5), ("b", seen, 2.5), ("c", holed, 10), ("d", coarse, 10))]
+    chosen = write(tmp_path / "mask.tif", mask * 1e-4, dtype="uint8", names=("mask",))
+    hole, masked = measure(*paths[:3], border=8), measure(paths[0], paths[1], paths[3], chosen, border=8)
+    assert hole.pixels == 128 * 128 and hole.spectrum == masked.spectrum != measure(paths[0], paths[1], paths[3], border=8).spectrum
 
 
 def test_the_cubic_input_is_exact_on_quadratic_ground():
@@ -199,7 +246,7 @@ def test_gain_of_detail_is_told_in_decibels(tmp_path):
     twice, half = in_tiles(2 * seen - 0.25, seen, tmp_path), in_tiles(0.5 * seen, seen, tmp_path)
     by = 20 * math.log10(2)
     assert twice.scores["overshoot"].bands == pytest.approx((by,) * 4) and twice.scores["undershoot"].all == 0
-    assert twice.scores["frequency_gain"].all == 1 and twice.scores["coherence"].all == pytest.approx(1)
+    assert twice.scores["frequency_gain"].all == 1 and twice.scores["ring_correlation"].all == pytest.approx(1)
     assert half.scores["undershoot"].bands == pytest.approx((by,) * 4) and half.scores["overshoot"].all == 0
     np.testing.assert_allclose(np.array(half.spectrum["over_reference_db"]), -by)
     restored = np.array(half.spectrum["restored"], float)
@@ -214,16 +261,24 @@ def test_gain_of_detail_is_told_in_decibels(tmp_path):
             assert half.scores["frequency_gain"].bands[band] == pytest.approx((shares[band] * lack[band]).sum() / lack[band].sum())
 
 
-def test_detail_in_the_wrong_place_has_power_and_no_coherence(tmp_path):
+def test_detail_in_the_wrong_place_has_power_and_no_correlation(tmp_path):
     seen = texture(208, 208, 13)
     low = ndimage.gaussian_filter(seen, (4, 4, 0))
     other = low + (texture(208, 208, 14) - ndimage.gaussian_filter(texture(208, 208, 14), (4, 4, 0)))
     found = in_tiles(other, seen, tmp_path).scores
-    assert found["frequency_gain"].all > 0.9 and found["coherence"].all < 0.2
+    assert found["frequency_gain"].all > 0.9 and abs(found["ring_correlation"].all) < 0.1
     moved = in_tiles(np.roll(seen, (1, 0), (0, 1)), seen, tmp_path)
     frequency = np.array(moved.spectrum["frequency"])  # over a ring, the phases of one pixel leave J0(2 pi f)
-    np.testing.assert_allclose(np.mean(moved.spectrum["coherence"], axis=0)[4:], special.j0(2 * np.pi * frequency[4:]) ** 2, atol=0.08)
+    np.testing.assert_allclose(np.mean(moved.spectrum["ring_correlation"], axis=0)[4:], special.j0(2 * np.pi * frequency[4:]), atol=0.08)
     assert moved.scores["overshoot"].all < 0.5
+
+
+def test_noise_is_a_median(tmp_path):
+    image = texture(64, 64, 19, 2)
+    kernel = np.outer([1, -2, 1], [1, -2, 1])[..., None] / 6
+    response = abs(ndimage.convolve(image, kernel)[1:-1, 1:-1])
+    found = score(image, None, tmp_path, np.ones((16, 16, 2))).scores["noise"]
+    assert found.bands == pytest.approx(np.median(response, axis=(0, 1)) / 0.67449, rel=0.003)
 
 
 # --- how scores answer ----------------------------------------------------------------------------------------------------------
@@ -274,6 +329,19 @@ def test_arrays_and_windows_say_the_same(tmp_path):
     assert found["sam"].all == pytest.approx(quality.spectral_angle(reference, image), rel=1e-9)
     assert found["consistency_rmse"].bands == pytest.approx(quality.consistency(image, coarse), rel=1e-4)  # that is float32
     assert found["consistency_sam"].all == pytest.approx(quality.spectral_consistency(image, coarse), rel=1e-3)
+
+
+def test_a_border_is_like_a_smaller_image(tmp_path):
+    """But for what looks beyond the pixels that count: cPSNR, the sensor, the cubic input."""
+    reference, image = texture(160, 144, 20), texture(160, 144, 21)
+    coarse = degrade(reference.astype(np.float32)).astype(np.float64)
+    framed = everything(score(image, reference, tmp_path, coarse, border=12))
+    small = everything(score(image[12:-12, 12:-12], reference[12:-12, 12:-12], tmp_path, coarse[3:-3, 3:-3]))
+    beyond = ("cpsnr", "consistency", "frequency_gain", "overshoot", "undershoot", "ring_correlation")
+    kept = [name for name in framed if not name.startswith(beyond)]
+    assert len(kept) == 13
+    for name in kept:
+        assert framed[name] == pytest.approx(small[name], rel=1e-9), name
 
 
 # --- windows, masks, files ------------------------------------------------------------------------------------------------------
@@ -354,6 +422,11 @@ def test_a_mask_on_the_inputs_grid(files, tmp_path):
     fine = write(tmp_path / "fine.tif", np.kron(chosen, np.ones((4, 4)))[..., None] * 1e-4, dtype="uint8", names=("mask",))
     for border in (6, 8):  # 6 is rounded up
         assert everything(measure(*files[:3], coarse, border=border, window=44)) == everything(measure(*files[:3], fine, border=8, window=44))
+    void = write(tmp_path / "void.tif", np.where(chosen > 0, chosen, 255)[..., None] * 1e-4, 10.0, "uint8", names=("mask",), nodata=255)
+    assert str(everything(measure(*files[:3], void))) == str(everything(measure(*files[:3], fine)))
+    # and where it begins within a pixel of the mask
+    pair = files[:2]
+    assert str(measure(*pair, mask=coarse, border=6, window=16)) == str(measure(*pair, mask=fine, border=6, window=16))
 
 
 def test_radiometry_of_the_files_does_not_matter(tmp_path):
