@@ -450,6 +450,8 @@ def quality_command(
         finish(found.as_dict(), as_json)
     else:
         print(found.table())
+        for remark in found.remarks:
+            print(f"remark: {remark}")
         finish({"pixels": found.pixels, "factor": found.factor, "border": found.border} | ({"maps": maps} if maps else {}), as_json)
 
 

@@ -181,8 +181,26 @@ class Scene:
         """Indices of the bands that the input's sensor has at the input's spacing: repeated pixels of coarser bands are left out."""
         if self.coarse is None:
             return ()
-        spacing = self.coarse.grid.dx
+        spacing = metres(self.coarse.grid)
         return tuple(i for i, name in enumerate(self.names) if name not in SENTINEL2 or SENTINEL2[name].spacing < 1.5 * spacing)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the scores should know about how bands were taken."""
+        found = []
+        own = [band.name for band in self.image.bands]
+        for what, source in (("reference", self.reference), ("input", self.coarse)):
+            if source and [band.name for band in source.bands] != own:
+                others = ", ".join(band.name for band in source.bands)
+                found.append(f"bands {', '.join(own)} were compared with the {what}'s {others}: by place, since no name is in both")
+        if self.coarse:
+            for index, name in enumerate(self.names):
+                if name not in SENTINEL2:
+                    found.append(f"{name}: no band of Sentinel-2, so the sensor's blur for consistency is B4's")
+                elif index not in self.sensed:
+                    wide, spacing = SENTINEL2[name].spacing, metres(self.coarse.grid)
+                    found.append(f"{name}: left out of consistency, its own pixels of {wide:g} m are wider than the input's of {spacing:g} m")
+        return tuple(found)
 
     def kernels(self) -> dict[int, Plane]:
         """The sensor's separable taps of each band in `sensed`; bands of unknown name are seen as B4 is."""
@@ -215,8 +233,8 @@ class Scene:
             own &= inside[:, None] if axis == 0 else inside[None, :]
         if self.mask:
             ratio = round(self.mask.grid.dx / grid.dx)
-            marks, marked = self.mask.read(datasets[3], *covering(place, ratio))
-            chosen = spread(marked & (marks[0] != 0), ratio)
+            marks, _ = self.mask.read(datasets[3], *covering(place, ratio))
+            chosen = spread(marks[0] != 0, ratio)
             skip = place[0] % ratio, place[1] % ratio
             own &= chosen[skip[0] : skip[0] + place[2], skip[1] : skip[1] + place[3]]
         if self.coarse:
@@ -230,6 +248,14 @@ class Scene:
             seen, seen_valid = self.reference.read(datasets[1], *place)
             block = replace(block, seen=seen, seen_valid=seen_valid, common=own & seen_valid)
         return block
+
+
+def metres(grid: Grid) -> float:
+    """A grid's spacing in metres, of degrees along a meridian; that of a grid without a CRS as it is."""
+    crs = rasterio.CRS.from_string(grid.crs) if grid.crs else None
+    if crs is None:
+        return grid.dx
+    return float(grid.dy * 111_195 if crs.is_geographic else grid.dx * crs.linear_units_factor[1])
 
 
 def covering(place: tuple[int, int, int, int], ratio: int) -> tuple[int, int, int, int]:
@@ -489,8 +515,9 @@ def similarity(x: Plane, y: Plane) -> Plane:
         return result
 
     mx, my = mean(x), mean(y)
-    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
-    return (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx * mx + my * my + 1e-4) * (vx + vy + 9e-4))
+    product, squares = mx * my, mx * mx + my * my
+    variances, cov = mean(x * x + y * y) - squares, mean(x * y) - product
+    return (2 * product + 1e-4) * (2 * cov + 9e-4) / ((squares + 1e-4) * (variances + 9e-4))
 
 
 class Shifted:
@@ -881,11 +908,12 @@ class Measured:
     border: int
     spectrum: dict[str, Any] = field(default_factory=dict)
     maps: tuple[Path, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores": {name: {"all", "bands": {band: value}, "unit"}}, "spectrum", "maps"}.
+        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores", "spectrum", "maps", "remarks"}.
 
-        spectrum: `Spectrum.curves`, with input and reference only; maps: the files written.
+        scores: {name: {"all", "bands": {band: value}, "unit"}}; spectrum: `Spectrum.curves`, with input and reference only; maps: files.
         """
         rows: dict[str, dict[str, Any]] = {}
         for name, one in self.scores.items():
@@ -900,6 +928,7 @@ class Measured:
             "scores": rows,
             "spectrum": self.spectrum,
             "maps": list(map(str, self.maps)),
+            "remarks": list(self.remarks),
         }
 
     def table(self) -> str:
@@ -1005,4 +1034,4 @@ def measure(
         scores |= one.scores(total)
         if isinstance(one, Spectrum):
             spectrum = one.curves(total)
-    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, tuple(written))
+    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, tuple(written), scene.remarks)

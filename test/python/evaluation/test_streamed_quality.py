@@ -28,12 +28,19 @@ NAMES = ("B4", "B3", "B2", "B8")
 def write(path: Path, image: np.ndarray, spacing: float = 2.5, dtype: str = "float64", names: tuple[str, ...] | None = None, **more) -> Path:
     """Write [rows, columns, bands]; reflectance 1 is what the scale and offset in `more` make it, 1e-4 a DN without."""
     planes = np.moveaxis(np.atleast_3d(image), -1, 0)
-    scale, offset, left = more.pop("scale", None), more.pop("offset", 0.0), more.pop("left", 500000.0)
+    scale, offset, left, top = more.pop("scale", None), more.pop("offset", 0.0), more.pop("left", 500000.0), more.pop("top", 4800000.0)
     dn = (planes - offset) / (scale or 1e-4)
     if dtype.startswith(("int", "uint")):
         dn = np.rint(dn)
-    profile = {"driver": "GTiff", "count": len(planes), "height": planes.shape[1], "width": planes.shape[2], "dtype": dtype, "crs": "EPSG:32631"}
-    with rasterio.open(path, "w", **profile, transform=from_origin(left, 4800000.0, spacing, spacing), **more) as dataset:
+    profile = {
+        "driver": "GTiff",
+        "count": len(planes),
+        "height": planes.shape[1],
+        "width": planes.shape[2],
+        "dtype": dtype,
+        "crs": more.pop("crs", "EPSG:32631"),
+    }
+    with rasterio.open(path, "w", **profile, transform=from_origin(left, top, spacing, spacing), **more) as dataset:
         dataset.write(dn.astype(dtype))
         if scale:
             dataset.scales, dataset.offsets = (scale,) * len(planes), (offset,) * len(planes)
@@ -452,7 +459,10 @@ def test_bands_are_found_by_name(tmp_path):
     assert found.bands == ("B4", "B3", "B2") and found.scores["bias"].bands == pytest.approx((0.01, 0.02, 0.03))
     spot = write(tmp_path / "spot.tif", reference, names=("red", "green", "blue", "nir"))
     full = write(tmp_path / "full.tif", reference + 0.01)
-    assert measure(full, spot).scores["bias"].all == pytest.approx(0.01)  # no name in common: by place
+    by_place = measure(full, spot)
+    assert by_place.scores["bias"].all == pytest.approx(0.01)
+    assert by_place.remarks == ("bands B4, B3, B2, B8 were compared with the reference's red, green, blue, nir: by place, since no name is in both",)
+    assert found.remarks == ()
     with pytest.raises(InputError, match=r"bands B4, B3, B2, B11, expected B4, B3, B2, B8 as in .*; give images of the same bands"):
         measure(full, write(tmp_path / "other.tif", reference, names=("B4", "B3", "B2", "B11")))
 
@@ -460,11 +470,16 @@ def test_bands_are_found_by_name(tmp_path):
 def test_bands_coarser_than_the_input_are_left_out_of_consistency(tmp_path):
     reference = texture(64, 64, 3, 2)
     coarse = degrade(reference.astype(np.float32), bands=("B4", "B11")).astype(np.float64)
-    found = measure(
-        write(tmp_path / "image.tif", reference, names=("B4", "B11")), None, write(tmp_path / "input.tif", coarse, 10.0, names=("B4", "B11"))
-    ).scores
-    assert found["consistency_rmse"].bands[0] < 1e-7 and found["consistency_rmse"].bands[1] is None
-    assert found["consistency_rmse"].all == found["consistency_rmse"].bands[0] and found["consistency_sam"].all is None
+    for crs, by in (("EPSG:32631", 1.0), ("EPSG:4326", 1 / 111195), ("EPSG:2263", 3937 / 1200)):  # metres, degrees, feet
+        place = {"names": ("B4", "B11"), "crs": crs, "left": 3.0, "top": 45.0}
+        image = write(tmp_path / "image.tif", reference, 2.5 * by, **place)
+        measured = measure(image, None, write(tmp_path / "input.tif", coarse, 10.0 * by, **place))
+        found = measured.scores
+        assert measured.remarks == ("B11: left out of consistency, its own pixels of 20 m are wider than the input's of 10 m",)
+        assert found["consistency_rmse"].bands[0] < 1e-7 and found["consistency_rmse"].bands[1] is None
+        assert found["consistency_rmse"].all == found["consistency_rmse"].bands[0] and found["consistency_sam"].all is None
+    alone = [write(tmp_path / f"{n}.tif", x[..., 1], n, names=("B11",)) for x, n in ((reference, 2.5), (coarse, 10.0))]
+    assert not any(name.startswith("consistency") for name in measure(alone[0], None, alone[1]).scores)
 
 
 def test_memory_does_not_grow_with_the_image(tmp_path):
