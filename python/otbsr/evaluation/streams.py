@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,8 +48,8 @@ TILE = 16
 """Side in input pixels of the tiles whose spectra are averaged."""
 FLAT = 1e-12
 """Variance over mean square below which an image is flat: float64 leaves no more."""
-CACHE_MIB = 128
-"""GDAL's cache of decoded blocks: rows of strips are read once."""
+CACHE_MIB = 64, 1024
+"""Least and most of GDAL's cache of decoded blocks, which between them holds a row of windows twice: strips are decoded once."""
 
 
 # --- windows --------------------------------------------------------------------------------------------------------------------
@@ -206,16 +206,19 @@ class Scene:
         """The sensor's separable taps of each band in `sensed`; bands of unknown name are seen as B4 is."""
         return {i: degradation_kernel(self.names[i] if self.names[i] in SENTINEL2 else "B4", self.factor) for i in self.sensed}
 
-    def blocks(self, window: int, report: Report = silent) -> Iterator[Block]:
+    def blocks(self, window: int, report: Report = silent) -> Generator[Block, None, None]:
         """Windows of about `window` fine pixels, a multiple of a tile's, over what the border leaves, row by row."""
         step = max(1, round(window / self.factor / TILE)) * TILE * self.factor
         reach = max([MAX_SHIFT, *((taps.size - self.factor) // 2 for taps in self.kernels().values())])
         margin = self.factor * max(BOX - 1, -(-reach // self.factor))
         grid, border = self.image.grid, self.border
         rows, columns = range(border, grid.height - border, step), range(border, grid.width - border, step)
-        with ExitStack() as stack, rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
-            sources = (self.image, self.reference, self.coarse, self.mask)
+        sources = (self.image, self.reference, self.coarse, self.mask)
+        with ExitStack() as stack:
             datasets = [stack.enter_context(rasterio.open(source.path)) if source else None for source in sources]
+            row_of_windows = sum(one.width * (step + 2 * margin) * one.count * np.dtype(one.dtypes[0]).itemsize for one in datasets if one)
+            low, high = (limit << 20 for limit in CACHE_MIB)
+            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=min(max(2 * row_of_windows, low), high)))
             for number, (row, column) in enumerate((row, column) for row in rows for column in columns):
                 height, width = min(step, grid.height - border - row), min(step, grid.width - border - column)
                 yield self.block(datasets, row, column, height, width, margin)
@@ -1013,9 +1016,9 @@ def measure(
 
     workers = threads or min(4, os.cpu_count() or 1)
     try:
-        with ThreadPoolExecutor(workers) as pool:
+        with closing(scene.blocks(window, report)) as blocks, ThreadPoolExecutor(workers) as pool:
             pending: deque[Future[Counted]] = deque()
-            for block in scene.blocks(window, report):
+            for block in blocks:
                 pending.append(pool.submit(count, block))
                 if len(pending) > workers:
                     add(pending.popleft().result())

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.env import getenv, hasenv
 from rasterio.transform import from_origin
 from scipy import ndimage, special
 
@@ -495,6 +496,19 @@ def test_memory_does_not_grow_with_the_image(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0] and peaks[1] < 544 * 544 * 4 * 8
+
+
+def test_strips_are_decoded_once(tmp_path):
+    """GDAL's cache holds every strip that a row of windows needs, in bytes, up to a limit."""
+    wide = write(tmp_path / "wide.tif", np.full((80, 60000, 1), 0.2), dtype="float64", compress="deflate", names=("B4",))
+    coarse = write(tmp_path / "input.tif", np.full((20, 15000, 1), 0.2), 10.0, compress="deflate", names=("B4",))
+    scene = streams.Scene.open(wide, None, coarse, None, 8)
+    blocks = scene.blocks(64)
+    next(blocks)
+    cache = getenv()["GDAL_CACHEMAX"]
+    blocks.close()
+    assert 60000 * (64 + 56) * 8 < cache < 1 << 30 and cache > 64 << 20
+    assert "GDAL_CACHEMAX" not in (getenv() if hasenv() else {})
 
 
 def test_files_that_cannot_be_compared(files, tmp_path):
