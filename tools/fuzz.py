@@ -70,7 +70,7 @@ def write_seeds(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for model in sorted((ROOT / "models").glob("*/model.json")):
         text = model.read_text(encoding="utf-8")
-        words |= {word for word in strings(json.loads(text)) if word.isascii() and len(word) < 20 and '"' not in word and "\\" not in word}
+        words |= {word for word in strings(json.loads(text)) if word.isascii() and 0 < len(word) < 20 and '"' not in word and "\\" not in word}
         (folder / "sidecar" / model.parent.name).write_text(text, encoding="utf-8")
         # SavedModel.meta_graphs = 2; the graph itself (field 2 of a MetaGraphDef) is TensorFlow's to read.
         for number, graph, _ in fields((model.parent / "saved_model.pb").read_bytes()):
