@@ -54,9 +54,10 @@ struct WritingOptions
   bool isGeoTiff = false;
   bool isPlain = true; ///< no options at all
   bool isStreamingGiven = false;
-  bool isInStrips = false;      ///< the writer asks for, or the file stores, whole rows
-  bool hasBox = false;          ///< only part of the image is written:
-  SamplingGrid::RegionType box; ///< in output pixels
+  bool isInStrips = false;        ///< the writer asks for, or the file stores, whole rows
+  bool leavesThreadsOpen = false; ///< compression is asked for, by any number of threads
+  bool hasBox = false;            ///< only part of the image is written:
+  SamplingGrid::RegionType box;   ///< in output pixels
 };
 
 WritingOptions ReadWritingOptions(const std::string& extendedName);

@@ -199,14 +199,18 @@ WritingOptions ReadWritingOptions(const std::string& extendedName)
   {
     options.isInStrips = helper->GetStreamingType() == "stripped";
   }
-  else if (options.isGeoTiff && !options.isPlain)
+  bool isTiled = false, isCompressed = false, saysThreads = false;
+  for (auto creation : helper->GetgdalCreationOptions())
   {
-    options.isInStrips = true;
-    for (auto creation : helper->GetgdalCreationOptions())
-    {
-      std::transform(creation.begin(), creation.end(), creation.begin(), [](unsigned char c) { return std::toupper(c); });
-      options.isInStrips = options.isInStrips && creation != "TILED=YES" && creation != "TILED=TRUE" && creation != "TILED=ON";
-    }
+    std::transform(creation.begin(), creation.end(), creation.begin(), [](unsigned char c) { return std::toupper(c); });
+    isTiled = isTiled || creation == "TILED=YES" || creation == "TILED=TRUE" || creation == "TILED=ON";
+    saysThreads = saysThreads || creation.rfind("NUM_THREADS=", 0) == 0;
+    isCompressed = isCompressed || (creation.rfind("COMPRESS=", 0) == 0 && creation != "COMPRESS=NONE");
+  }
+  options.leavesThreadsOpen = isCompressed && !saysThreads;
+  if (!options.isStreamingGiven && options.isGeoTiff && !options.isPlain)
+  {
+    options.isInStrips = !isTiled;
   }
   if (helper->BoxIsSet())
   {
@@ -268,24 +272,6 @@ PairType PlanBlocks(const PairType& size, const PairType& step, const PairType& 
   return best;
 }
 
-namespace
-{
-/** Whether the user wants compression and does not say by how many threads. */
-bool LeavesThreadsOpen(const std::string& extendedName)
-{
-  auto helper = ExtendedFilenameToWriterOptions::New();
-  helper->SetExtendedFileName(extendedName);
-  bool compresses = false, says = false;
-  for (auto creation : helper->GetgdalCreationOptions())
-  {
-    std::transform(creation.begin(), creation.end(), creation.begin(), [](unsigned char c) { return std::toupper(c); });
-    compresses = compresses || (creation.rfind("COMPRESS=", 0) == 0 && creation != "COMPRESS=NONE");
-    says = says || creation.rfind("NUM_THREADS=", 0) == 0;
-  }
-  return compresses && !says;
-}
-} // namespace
-
 std::string WithFastWriting(const std::string& extendedName, const WritingPlan& plan, bool isReal, bool hasNoData, double noData)
 {
   const auto options = ReadWritingOptions(extendedName);
@@ -329,7 +315,7 @@ std::string WithFastWriting(const std::string& extendedName, const WritingPlan& 
       name << "&nodata=" << noData;
     }
   }
-  else if (LeavesThreadsOpen(extendedName))
+  else if (options.leavesThreadsOpen)
   {
     name << "&gdal:co:NUM_THREADS=2"; // or the thread that writes would be the slowest
   }
