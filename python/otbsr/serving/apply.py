@@ -155,7 +155,7 @@ def apply(
                 for fine, coarse in places
             ]
             whole = kept.folder / f"whole_{key}{out.suffix}"
-            if out.suffix == ".vrt":
+            if out.suffix.lower() == ".vrt":
                 write_mosaic(whole, pieces, layers[key], tags)
             else:
                 assemble(pieces, layers[key], levels, whole, tags)
@@ -166,7 +166,7 @@ def apply(
             except OSError as error:
                 raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
         reused = sum(all(f"{key}_{window_name(coarse)}" in kept.found for key in layers) for _, coarse in places)
-        if out.suffix != ".vrt":
+        if out.suffix.lower() != ".vrt":
             shutil.rmtree(kept.folder, ignore_errors=True)
     return Applied(out, expected, side.output.bands, side.name, round(time.monotonic() - begin, 2), **beside, windows=len(places), reused=reused)
 
@@ -309,8 +309,8 @@ def require_writable(out: Path, overwrite: bool) -> None:
     """Raise `OutputError` when `out` exists (without `overwrite`), is a folder, or its folder is missing or read-only."""
     if out.is_dir():
         raise OutputError(f"{out}: is a folder; give a file name such as {out / 'sr.tif'}")
-    if out.suffix.lower() not in (".tif", ".tiff"):
-        raise OutputError(f"{out}: extension is '{out.suffix}', expected .tif")
+    if out.suffix.lower() not in (".tif", ".tiff", ".vrt"):
+        raise OutputError(f"{out}: extension is '{out.suffix}', expected .tif, or .vrt to keep the windows")
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
     if not out.parent.is_dir():

@@ -1,5 +1,6 @@
 """A COG put together from windows: GDAL reads the same pixels and finds the layout that readers over a network need."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_pixels_labels_and_layout(tmp_path: Path, width: int, height: int, side:
     heads = cog.directories(tmp_path / "out.tif")
     first = [head[cog.TILE_OFFSETS].numbers() for head in heads]
     assert all(list(offsets) == sorted(offsets) for offsets in first)
-    assert all(coarse[-1] < fine[0] for fine, coarse in zip(first, first[1:], strict=False)), "data of smaller levels come first"
+    assert all(coarse[-1] < fine[0] for fine, coarse in itertools.pairwise(first)), "data of smaller levels come first"
     assert first[-1][0] > 16 + 200, "all directories lie before the data"
 
 
