@@ -470,6 +470,7 @@ def compare(study: Maps, report: Report = silent) -> dict[str, Any]:
             "widths": accuracy.WIDTHS,
             "smallest_building_pixels": accuracy.SMALLEST,
             "near_pixels": accuracy.NEAR,
+            "halo_pixels": accuracy.HALO,
             "detected_share": accuracy.DETECTED,
             "enough_areas": statistics.ENOUGH_AREAS,
             "level": statistics.LEVEL,
@@ -727,7 +728,7 @@ def choose_examples(study: Maps) -> list[dict[str, Any]]:
                     row, column = divmod(place, change.shape[1])
                     window = [column * (side // 2), row * (side // 2), side, side]
                     best[code, kind] = {"class": code, "kind": kind, "area": area.name, "window": window, "pixels": amount}
-    return [best[key] for key in sorted(best)]
+    return [best[key] for key in sorted(best, key=lambda key: (key[0], key[1] != "helps"))]
 
 
 def choose_scenes(study: Maps, content: dict[str, Any]) -> list[dict[str, Any]]:
