@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +218,15 @@ def plots(study: dict[str, Any]) -> dict[str, str]:
     titles = {one["name"]: one["title"] for one in study["arms"]}
     arms = [name for name in rows if name in (*PLOTTED, study["baseline"], study["lead"])][: len(STYLES)]
     found = {}
+    series: list[tuple[str, Sequence[float], Sequence[float | None], Sequence[tuple[float | None, float | None]] | None]]
     for key, stem, label in (("sizes", "building_recall", "area of the building"), ("widths", "road_recall", "width of the road")):
         bins = study["bins"][key]
         series = []
         for arm in arms:
             values = [rows[arm]["values"].get(f"{stem}_{place}") for place in range(len(bins))]
-            if all(values):
-                series.append((titles[arm], list(range(len(bins))), [one["value"] for one in values], [(one["low"], one["high"]) for one in values]))
+            known = [one for one in values if one is not None]
+            if len(known) == len(bins):
+                series.append((titles[arm], list(range(len(bins))), [one["value"] for one in known], [(one["low"], one["high"]) for one in known]))
         if series:
             found[key] = draw(series, label, "pixels mapped, %", ticks=bins)
     curves = study["risk"].get(learner, {}).get("curves", {})
@@ -243,7 +246,7 @@ def plots(study: dict[str, Any]) -> dict[str, str]:
 
 
 def draw(
-    series: list[tuple[str, list[float], list[float | None], list[tuple[float | None, float | None]] | None]],
+    series: Sequence[tuple[str, Sequence[float], Sequence[float | None], Sequence[tuple[float | None, float | None]] | None]],
     x_label: str,
     y_label: str,
     ticks: list[str] | None = None,
