@@ -506,7 +506,8 @@ def study_command(
     )
     with bars(quiet, as_json) as report:
         content = study(areas, out, settings, overwrite=overwrite, report=report)
-    finish({"answer": content["answer"], "report": out / "report.html"}, as_json)
+    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
+    finish({"answer": said, "report": out / "report.html"}, as_json)
 
 
 @app.command("classify", epilog="Example: otbsr classify sr_2m5.tif --polygons training.gpkg --out map.tif --learner rf --confidence")
@@ -552,12 +553,15 @@ def report_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a study's report again from its study.json and images."""
+    """Judge a study's maps again and write its report: study.json, measures.csv, differences.csv, changes/*.tif, report.html."""
+    from otbsr.evaluation.evaluate import evaluate
     from otbsr.evaluation.report import write_report
 
     with bars(quiet, as_json) as report:
+        content = evaluate(folder, report)
         page = write_report(folder, report=report)
-    finish({"report": page}, as_json)
+    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
+    finish({"answer": said, "report": page}, as_json)
 
 
 if __name__ == "__main__":
