@@ -160,7 +160,7 @@ def refuse_leak(area: Area, blocks: Blocks, folder: ModelFolder) -> str:
     for crs, bounds in record["footprints"]:
         try:
             here = transform_bounds(crs, area.fine.crs, *bounds) if area.fine.crs and rasterio.CRS.from_user_input(crs) != area.fine.crs else bounds
-        except RasterioError as error:
+        except (RasterioError, ValueError) as error:
             raise ModelError(f"{folder.path}: model.json has a training footprint in CRS {crs!r} ({error}); correct it") from error
         trained = shapely.box(*here)
         for block, outline in enumerate(blocks.outlines):
