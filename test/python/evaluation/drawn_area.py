@@ -39,8 +39,12 @@ def draw_area(
     noise: float = 12.0,
     world: dict[str, object] | None = None,
     left: float = 600000.0,
+    headland: int = 0,
 ) -> Path:
-    """An area of labels (h, w) at 2.5 m. spread: texture of each pixel in DN; parcel: of each connected piece of a class; noise: Sentinel-2's."""
+    """An area of labels (h, w) at 2.5 m. spread: texture of each pixel in DN; parcel: of each connected piece of a class; noise: Sentinel-2's.
+
+    headland: pixels beside a boundary whose truth is not known.
+    """
     folder.mkdir(parents=True)
     random = np.random.default_rng(5)
     fine = Grid(left, 4800000.0, 2.5, 2.5, labels.shape[1], labels.shape[0], "EPSG:32631")
@@ -67,7 +71,9 @@ def draw_area(
         crs=fine.crs,
         transform=fine.transform,
     ) as dataset:
-        dataset.write(labels.astype(np.uint8), 1)
+        side = 2 * headland + 1
+        known = ndimage.minimum_filter(labels, side) == ndimage.maximum_filter(labels, side)
+        dataset.write(np.where(known, labels, 0).astype(np.uint8), 1)
     inside = np.where(ndimage.minimum_filter(labels, 3) == ndimage.maximum_filter(labels, 3), labels, 0).astype(np.uint8)
     # Cut along squares of 40 m, so that a parcel is many polygons.
     squares = ((np.indices(labels.shape) // 16).sum(axis=0) % 2).astype(np.uint8)

@@ -71,7 +71,7 @@ def test_a_sample_in_a_test_block_is_refused_with_its_number(area: Area) -> None
     blocks = Blocks.cut(area.fine, 200)
     points = gpd.GeoSeries([shapely.Point(*blocks.outlines[3].centroid.coords[0])])
     refuse_samples_in_test(area, blocks, [0], points, 60)
-    with pytest.raises(UsageError, match="lies 0.0 m from test block 3, expected 60 m"):
+    with pytest.raises(UsageError, match=r"lies 0\.0 m from test block 3, expected 60 m"):
         refuse_samples_in_test(area, blocks, [0, 3], points, 60)
     with pytest.raises(UsageError, match="test block 3"):
         refuse_samples_in_test(area, blocks, [3], points, 0)
@@ -113,7 +113,7 @@ def test_a_planted_footprint_is_refused_with_its_block(area: Area) -> None:
     assert refuse_leak(area, blocks, trained({"footprints": []})) == "unseen"
     assert refuse_leak(area, blocks, trained({"seeds": [1]})) == "unknown"
     for spoiled in ({"crs": "EPSG:32631"}, {"crs": "EPSG:32631", "bounds": [5, 5, 1, 9]}, 7):
-        with pytest.raises(ModelError, match="expected .*bounds"):
+        with pytest.raises(ModelError, match=r"expected .*bounds"):
             refuse_leak(area, blocks, trained({"footprints": [spoiled]}))
     with pytest.raises(ModelError, match="nowhere"):
         refuse_leak(area, blocks, trained({"footprints": [{"crs": "nowhere", "bounds": [0, 0, 1, 1]}]}))
