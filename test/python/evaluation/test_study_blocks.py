@@ -110,7 +110,11 @@ def test_a_planted_footprint_is_refused_with_its_block(area: Area) -> None:
         refuse_leak(area, blocks, trained({"footprints": [{"crs": "EPSG:4326", "bounds": where}]}))
     beside = [area.fine.right, bottom, area.fine.right + 10, top]
     assert refuse_leak(area, blocks, trained({"footprints": [{"crs": "EPSG:32631", "bounds": beside}]})) == "unseen"
-    assert refuse_leak(area, blocks, trained({"footprints": []})) == "unseen"
+    assert refuse_leak(area, blocks, trained({"footprints": []})) == refuse_leak(area, blocks, trained({"footprints": [], "areas_complete": True})) == "unseen"
+    assert refuse_leak(area, blocks, trained({"footprints": [], "areas_complete": False})) == "unknown"
+    with pytest.raises(UsageError, match="block 2"):
+        refuse_leak(area, blocks, trained({"footprints": [{"crs": "EPSG:32631", "bounds": planted}], "areas_complete": False}))
+    assert refuse_leak(area, blocks, trained({"footprints": [{"crs": "", "bounds": planted}]})) == "unseen"
     assert refuse_leak(area, blocks, trained({"seeds": [1]})) == "unknown"
     for spoiled in ({"crs": "EPSG:32631"}, {"crs": "EPSG:32631", "bounds": [5, 5, 1, 9]}, 7):
         with pytest.raises(ModelError, match=r"expected .*bounds"):
