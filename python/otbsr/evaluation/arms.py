@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ BASELINE = "bicubic-context"
 """What every difference is taken from: an arm must beat what the neighbourhood alone tells."""
 ALWAYS = ("bicubic", BASELINE)
 NODATA = -10000
+WARPING = Lock()
+"""Two warps of arrays at once made rasterio 1.4 say that an array has no geotransform."""
 STRIP = 256
 """Rows that are computed at once where a whole image is not needed."""
 Plane = NDArray[np.float32]
@@ -543,17 +546,18 @@ def resampled(plane: NDArray[Any], coarse: rasterio.DatasetReader, fine: Grid, h
     nodata = NODATA if coarse.nodata is None else coarse.nodata
     method = Resampling.nearest if how == "nearest" else Resampling.cubic
     crs = coarse.crs or rasterio.CRS.from_epsg(32631)  # equal on both sides: no reprojection takes place
-    reproject(
-        plane.astype(np.float32),
-        result,
-        src_transform=coarse.transform,
-        dst_transform=fine.transform,
-        src_crs=crs,
-        dst_crs=crs,
-        src_nodata=nodata,
-        dst_nodata=nodata,
-        resampling=method,
-    )
+    with WARPING:
+        reproject(
+            plane.astype(np.float32),
+            result,
+            src_transform=coarse.transform,
+            dst_transform=fine.transform,
+            src_crs=crs,
+            dst_crs=crs,
+            src_nodata=nodata,
+            dst_nodata=nodata,
+            resampling=method,
+        )
     return result
 
 

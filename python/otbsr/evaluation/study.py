@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -50,15 +51,16 @@ class StudySettings(BaseModel):
     """What can be chosen, also in a YAML file; lengths in metres.
 
     Folds: parts of the blocks, each judged by a learner trained on the others. Repeats: samplings of the training pixels, each with its own
-    learners. Areas have learners of their own unless `pool`ed: local training data are what a mapper has, and areas stay independent of
-    each other, which intervals over areas assume. Pooled, folds run over the blocks of all areas (for areas too small to be split).
+    learners: an interval of one area and one repeat would know nothing of how much the choice of samples matters. Areas have learners of
+    their own unless `pool`ed: local training data are what a mapper has, and areas stay independent of each other, which intervals over
+    areas assume. Pooled, folds run over the blocks of all areas (for areas too small to be split).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = Field(default=1, ge=0)
     folds: int = Field(default=5, ge=2)
-    repeats: Positive = 1
+    repeats: int | None = Field(default=None, ge=1, description="default: as many as make 3 with the areas, so that samples vary in the answer")
     block: float = Field(default=LEAST_BLOCK, gt=0)
     buffer: float = Field(default=60.0, ge=0)
     samples: int = Field(default=500, ge=2, description="of each class and fold at most")
@@ -164,6 +166,8 @@ def make_maps(areas: Sequence[str | Path], out: str | Path, settings: StudySetti
     given = open_areas(areas, settings.artificial)
     classes = given[0].classes
     chosen = [learners.learner_of(name, len(classes)) for name in settings.learners]
+    if settings.repeats is None:
+        settings = settings.model_copy(update={"repeats": math.ceil(3 / (1 if settings.pool else len(given)))})
     names = settings.choice or (*default_arms(given, settings.model, settings.against), *settings.arms)
     return Study(given, chosen, resolve(names, settings.arms, settings.model, settings.against), settings, out).run(overwrite, report)
 
@@ -174,6 +178,7 @@ class Study:
     def __init__(self, areas: Sequence[Area], chosen: Sequence[Learner], arms: Sequence[Arm], settings: StudySettings, out: Path) -> None:
         """Nothing is written yet."""
         self.areas, self.learners, self.arms, self.settings, self.out = areas, {one.name: one for one in chosen}, arms, settings, out
+        self.repeats = range(settings.repeats or 1)
         self.models = {str(one.recipe.model): ModelFolder.open(one.recipe.model) for one in arms if isinstance(one.recipe, Model)}
         self.warnings: list[str] = []
         self.sites: list[Site] = []
@@ -340,7 +345,7 @@ class Study:
         def work(group: int, repeat: int) -> Callable[[Report], None]:
             return lambda _progress: self.select_group(self.members(group), repeat)
 
-        tasks = [work(group, repeat) for group in sorted({site.group for site in self.sites}) for repeat in range(self.settings.repeats)]
+        tasks = [work(group, repeat) for group in sorted({site.group for site in self.sites}) for repeat in self.repeats]
         parallel(tasks, self.settings.jobs, "samples", report)
         counts: dict[str, dict[str, dict[int, int]]] = {}
         for site in self.sites:
@@ -415,7 +420,7 @@ class Study:
 
     def units(self) -> Iterator[Unit]:
         """All maps to be made: arms side by side, so that an interrupted study has whole repeats."""
-        for repeat in range(self.settings.repeats):
+        for repeat in self.repeats:
             for learner in self.learners:
                 for group in sorted({site.group for site in self.sites}):
                     for arm in self.arms:
