@@ -67,10 +67,11 @@ def write_study(
     content: dict = {
         "format": 2, "baseline": "bicubic-context", "classes": CLASSES, "areas": [], "learners": list(learners), "runs": [], "images": {}, "counts": {},
         "arms": [
-            {"name": name, "title": ARMS[name][0], "kind": ARMS[name][1], "control": ARMS[name][1] in ("control", "unsharp"), "oracle": name == "spot", "model": ""}
+            {"name": name, "title": ARMS[name][0], "kind": ARMS[name][1], "control": name in ("shuffled", "unsharp"), "oracle": name == "spot", "model": ""}
             for name in wrong
         ],
-        "protocol": {"seed": 1, "folds": 2, "repeats": repeats, "replicates": 500, "block": block * 2.5, "buffer": 20.0, "samples": 300}, "models": [{"name": "f-light-x4", "sha256": "0" * 64, "training_areas": []}],
+        "protocol": {"seed": 1, "folds": 2, "repeats": repeats, "replicates": 500, "block": block * 2.5, "buffer": 20.0, "samples": 300},
+        "models": [{"name": "f-light-x4", "sha256": "0" * 64, "training_areas": []}],
         "versions": {"otbsr": "0.1.0", "otb": "8.1.1"}, "command": "otbsr study world --out study", "warnings": ["A warning of the first half."],
     }  # fmt: skip
     for number in range(areas):
@@ -111,7 +112,8 @@ def write_study(
         content["areas"].append({
             "name": name, "reference": f"areas/{name}/reference_2m5.tif", "blocks": f"areas/{name}/blocks_2m5.tif", "block_size": block * 2.5,
             "folds": [int(one) for one in np.arange((index[-1] + 1) ** 2) % 2], "simulated": True, "source": "Synthetic labels of a test.",
-            "image": f"areas/{name}/image_2m5.tif", "input": f"areas/{name}/input_10m.tif", "disagreement": f"areas/{name}/disagreement_2m5.tif", "settings": {"seed": 100 + number},
+            "image": f"areas/{name}/image_2m5.tif", "input": f"areas/{name}/input_10m.tif", "disagreement": f"areas/{name}/disagreement_2m5.tif",
+            "settings": {"seed": 100 + number},
         })  # fmt: skip
     (folder / "maps.json").write_text(json.dumps(content))
     return folder
