@@ -71,30 +71,36 @@ def test_a_planted_gain_is_found_and_a_null_is_not() -> None:
     assert not null.shown and null.p > 0.05
 
 
-@pytest.mark.parametrize("clusters", [5, 20])
+def mean_of(changes: np.ndarray, areas: np.ndarray, seed: int) -> st.Difference:
+    """The mean of clusters' differences as a measure of sums."""
+    sums = {"total": np.stack([changes, np.ones_like(changes)], -1)[None]}
+    draws = st.draw(areas, 1, 1000, seed)
+    drawn = st.resample(sums, draws)["total"]
+    return st.estimate(float(changes.mean()), drawn[:, 0] / drawn[:, 1], draws.number)
+
+
+@pytest.mark.parametrize("clusters", [5, 12, 20])
 def test_interval_covers_with_few_clusters_too(clusters: int) -> None:
-    """The expanded percentiles make up for few clusters: plain percentiles of 5 cover about 83 %."""
-    random, held, plain = np.random.default_rng(5), 0, 0
-    studies = 250
+    """Student's interval of 5 clusters, expanded percentiles of more; plain percentiles of 5 cover about 83 %."""
+    random, held, plain, studies = np.random.default_rng(5), 0, 0, 500
     for number in range(studies):
-        first, second = tables(random, 0.7, clusters, 1), tables(random, 0.7, clusters, 1)
-        held += not compared(first, second, replicates=400, seed=number).shown
-        plain += not st.difference(first, second, accuracy, 400, number).shown
-    assert 0.915 <= held / studies <= 0.985
+        changes = random.normal(0, 0.05, clusters)
+        held += not mean_of(changes, np.zeros(clusters, int), number).shown
+        ends = np.quantile(np.random.default_rng(number).multinomial(clusters, np.full(clusters, 1 / clusters), 500) @ changes, [0.025, 0.975])
+        plain += ends[0] <= 0 <= ends[1]
+    assert 0.925 <= held / studies <= 0.98
     assert clusters > 5 or plain / studies < 0.9
 
 
 def test_interval_covers_over_areas_that_differ() -> None:
     """12 areas of 9 blocks whose gains differ more between areas than within: drawing areas covers the mean of all areas, drawing blocks would not."""
-    random, held, blocks_held, studies = np.random.default_rng(6), 0, 0, 150
+    random, held, blocks_held, studies = np.random.default_rng(6), 0, 0, 300
     areas = np.arange(12).repeat(9)
     for number in range(studies):
-        gain = random.normal(0, 0.04, 12).repeat(9)
-        hits = np.stack([random.binomial(500, 0.7 + gain), random.binomial(500, 0.7, 108)])
-        pair = [np.stack([np.stack([one, 500 - one], -1), np.zeros((108, 2))], -2)[None].astype(float) for one in hits]
-        held += not compared(*pair, areas=areas, replicates=300, seed=number).shown
-        blocks_held += not compared(*pair, replicates=300, seed=number).shown
-    assert 0.91 <= held / studies <= 0.985
+        changes = random.normal(0, 0.04, 12).repeat(9) + random.normal(0, 0.03, 108)
+        held += not mean_of(changes, areas, number).shown
+        blocks_held += not mean_of(changes, np.zeros(108, int), number).shown
+    assert 0.925 <= held / studies <= 0.98
     assert blocks_held / studies < 0.75
 
 
