@@ -130,8 +130,23 @@ def bar(one: dict[str, Any], reach: float) -> dict[str, float]:
 
 
 def words(value: Any) -> str:
-    """A setting in a line: lists and tables as short JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A setting in a line: tables and lists without JSON's quotes, runs of whole numbers as ranges."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(one)}" for key, one in value.items()) if value else "none"
+    if isinstance(value, list):
+        return "none" if not value else ranges(value) if all(type(one) is int for one in value) and len(value) > 3 else " ".join(words(one) for one in value)
+    return "none" if value is None or value == "" else {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def ranges(values: list[int]) -> str:
+    """Whole numbers as runs: 1 2 3 7 -> 1–3 7."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], value]
+        else:
+            runs.append([value])
+    return " ".join("–".join(map(str, run)) for run in runs)
 
 
 def several(count: float, noun: str) -> str:
