@@ -12,6 +12,8 @@ import io
 import json
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -338,7 +340,7 @@ def stored(path: Path, key: str | None = None) -> Sums | None:
             if key is not None and str(content["key"]) != key:
                 return None
             return {name: content[name] for name in content.files if name != "key"}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 

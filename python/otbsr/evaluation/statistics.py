@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from otbsr.evaluation.accuracy import Matrix as Matrix
 from otbsr.evaluation.accuracy import Sums
@@ -120,24 +120,24 @@ def estimate(value: float, drawn: Matrix, clusters: int, level: float = LEVEL) -
         return Difference(float(value), unknown, unknown, unknown, unknown, unknown, clusters)
     freedom, widen = clusters - 1, np.sqrt(clusters / (clusters - 1))
     error = float(drawn.std() * widen)
-    reach = float(stats.t.ppf((1 + level) / 2, freedom))
+    reach = float(special.stdtrit(freedom, (1 + level) / 2))
     if error == 0:
         low, high, p = value, value, 1.0 if value == 0 else 0.0
     elif clusters < FEW_CLUSTERS:
-        low, high, p = value - reach * error, value + reach * error, 2 * stats.t.cdf(-abs(value) / error, freedom)
+        low, high, p = value - reach * error, value + reach * error, 2 * special.stdtr(freedom, -abs(value) / error)
     else:
-        outer = float(stats.norm.cdf(-widen * reach))
+        outer = float(special.ndtr(-widen * reach))
         low, high = np.quantile(drawn, [outer, 1 - outer])
         tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
-        z = float(stats.norm.ppf(tail)) if tail > 0 else min(float(stats.norm.ppf(1 / drawn.size)), -abs(value) / float(drawn.std()))
-        p = min(1.0, 2 * stats.t.cdf(min(z, 0.0) / widen, freedom))
+        z = float(special.ndtri(tail)) if tail > 0 else min(float(special.ndtri(1 / drawn.size)), -abs(value) / float(drawn.std()))
+        p = min(1.0, 2 * special.stdtr(freedom, min(z, 0.0) / widen))
     return Difference(float(value), float(low), float(high), error, float(p), minimum_detectable(error, clusters, level), clusters)
 
 
 def minimum_detectable(error: float, clusters: int, level: float = LEVEL, power: float = POWER) -> float:
     """The smallest true difference that a test at `level` finds with `power`: (t(level) + t(power)) standard errors (Bloom 1995)."""
     freedom = clusters - 1
-    return float((stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(power, freedom)) * error)
+    return float((special.stdtrit(freedom, (1 + level) / 2) + special.stdtrit(freedom, power)) * error)
 
 
 def holm(values: Sequence[float]) -> list[float]:

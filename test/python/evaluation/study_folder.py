@@ -88,17 +88,15 @@ def write_study(
         image = np.moveaxis(spectra[cover], -1, 0) + random.normal(0, 60, (4, side, side)).astype(np.int16)
         write(folder / f"areas/{name}/input_10m.tif", image[:, ::4, ::4], corner, 10.0)
         write(folder / f"areas/{name}/image_2m5.tif", image, corner)
-        disagreement = np.full((side, side), 40, np.uint16)
+        wrong_in_f = np.zeros((side, side), bool)
         for arm, share in wrong.items():
             write(folder / f"arms/{name}/{arm}/image_2m5.tif", image + random.normal(0, 20, image.shape).astype(np.int16), corner)
             content["images"].setdefault(name, {})[arm] = f"arms/{name}/{arm}/image_2m5.tif"
             for learner in learners:
                 for repeat in range(repeats):
                     mapped, confidence = spoil(random, cover, share)
-                    if arm == "f" and repeat == 0:
-                        disagreement = np.where(mapped == cover, random.integers(5, 300, mapped.shape), random.integers(100, 900, mapped.shape)).astype(
-                            np.uint16
-                        )
+                    if arm == "f":
+                        wrong_in_f |= mapped != cover
                     mapped[reference == 0] = 0
                     path = f"maps/{name}/{arm}/{learner}_{repeat}"
                     write(folder / f"{path}.tif", mapped, corner)
@@ -107,6 +105,7 @@ def write_study(
                         write(folder / f"{path}_confidence.tif", confidence, corner)
                         entry["confidence"] = f"{path}_confidence.tif"
                     content["runs"].append(entry)
+        disagreement = np.where(wrong_in_f, random.integers(100, 900, cover.shape), random.integers(5, 300, cover.shape)).astype(np.uint16)
         write(folder / f"areas/{name}/disagreement_2m5.tif", disagreement, corner, nodata=65535)
         content["counts"][name] = {"samples": {"0": {"1": 300, "2": 300, "3": 300, "4": 300}}}
         content["areas"].append({
