@@ -106,7 +106,7 @@ def refuse_samples_in_test(area: Area, blocks: Blocks, tested: Sequence[int], po
 def training_record(folder: ModelFolder) -> dict[str, Any]:
     """What model.json says of where the network was trained: seeds of landscapes, footprints, both with those of earlier trainings.
 
-    `known`: whether it says anything. Raises `ModelError` for lists that cannot be read.
+    `known`: which of the lists it has; none when it says itself that they are not complete. Raises `ModelError` for lists that cannot be read.
     """
     training = folder.sidecar.training
     seeds: set[int] = set()
@@ -119,13 +119,14 @@ def training_record(folder: ModelFolder) -> dict[str, Any]:
                     bounds = tuple(float(edge) for edge in value["bounds"])
                     if len(bounds) != 4 or not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
                         raise ValueError("bounds are not left, bottom, right, top")
-                    footprints.append((str(value["crs"]), bounds))
+                    footprints.append((str(value["crs"] or ""), bounds))
                 else:
                     seeds.add(int(value))
             except (TypeError, ValueError, KeyError) as error:
                 expected = "integers" if key != "footprints" else '{"crs": ..., "bounds": [left, bottom, right, top]}'
                 raise ModelError(f"{folder.path}: model.json lists {value!r} in training.{key} ({error}), expected {expected}; correct the list") from error
-    return {"seeds": sorted(seeds), "footprints": footprints, "known": {key for key, values in lists if values or key == "footprints"}}
+    known = {key for key, values in lists if values or key == "footprints"} if training.get("areas_complete", True) else set()
+    return {"seeds": sorted(seeds), "footprints": footprints, "known": known}
 
 
 def found(content: object) -> Iterator[tuple[str, list[Any]]]:
@@ -158,9 +159,15 @@ def refuse_leak(area: Area, blocks: Blocks, folder: ModelFolder) -> str:
             )
         return "unseen" if record["known"] & {"seeds", "world_seeds"} else "unknown"
     for crs, bounds in record["footprints"]:
+        if bool(crs) != bool(area.fine.crs):
+            continue  # coordinates of an image without a CRS are no place
         try:
-            here = transform_bounds(crs, area.fine.crs, *bounds) if area.fine.crs and rasterio.CRS.from_user_input(crs) != area.fine.crs else bounds
-        except RasterioError as error:
+            here = (
+                transform_bounds(crs, area.fine.crs, *bounds)
+                if crs and rasterio.CRS.from_user_input(crs) != rasterio.CRS.from_string(area.fine.crs)
+                else bounds
+            )
+        except (RasterioError, ValueError) as error:
             raise ModelError(f"{folder.path}: model.json has a training footprint in CRS {crs!r} ({error}); correct it") from error
         trained = shapely.box(*here)
         for block, outline in enumerate(blocks.outlines):

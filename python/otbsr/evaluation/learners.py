@@ -24,6 +24,8 @@ from otbsr.serving.otb import run_otb
 FIELD = "label"
 """Name of the integer field with the class code in every vector file that goes to OTB."""
 PREFIX = "value_"
+LEAST = 100
+"""A class with fewer pixels than this does not lower the number of samples of the others."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ LEARNERS = {
     one.name: one
     for one in (
         # var 0: OpenCV takes the square root of the number of features at each node, so that arms with more features are not held back.
-        Learner("rf", {"classifier.rf.nbtrees": 100, "classifier.rf.max": 15, "classifier.rf.min": 5, "classifier.rf.var": 0, "classifier.rf.acc": 0.0}),
+        Learner("rf", {"classifier.rf.nbtrees": 50, "classifier.rf.max": 15, "classifier.rf.min": 5, "classifier.rf.var": 0, "classifier.rf.acc": 0.0}),
         Learner("libsvm", {"classifier.libsvm.k": "rbf", "classifier.libsvm.opt": True, "classifier.libsvm.prob": True}, scaled=True, most=150),
         Learner("boost", {"classifier.boost.t": "real", "classifier.boost.w": 100, "classifier.boost.m": 2}, confidence=False, binary=True),
         Learner("knn", {"classifier.knn.k": 15}, scaled=True),
@@ -84,17 +86,32 @@ def count_polygons(image: Path, polygons: Path, scratch: Path) -> dict[int, int]
     return pixels
 
 
-def select_samples(image: Path, polygons: Path, most: int, least: int, seed: int, scratch: Path) -> tuple[gpd.GeoDataFrame, dict[int, int]]:
-    """Samples at pixels of `image` within `polygons` (SampleSelection, random), and how many of each class.
+def share_out(there: Sequence[Mapping[int, int]], most: int, least: int) -> list[dict[int, int]]:
+    """How many samples of each class to take from each place, of `there` pixels by class in each: equally many of every class in all.
 
-    Every class gets the same number: what the scarcest class has, between `least` and `most`; a class that has fewer than that number
-    gives all. Returns points with `FIELD`. Raises `UsageError` when no polygon holds a pixel.
+    That number is what the scarcest class has in all places, between `least` and `most`; a class that has fewer gives all. A class's
+    number is spread evenly over the places, those that have too few giving all.
     """
-    there = count_polygons(image, polygons, scratch)
-    if not there:
-        raise UsageError(f"{polygons}: no training polygon holds a pixel; take larger blocks (--block) or a smaller --buffer")
-    number = min(most, max(least, min(there.values())))
-    wanted = {code: min(number, pixels) for code, pixels in sorted(there.items())}
+    total: dict[int, int] = {}
+    for place in there:
+        for code, pixels in place.items():
+            total[code] = total.get(code, 0) + pixels
+    number = min(most, max(least, min((pixels for pixels in total.values() if pixels), default=0)))
+    taken: list[dict[int, int]] = [{} for _ in there]
+    for code in sorted(total):
+        left = min(number, total[code])
+        order = sorted((place.get(code, 0), index) for index, place in enumerate(there) if place.get(code, 0))
+        for rank, (pixels, index) in enumerate(order):
+            taken[index][code] = min(pixels, -(-left // (len(order) - rank)))
+            left -= taken[index][code]
+    return [{code: pixels for code, pixels in place.items() if pixels} for place in taken]
+
+
+def select_samples(image: Path, polygons: Path, wanted: Mapping[int, int], seed: int, scratch: Path) -> gpd.GeoDataFrame:
+    """`wanted` samples by class at random pixels of `image` within `polygons` (SampleSelection), whose `count_polygons` is in `scratch`.
+
+    Returns points with `FIELD`. Raises `ProcessingError` when OTB selects other numbers.
+    """
     table, out = scratch / "wanted.csv", scratch / "points.sqlite"
     table.write_text("".join(f"{code} {pixels}\n" for code, pixels in wanted.items()), encoding="utf-8")
     parameters = {
@@ -111,7 +128,10 @@ def select_samples(image: Path, polygons: Path, most: int, least: int, seed: int
     run_otb("SampleSelection", parameters, silent, [], threads=1)
     points = gpd.read_file(out)[[FIELD, "geometry"]]
     points[FIELD] = points[FIELD].astype(int)
-    return points, {int(code): int(pixels) for code, pixels in points[FIELD].value_counts().sort_index().items()}
+    selected = {int(code): int(pixels) for code, pixels in points[FIELD].value_counts().items()}
+    if selected != dict(wanted):
+        raise ProcessingError(f"{polygons}: SampleSelection took {selected} samples by class, expected {dict(wanted)}; report this as a bug")
+    return points
 
 
 def extract_samples(image: Path, points: Path, out: Path, report: Report = silent) -> gpd.GeoDataFrame:
@@ -220,7 +240,11 @@ def classify_image(
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent, ignore_cleanup_errors=True) as temporary:
         scratch = Path(temporary)
         write_points(table, scratch / "polygons.gpkg")
-        points, counts = select_samples(image, scratch / "polygons.gpkg", min(samples, chosen.most or samples), 1, seed, scratch)
+        there = count_polygons(image, scratch / "polygons.gpkg", scratch)
+        if not there:
+            raise InputError(f"{polygons}: no polygon holds the centre of a pixel of {image}; check that both show the same place")
+        counts = share_out([there], min(samples, chosen.most or samples), LEAST)[0]
+        points = select_samples(image, scratch / "polygons.gpkg", counts, seed, scratch)
         write_points(points, scratch / "points.gpkg")
         write_points(extract_samples(image, scratch / "points.gpkg", scratch / "extracted.sqlite"), scratch / "samples.gpkg")
         scaling = scratch / "scaling.xml" if chosen.scaled else None

@@ -62,7 +62,7 @@ class StudySettings(BaseModel):
     block: float = Field(default=LEAST_BLOCK, gt=0)
     buffer: float = Field(default=60.0, ge=0)
     samples: int = Field(default=500, ge=2, description="of each class and fold at most")
-    least: Positive = Field(default=100, description="a class scarcer than this does not lower the number of the others")
+    least: Positive = Field(default=learners.LEAST, description="a class scarcer than this does not lower the number of the others")
     learners: tuple[str, ...] = Field(default=("rf",), min_length=1)
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="arms of one's own: name and recipe")
     choice: tuple[str, ...] = Field(default=(), description="the arms compared; default: `default_arms` and one's own")
@@ -225,13 +225,17 @@ class Study:
             if len(content) < settings.folds:
                 self.warnings.append(f"{named}: {len(content)} blocks, so {len(content)} folds instead of {settings.folds}")
             folds = assign_folds(np.concatenate([content, trained], axis=1), settings.folds, settings.seed)
+            files = [
+                file_hash(*(self.areas[i].path / name for name in (INPUT, LAND_COVER, "landcover.gpkg", POLYGONS, LEGEND, "clouds_10m.tif"))) for i in members
+            ]
             first = 0
             for i in members:
                 last = first + len(cuts[i].outlines)
                 key = fingerprint(
                     {
-                        "files": file_hash(*(self.areas[i].path / name for name in (INPUT, LAND_COVER, "landcover.gpkg", POLYGONS, LEGEND, "clouds_10m.tif"))),
-                        "folds": folds[first:last].tolist(),
+                        "area": [self.areas[i].name, self.areas[i].classes],
+                        "files": files,
+                        "folds": [first, folds.tolist()],
                         **settings.model_dump(mode="json", include={"seed", "block", "buffer", "samples", "least", "artificial"}),
                     }
                 )
@@ -333,10 +337,11 @@ class Study:
     def select(self, report: Report) -> dict[str, dict[str, dict[int, int]]]:
         """Select the samples of every area and repeat; returns counts by area, fold and class of the first repeat."""
 
-        def work(site: Site, repeat: int) -> Callable[[Report], None]:
-            return lambda _progress: self.select_site(site, repeat)
+        def work(group: int, repeat: int) -> Callable[[Report], None]:
+            return lambda _progress: self.select_group(self.members(group), repeat)
 
-        parallel([work(site, repeat) for site in self.sites for repeat in range(self.settings.repeats)], self.settings.jobs, "samples", report)
+        tasks = [work(group, repeat) for group in sorted({site.group for site in self.sites}) for repeat in range(self.settings.repeats)]
+        parallel(tasks, self.settings.jobs, "samples", report)
         counts: dict[str, dict[str, dict[int, int]]] = {}
         for site in self.sites:
             points = gpd.read_file(self.points(site, 0), ignore_geometry=True)
@@ -346,51 +351,52 @@ class Study:
         self.warn_of_scarce(counts)
         return counts
 
-    def select_site(self, site: Site, repeat: int) -> None:
-        """The samples of one repeat in one area, one selection a fold, checked to be away from the fold's test blocks."""
-        out, beside = self.points(site, repeat), self.points(site, repeat).with_suffix(".json")
-        if read_key(beside) == site.key and out.is_file():
+    def select_group(self, sites: Sequence[Site], repeat: int) -> None:
+        """The samples of one repeat in areas that share learners: a selection for each fold, away from its test blocks."""
+        if all(read_key(self.points(site, repeat).with_suffix(".json")) == site.key and self.points(site, repeat).is_file() for site in sites):
             return
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside.unlink(missing_ok=True)
-        tables = []
-        for fold in range(site.count):
-            scratch = self.scratch / f"{site.name}-{repeat}-{fold}"
-            scratch.mkdir()
-            polygons = site.folder / f"train_{fold}.gpkg"
-            if not len(gpd.read_file(polygons, rows=1)):
-                if self.settings.pool:
-                    continue  # this area lies in the fold wholly
+        tables: dict[str, list[gpd.GeoDataFrame]] = {site.name: [] for site in sites}
+        for fold in range(sites[0].count):
+            scratch = {site.name: self.scratch / f"{site.name}-{repeat}-{fold}" for site in sites}
+            there = []
+            for site in sites:
+                scratch[site.name].mkdir()
+                polygons = site.folder / f"train_{fold}.gpkg"
+                there.append(learners.count_polygons(site.reference, polygons, scratch[site.name]) if len(gpd.read_file(polygons, rows=1)) else {})
+            if not any(there):
                 raise UsageError(
-                    f"{site.area.path}: no training polygon lies outside the test blocks of fold {fold} and {self.settings.buffer:g} m around them; "
+                    f"{sites[0].area.path}: no training polygon lies outside the test blocks of fold {fold} and {self.settings.buffer:g} m around them; "
                     "take a smaller --block or --buffer, or more polygons"
                 )
-            seed = seed_of(self.settings.seed, site.name, repeat, fold)
-            points, _ = learners.select_samples(site.reference, polygons, self.settings.samples, self.settings.least, seed, scratch)
-            refuse_samples_in_test(site.area, site.blocks, site.tested(fold), points.geometry, self.settings.buffer)
-            points["fold"] = fold
-            # Learners that take fewer samples take the first of each class.
-            tables.append(points.sample(frac=1.0, random_state=seed % 2**32).reset_index(drop=True))
-        if not tables:
-            raise UsageError(f"{site.area.path}: no fold may train on it; take smaller blocks (--block) or more folds")
-        table = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), geometry="geometry", crs=tables[0].crs)
-        write_vector(table[[FIELD, "fold", "geometry"]], out, "samples")
-        write_json(beside, {"key": site.key})
+            for site, wanted in zip(sites, learners.share_out(there, self.settings.samples, self.settings.least), strict=True):
+                if wanted:
+                    seed = seed_of(self.settings.seed, site.name, repeat, fold)
+                    points = learners.select_samples(site.reference, site.folder / f"train_{fold}.gpkg", wanted, seed, scratch[site.name])
+                    refuse_samples_in_test(site.area, site.blocks, site.tested(fold), points.geometry, self.settings.buffer)
+                    points["fold"] = fold
+                    # Shuffled: learners that take fewer samples take the first of each class.
+                    tables[site.name].append(points.sample(frac=1.0, random_state=seed).reset_index(drop=True))
+        for site in sites:
+            out, beside = self.points(site, repeat), self.points(site, repeat).with_suffix(".json")
+            if not tables[site.name]:
+                raise UsageError(f"{site.area.path}: holds no training polygon that any fold may use; leave the area out, or take more folds")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            beside.unlink(missing_ok=True)
+            table = gpd.GeoDataFrame(pd.concat(tables[site.name], ignore_index=True), geometry="geometry", crs=tables[site.name][0].crs)
+            write_vector(table[[FIELD, "fold", "geometry"]], out, "samples")
+            write_json(beside, {"key": site.key})
 
     def warn_of_scarce(self, counts: Mapping[str, Mapping[str, Mapping[int, int]]]) -> None:
         """Say which classes a fold has fewer samples of than of the others, or none."""
-        for site in self.sites:
-            rows = counts[site.name]
-            scarce = sorted(
-                {
-                    one["name"]
-                    for one in site.area.classes
-                    for row in rows.values()
-                    if row.get(one["code"], 0) < max(row.values()) and (not self.settings.pool or row.get(one["code"], 0) > 0)
-                }
-            )
+        for group in sorted({site.group for site in self.sites}):
+            sites = self.members(group)
+            scarce: set[str] = set()
+            for fold in range(sites[0].count):
+                total = {one["code"]: sum(counts[site.name].get(str(fold), {}).get(one["code"], 0) for site in sites) for one in self.areas[0].classes}
+                scarce |= {one["name"] for one in self.areas[0].classes if total[one["code"]] < max(total.values())}
             if scarce:
-                self.warnings.append(f"{site.name}: fewer samples than of other classes, in a fold at least, of {', '.join(scarce)}")
+                where = sites[0].name if len(sites) == 1 else "all areas"
+                self.warnings.append(f"{where}: fewer samples than of other classes, in a fold at least, of {', '.join(sorted(scarce))}")
 
     # --- maps --------------------------------------------------------------------------------------------------------------
 
@@ -457,7 +463,7 @@ class Study:
             for name, table in tables.items():
                 rows = table[table["fold"] == fold]
                 if learner.most:
-                    rows = rows.groupby(FIELD, group_keys=False).head(learner.most)
+                    rows = rows.groupby(FIELD, group_keys=False).head(max(1, learner.most // len(sites)))
                 if len(rows):
                     vectors.append(scratch / f"{name}-{fold}.gpkg")
                     learners.write_points(rows, vectors[-1])
