@@ -12,6 +12,8 @@ import io
 import json
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -338,7 +340,7 @@ def stored(path: Path, key: str | None = None) -> Sums | None:
             if key is not None and str(content["key"]) != key:
                 return None
             return {name: content[name] for name in content.files if name != "key"}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 
@@ -401,13 +403,14 @@ class Comparison:
         (draws, one), (_, other) = (self.resampled(arm, areas) for arm in (first, second))
         return estimates(values[0] - values[1], measure.of(one) - measure.of(other), draws.number)
 
-    def wilcoxon(self, first: str, second: str, measure: Measure) -> list[float]:
-        """Wilcoxon's p over the clusters that are drawn, one for each class where the measure is of classes."""
+    def wilcoxon(self, first: str, second: str, measure: Measure) -> dict[str, float]:
+        """Wilcoxon's p and the median of the differences of the clusters that are drawn, the measure taken in each by itself."""
         areas = self.areas(first, second)
         unit = self.resampled(first, areas)[0].unit
         changes = [measure.of(statistics.by_cluster(*self.within(arm, areas), unit)) for arm in (first, second)]
-        change = (changes[0] - changes[1]).reshape(len(changes[0]), -1)
-        return [statistics.wilcoxon(column) for column in change.T]
+        change = changes[0] - changes[1]
+        known = change[np.isfinite(change)]
+        return {"wilcoxon": statistics.wilcoxon(change), "median": float(np.median(known)) if known.size else float("nan")}
 
     def mcnemar(self, first: str) -> dict[str, float]:
         """McNemar's test against the baseline on the thinned pixels of the first repeat."""
@@ -511,7 +514,7 @@ def compare_learner(comparison: Comparison, every: dict[str, Measure]) -> dict[s
                 continue
             both = {key: one for key, one in usable.items() if one.compared and all(name in comparison.tables[other][0] for name in one.reads)}
             row["difference"][other] = {
-                key: asdict(comparison.difference(arm, other, one)[0]) | {"wilcoxon": comparison.wilcoxon(arm, other, one)[0]} for key, one in both.items()
+                key: asdict(comparison.difference(arm, other, one)[0]) | comparison.wilcoxon(arm, other, one) for key, one in both.items()
             }
             row["class_difference"][other] = {
                 key: [asdict(each) for each in comparison.difference(arm, other, accuracy.CLASS_MEASURES[key])] for key in ("f1", "iou", "boundary_f1_1")
@@ -822,7 +825,7 @@ def write_tables(folder: Path, content: dict[str, Any]) -> None:
     names = [one["name"] for one in content["classes"]]
     values, changes = io.StringIO(), io.StringIO()
     numbers = ["value", "low", "high"]
-    tests = [*numbers, "error", "p", "holm", "wilcoxon", "detectable", "clusters"]
+    tests = [*numbers, "error", "p", "holm", "wilcoxon", "median", "detectable", "clusters"]
     first, second = csv.writer(values, lineterminator="\n"), csv.writer(changes, lineterminator="\n")
     first.writerow(["learner", "arm", "measure", "class", *numbers])
     second.writerow(["learner", "arm", "against", "measure", "class", *tests])

@@ -130,8 +130,23 @@ def bar(one: dict[str, Any], reach: float) -> dict[str, float]:
 
 
 def words(value: Any) -> str:
-    """A setting in a line: lists and tables as short JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A setting in a line: tables and lists without JSON's quotes, runs of whole numbers as ranges."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(one)}" for key, one in value.items()) if value else "none"
+    if isinstance(value, list):
+        return "none" if not value else ranges(value) if all(type(one) is int for one in value) and len(value) > 3 else " ".join(words(one) for one in value)
+    return "none" if value is None or value == "" else {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def ranges(values: list[int]) -> str:
+    """Whole numbers as runs: 1 2 3 7 -> 1–3 7."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], value]
+        else:
+            runs.append([value])
+    return " ".join("–".join(map(str, run)) for run in runs)
 
 
 def several(count: float, noun: str) -> str:
@@ -228,7 +243,7 @@ def plots(study: dict[str, Any]) -> dict[str, str]:
             if len(known) == len(bins):
                 series.append((titles[arm], list(range(len(bins))), [one["value"] for one in known], [(one["low"], one["high"]) for one in known]))
         if series:
-            found[key] = draw(series, label, "pixels mapped, %", ticks=bins)
+            found[key] = draw(series, label, "pixels mapped, %", ticks=bins, bold=titles[study["lead"]])
     curves = study["risk"].get(learner, {}).get("curves", {})
     if curves:
         series = [(name, curve["coverage"], curve["risk"], None) for name, curve in curves.items()]
@@ -241,7 +256,7 @@ def plots(study: dict[str, Any]) -> dict[str, str]:
             series.append((titles[arm], table["confidence"], table["right"], None))
     if series:
         series.append(("perfect", [0.0, 1.0], [0.0, 1.0], None))
-        found["calibration"] = draw(series, "confidence, %", "right, %", percent=True)
+        found["calibration"] = draw(series, "confidence, %", "right, %", percent=True, bold=titles[study["lead"]])
     return found
 
 
@@ -252,8 +267,9 @@ def draw(
     ticks: list[str] | None = None,
     markers: bool = True,
     percent: bool = False,
+    bold: str = "",
 ) -> str:
-    """Curves (name, x, y as shares, intervals) as an SVG data URI, in few colours with own lines and markers."""
+    """Curves (name, x, y as shares, intervals) as an SVG data URI, in few colours with own lines and markers, one of them bold."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -264,7 +280,7 @@ def draw(
         colour, line, marker = STYLES[place % len(STYLES)]
         across = np.array([np.nan if one is None else one for one in x], float) * (100 if percent else 1)
         up = 100 * np.array([np.nan if one is None else one for one in y], float)
-        style: dict[str, Any] = {"color": colour, "linestyle": line, "label": name, "linewidth": 1.4}
+        style: dict[str, Any] = {"color": colour, "linestyle": line, "label": name, "linewidth": 2.4 if name == bold else 1.3}
         if markers:
             style |= {"marker": marker, "markersize": 4.5}
         if ends is None:

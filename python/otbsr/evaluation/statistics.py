@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from otbsr.evaluation.accuracy import Matrix as Matrix
 from otbsr.evaluation.accuracy import Sums
@@ -22,7 +22,9 @@ Measure = Callable[[Matrix], Matrix]
 OfSums = Callable[[Sums], Matrix]
 
 ENOUGH_AREAS = 8
-"""Areas from which on areas are drawn instead of blocks: percentile intervals from fewer are no use."""
+"""Areas from which on areas are drawn instead of blocks: fewer say too little of how areas differ."""
+FEW_CLUSTERS = 10
+"""Clusters below which percentiles are no use: no draw goes beyond the extreme cluster, and of 5 clusters widened percentiles cover 89 %."""
 LEVEL = 0.95
 POWER = 0.8
 FEW_PAIRS = 25
@@ -108,29 +110,34 @@ def estimate(value: float, drawn: Matrix, clusters: int, level: float = LEVEL) -
     """An estimate with an expanded percentile interval from its bootstrap replicates (Hesterberg 2015, section 4.3).
 
     Percentile intervals of n clusters are as narrow as normal ones with the variance divided by n; the percentiles are moved outward to
-    make up for n - 1 and Student's t. p inverts the interval; where no replicate passes zero, the tail is continued with the bootstrap's
-    standard error. All NaN with fewer than two clusters or replicates that hold the measure.
+    make up for n - 1 and Student's t. With fewer than `FEW_CLUSTERS`: Student's interval with the bootstrap's standard error. p inverts
+    the interval; where no replicate passes zero, the tail is continued with the standard error. All NaN with fewer than two clusters or
+    replicates that hold the measure.
     """
     drawn = drawn[np.isfinite(drawn)]
     if clusters < 2 or drawn.size < 2 or not np.isfinite(value):
         unknown = float("nan")
         return Difference(float(value), unknown, unknown, unknown, unknown, unknown, clusters)
     freedom, widen = clusters - 1, np.sqrt(clusters / (clusters - 1))
-    outer = float(stats.norm.cdf(widen * stats.t.ppf((1 - level) / 2, freedom)))
-    low, high = (float(end) for end in np.quantile(drawn, [outer, 1 - outer]))
     error = float(drawn.std() * widen)
+    reach = float(special.stdtrit(freedom, (1 + level) / 2))
     if error == 0:
-        return Difference(float(value), low, high, 0.0, 1.0 if value == 0 else 0.0, 0.0, clusters)
-    tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
-    z = float(stats.norm.ppf(tail)) if tail > 0 else min(float(stats.norm.ppf(1 / drawn.size)), -abs(value) / float(drawn.std()))
-    p = float(min(1.0, 2 * stats.t.cdf(min(z, 0.0) / widen, freedom)))
-    return Difference(float(value), low, high, error, p, minimum_detectable(error, clusters, level), clusters)
+        low, high, p = value, value, 1.0 if value == 0 else 0.0
+    elif clusters < FEW_CLUSTERS:
+        low, high, p = value - reach * error, value + reach * error, 2 * special.stdtr(freedom, -abs(value) / error)
+    else:
+        outer = float(special.ndtr(-widen * reach))
+        low, high = np.quantile(drawn, [outer, 1 - outer])
+        tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
+        z = float(special.ndtri(tail)) if tail > 0 else min(float(special.ndtri(1 / drawn.size)), -abs(value) / float(drawn.std()))
+        p = min(1.0, 2 * special.stdtr(freedom, min(z, 0.0) / widen))
+    return Difference(float(value), float(low), float(high), error, float(p), minimum_detectable(error, clusters, level), clusters)
 
 
 def minimum_detectable(error: float, clusters: int, level: float = LEVEL, power: float = POWER) -> float:
     """The smallest true difference that a test at `level` finds with `power`: (t(level) + t(power)) standard errors (Bloom 1995)."""
     freedom = clusters - 1
-    return float((stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(power, freedom)) * error)
+    return float((special.stdtrit(freedom, (1 + level) / 2) + special.stdtrit(freedom, power)) * error)
 
 
 def holm(values: Sequence[float]) -> list[float]:

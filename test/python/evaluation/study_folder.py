@@ -67,10 +67,11 @@ def write_study(
     content: dict = {
         "format": 2, "baseline": "bicubic-context", "classes": CLASSES, "areas": [], "learners": list(learners), "runs": [], "images": {}, "counts": {},
         "arms": [
-            {"name": name, "title": ARMS[name][0], "kind": ARMS[name][1], "control": ARMS[name][1] in ("control", "unsharp"), "oracle": name == "spot", "model": ""}
+            {"name": name, "title": ARMS[name][0], "kind": ARMS[name][1], "control": name in ("shuffled", "unsharp"), "oracle": name == "spot", "model": ""}
             for name in wrong
         ],
-        "protocol": {"seed": 1, "folds": 2, "repeats": repeats, "replicates": 500, "block": block * 2.5, "buffer": 20.0, "samples": 300}, "models": [{"name": "f-light-x4", "sha256": "0" * 64, "training_areas": []}],
+        "protocol": {"seed": 1, "folds": 2, "repeats": repeats, "replicates": 500, "block": block * 2.5, "buffer": 20.0, "samples": 300},
+        "models": [{"name": "f-light-x4", "sha256": "0" * 64, "training_areas": []}],
         "versions": {"otbsr": "0.1.0", "otb": "8.1.1"}, "command": "otbsr study world --out study", "warnings": ["A warning of the first half."],
     }  # fmt: skip
     for number in range(areas):
@@ -87,17 +88,15 @@ def write_study(
         image = np.moveaxis(spectra[cover], -1, 0) + random.normal(0, 60, (4, side, side)).astype(np.int16)
         write(folder / f"areas/{name}/input_10m.tif", image[:, ::4, ::4], corner, 10.0)
         write(folder / f"areas/{name}/image_2m5.tif", image, corner)
-        disagreement = np.full((side, side), 40, np.uint16)
+        wrong_in_f = np.zeros((side, side), bool)
         for arm, share in wrong.items():
             write(folder / f"arms/{name}/{arm}/image_2m5.tif", image + random.normal(0, 20, image.shape).astype(np.int16), corner)
             content["images"].setdefault(name, {})[arm] = f"arms/{name}/{arm}/image_2m5.tif"
             for learner in learners:
                 for repeat in range(repeats):
                     mapped, confidence = spoil(random, cover, share)
-                    if arm == "f" and repeat == 0:
-                        disagreement = np.where(mapped == cover, random.integers(5, 300, mapped.shape), random.integers(100, 900, mapped.shape)).astype(
-                            np.uint16
-                        )
+                    if arm == "f":
+                        wrong_in_f |= mapped != cover
                     mapped[reference == 0] = 0
                     path = f"maps/{name}/{arm}/{learner}_{repeat}"
                     write(folder / f"{path}.tif", mapped, corner)
@@ -106,12 +105,14 @@ def write_study(
                         write(folder / f"{path}_confidence.tif", confidence, corner)
                         entry["confidence"] = f"{path}_confidence.tif"
                     content["runs"].append(entry)
+        disagreement = np.where(wrong_in_f, random.integers(100, 900, cover.shape), random.integers(5, 300, cover.shape)).astype(np.uint16)
         write(folder / f"areas/{name}/disagreement_2m5.tif", disagreement, corner, nodata=65535)
         content["counts"][name] = {"samples": {"0": {"1": 300, "2": 300, "3": 300, "4": 300}}}
         content["areas"].append({
             "name": name, "reference": f"areas/{name}/reference_2m5.tif", "blocks": f"areas/{name}/blocks_2m5.tif", "block_size": block * 2.5,
             "folds": [int(one) for one in np.arange((index[-1] + 1) ** 2) % 2], "simulated": True, "source": "Synthetic labels of a test.",
-            "image": f"areas/{name}/image_2m5.tif", "input": f"areas/{name}/input_10m.tif", "disagreement": f"areas/{name}/disagreement_2m5.tif", "settings": {"seed": 100 + number},
+            "image": f"areas/{name}/image_2m5.tif", "input": f"areas/{name}/input_10m.tif", "disagreement": f"areas/{name}/disagreement_2m5.tif",
+            "settings": {"seed": 100 + number},
         })  # fmt: skip
     (folder / "maps.json").write_text(json.dumps(content))
     return folder
