@@ -65,6 +65,11 @@ class Recipe(BaseModel):
         return ()
 
     @property
+    def models(self) -> tuple[Path, ...]:
+        """The model folders that it runs."""
+        return ()
+
+    @property
     def kind(self) -> str:
         """What the report calls it."""
         return type(self).__name__.lower()
@@ -107,6 +112,11 @@ class Model(Recipe):
 
     model: Path
     other_date: bool = False
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """One."""
+        return (self.model,)
 
     def write(self, making: Making, out: Path) -> None:
         """The four-band image where the model's bands are in it, else the stack."""
@@ -303,6 +313,11 @@ class OtherDate(Recipe):
 
     other_date: Path
     over: str = "bicubic"
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The one whose detail it is."""
+        return (self.other_date,)
 
     @property
     def kind(self) -> str:

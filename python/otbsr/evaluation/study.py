@@ -179,7 +179,7 @@ class Study:
         """Nothing is written yet."""
         self.areas, self.learners, self.arms, self.settings, self.out = areas, {one.name: one for one in chosen}, arms, settings, out
         self.repeats = range(settings.repeats or 1)
-        self.models = {str(one.recipe.model): ModelFolder.open(one.recipe.model) for one in arms if isinstance(one.recipe, Model)}
+        self.models = {str(path): ModelFolder.open(path) for one in arms for path in one.recipe.models}
         self.warnings: list[str] = []
         self.sites: list[Site] = []
 
@@ -195,10 +195,14 @@ class Study:
                 if lacking := arm.recipe.missing(area):
                     raise InputError(f"{area.path}: arm {arm.name} needs {lacking}; add it, or leave the arm out")
         self.warn_of_training(trained)
+        truth = [(area.labels(), area.polygons()) for area in self.areas]
+        self.sites = self.split(cuts, truth)
         prepare_folder(self.out, overwrite)
         with scratch_folder(self.out) as self.scratch:
             write_text(self.out / "study.yaml", yaml.safe_dump(json.loads(self.settings.model_dump_json()), sort_keys=False, allow_unicode=True))
-            self.sites = self.split(cuts, report)
+            for number, (site, (labels, polygons)) in enumerate(zip(self.sites, truth, strict=True)):
+                self.write_site(site, labels, polygons)
+                report("areas", (number + 1) / len(self.sites))
             images = self.make_images(report)
             samples = self.select(report)
             self.make_maps(images, report)
@@ -214,18 +218,16 @@ class Study:
 
     # --- areas, blocks, folds ----------------------------------------------------------------------------------------------
 
-    def split(self, cuts: Sequence[Blocks], report: Report) -> list[Site]:
-        """Write each area's reference, blocks, masks and training polygons; folds are assigned within groups of areas."""
+    def split(self, cuts: Sequence[Blocks], truth: Sequence[tuple[NDArray[np.uint8], gpd.GeoDataFrame]]) -> list[Site]:
+        """The areas with the fold of each block, dealt within groups of areas; truth: labels and training polygons. Raises `UsageError`."""
         settings, count = self.settings, len(self.areas[0].classes)
         if settings.block < LEAST_BLOCK:
             self.warnings.append(f"blocks of {settings.block:g} m: neighbours may be alike, so that intervals may be too narrow (expected {LEAST_BLOCK:g} m)")
-        labels = [area.labels() for area in self.areas]
-        polygons = [area.polygons() for area in self.areas]
         groups = [list(range(len(self.areas)))] if settings.pool else [[index] for index in range(len(self.areas))]
         sites: dict[int, Site] = {}
         for group, members in enumerate(groups):
-            content = np.concatenate([cuts[i].count(labels[i], count) for i in members])
-            trained = np.concatenate([cuts[i].count(burn(polygons[i], self.areas[i].fine), count) for i in members])
+            content = np.concatenate([cuts[i].count(truth[i][0], count) for i in members])
+            trained = np.concatenate([cuts[i].count(burn(truth[i][1], self.areas[i].fine), count) for i in members])
             named = self.areas[members[0]].name if len(members) == 1 else "all"
             if len(content) < settings.folds:
                 self.warnings.append(f"{named}: {len(content)} blocks, so {len(content)} folds instead of {settings.folds}")
@@ -246,9 +248,6 @@ class Study:
                 )
                 sites[i] = Site(self.areas[i], self.out / "areas" / self.areas[i].name, cuts[i], folds[first:last], int(folds.max()) + 1, group, key)
                 first = last
-        for i, site in sites.items():
-            self.write_site(site, labels[i], polygons[i])
-            report("areas", (i + 1) / len(sites))
         return [sites[i] for i in range(len(sites))]
 
     def write_site(self, site: Site, labels: NDArray[np.uint8], polygons: gpd.GeoDataFrame) -> None:
@@ -281,10 +280,11 @@ class Study:
         for site in self.sites:
             files = file_hash(site.area.input, *(site.area.others[key] for key in ("spot", "other", "stack") if key in site.area.others))
             for arm in self.arms:
-                model = self.models[str(arm.recipe.model)].sidecar.sha256 if isinstance(arm.recipe, Model) else ""
+                model = [self.models[str(path)].sidecar.sha256 for path in arm.recipe.models]
                 own = {"recipe": json.loads(arm.recipe.model_dump_json()), "verb": type(arm.recipe).__name__, "model": model, "seed": self.settings.seed}
-                if "model" in own["recipe"]:
-                    own["recipe"]["model"] = ""  # the content counts, not the folder's name
+                for option in ("model", "other_date"):  # a model's content counts, not its folder's name
+                    if own["recipe"].get(option):
+                        own["recipe"][option] = True
                 if isinstance(arm.recipe, ImageFile):
                     own["image"] = file_hash(site.area.path / arm.recipe.image)
                 keys[site.name, arm.name] = fingerprint({**own, "files": files, "sources": [keys[site.name, source] for source in arm.recipe.sources]})

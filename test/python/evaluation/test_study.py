@@ -236,9 +236,12 @@ def test_a_study_where_the_network_was_trained_is_refused_before_anything_is_wri
     left, bottom, _, _ = Area.open(area).fine.bounds
     planted = {"crs": "EPSG:32631", "bounds": [left + 310, bottom + 10, left + 320, bottom + 20]}
     (tmp_path / "model/model.json").write_text(json.dumps({**sidecar, "method": "fidelity", "training": {"footprints": [planted]}}))
-    for choice in (("f",), ("unsharp",), ("shuffled",)):  # also where F only lends its spectrum
+    other = draw_area(tmp_path / "other", town(160), world={"settings": {"date_gap": 9}})
+    for place, choice in ((area, ("f",)), (area, ("unsharp",)), (area, ("shuffled",)), (other, ("wrong-date",))):  # also where F only lends something
         with pytest.raises(UsageError, match=r"block 15 .* lies in the training area of bicubic-x4"):
-            make_maps([area], tmp_path / "out", SETTINGS.model_copy(update={"model": tmp_path / "model", "choice": choice}))
+            make_maps([place], tmp_path / "out", SETTINGS.model_copy(update={"model": tmp_path / "model", "choice": choice}))
+    with pytest.raises(UsageError, match="take a larger area"):
+        make_maps([area], tmp_path / "out", SETTINGS.model_copy(update={"block": 5000.0}))
     assert not (tmp_path / "out").exists()
 
 
@@ -272,7 +275,7 @@ def test_a_folder_of_something_else_is_left_alone(area: Path, tmp_path: Path) ->
 @pytest.fixture
 def judged(tmp_path: Path) -> Iterator[Any]:
     def judge(area: Path, **changes: Any) -> dict[str, Any]:
-        settings = StudySettings(model=MODELS / "f-light-x4", folds=2, buffer=20, samples=150, **changes)
+        settings = StudySettings(model=MODELS / "f-light-x4", repeats=1, folds=2, buffer=20, samples=150, **changes)
         make_maps([area], tmp_path / "out", settings)
         content = evaluate(tmp_path / "out")
         return {arm: row["difference"] for arm, row in content["results"]["rf"].items()}
@@ -284,7 +287,7 @@ def test_no_gain_is_reported_where_there_is_none(tmp_path: Path, judged: Any) ->
     """Parcels of 240 m without roads, judged away from their boundaries: what a sharper image shows is not asked."""
     assert ModelFolder.open(MODELS / "f-light-x4").sidecar.method == "fidelity"
     spectra = {1: (1000, 1100, 800, 2500), 2: (1080, 1040, 860, 2600), 3: (1040, 1160, 740, 2640)}
-    area = draw_area(tmp_path / "open", parcels(384), spectra, spread=80, parcel=25, noise=20, headland=4)
+    area = draw_area(tmp_path / "open", parcels(384), spectra, spread=80, parcel=8, noise=20, headland=4)
     difference = judged(area, block=240, choice=("f",))["f"]
     for base in ("bicubic", "bicubic-context"):
         change = difference[base]["macro_f1"]
