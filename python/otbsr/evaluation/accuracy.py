@@ -189,7 +189,7 @@ class Truth:
         rows, columns = (size // self.cell for size in self.where[self.core].shape)
         cut, k = labels[self.core][: rows * self.cell, : columns * self.cell], self.legend.number
         index = np.add.outer(np.arange(rows * self.cell) // self.cell * columns, np.arange(columns * self.cell) // self.cell) * (k + 1)
-        shares = np.bincount((index + cut).ravel(), minlength=rows * columns * (k + 1)).reshape(rows, columns, k + 1)
+        shares = np.bincount((index + np.minimum(cut, k)).ravel(), minlength=rows * columns * (k + 1)).reshape(rows, columns, k + 1)
         return shares[..., 1:] / self.cell**2
 
     def cell_blocks(self) -> NDArray[np.int64]:
