@@ -42,7 +42,8 @@ CALIBRATION_BINS = 10
 DISAGREEMENTS: Matrix = np.concatenate(([0.0], np.geomspace(1, 10000, 64)))
 """Lower ends of the bins of disagreement, DN."""
 NO_DISAGREEMENT = 65535
-CROSS: NDArray[np.bool_] = ndimage.generate_binary_structure(2, 1)
+DISAGREEMENT_BIN: NDArray[np.int64] = np.digitize(np.arange(NO_DISAGREEMENT + 1), DISAGREEMENTS) - 1
+"""The bin of each uint16."""
 EIGHT: NDArray[np.bool_] = ndimage.generate_binary_structure(2, 2)
 
 
@@ -90,6 +91,16 @@ def boundary(mask: NDArray[np.bool_], judged: NDArray[np.bool_]) -> NDArray[np.b
     found[:, 1:] |= outside[:, :-1]
     found[:, :-1] |= outside[:, 1:]
     return found & mask
+
+
+def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask and its neighbours (of 4): dilation by a cross; n times gives the disc of radius n for n up to 2."""
+    found = mask.copy()
+    found[1:] |= mask[:-1]
+    found[:-1] |= mask[1:]
+    found[:, 1:] |= mask[:, :-1]
+    found[:, :-1] |= mask[:, 1:]
+    return found
 
 
 def thickness(mask: NDArray[np.bool_], widths: Sequence[float]) -> NDArray[np.int64]:
@@ -154,7 +165,9 @@ class Truth:
         self.building_pixels = pixels
         self.building_bin = np.digitize(pixels * self.spacing**2, SIZES)
         self.building_first = first_pixels(self.buildings, self.building_number)
-        self.near_building = ndimage.binary_dilation(buildings, CROSS, NEAR) if self.building_number else buildings
+        self.near_building = buildings
+        for _ in range(NEAR):
+            self.near_building = grown(self.near_building)
         roads = within(self.labels, self.legend.road) & self.judged
         self.roads = roads
         self.road_bin = thickness(roads, [width / self.spacing for width in WIDTHS])
@@ -166,18 +179,18 @@ class Truth:
 
     def boundaries(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], list[NDArray[np.bool_]]]:
         """The mask's boundary, and where a boundary lies within each of `TOLERANCES` (Euclidean: crosses repeated once or twice are discs)."""
-        edge, near, grown = boundary(mask, self.judged), [], None
-        for _ in TOLERANCES:
-            grown = ndimage.binary_dilation(edge if grown is None else grown, CROSS) if edge.any() else edge
-            near.append(grown)
+        edge = boundary(mask, self.judged)
+        near = [grown(edge)]
+        near.append(grown(near[0]))
         return edge, near
 
     def cells_of(self, labels: Array) -> Matrix:
         """Share of each class in the cells of the core, (rows, columns, K)."""
-        core = labels[self.core]
-        rows, columns = core.shape[0] // self.cell, core.shape[1] // self.cell
-        core = core[: rows * self.cell, : columns * self.cell].reshape(rows, self.cell, columns, self.cell)
-        return np.stack([(core == code + 1).mean((1, 3)) for code in range(self.legend.number)], -1)
+        rows, columns = (size // self.cell for size in self.where[self.core].shape)
+        cut, k = labels[self.core][: rows * self.cell, : columns * self.cell], self.legend.number
+        index = np.add.outer(np.arange(rows * self.cell) // self.cell * columns, np.arange(columns * self.cell) // self.cell) * (k + 1)
+        shares = np.bincount((index + np.minimum(cut, k)).ravel(), minlength=rows * columns * (k + 1)).reshape(rows, columns, k + 1)
+        return shares[..., 1:] / self.cell**2
 
     def cell_blocks(self) -> NDArray[np.int64]:
         """Block of the core's cells: cells with an unjudged pixel, or of two blocks, are -1."""
@@ -187,12 +200,12 @@ class Truth:
         low, high = core.min((1, 3)), core.max((1, 3))
         return np.where(low == high, low, -1)
 
-    def tally(self, where: Array, kinds: int, kind: Array, weights: Array | None = None) -> Matrix:
-        """Sums (count, kinds) by block of 1 or `weights` over the places with `where` >= 0; all three flat or of one shape."""
-        used = where >= 0
-        index = where[used] * kinds + kind[used]
-        total = np.bincount(index, None if weights is None else weights[used], self.count * kinds)
-        return total.reshape(self.count, kinds).astype(np.float64)
+    def tally(self, where: Array, kinds: int, kind: Array, *weights: Array | None) -> Matrix:
+        """Sums (count, kinds, weights) by block of each of `weights` (None: 1) over the places with `where` >= 0; all flat or of one shape."""
+        places = np.flatnonzero(where >= 0)
+        index = where.ravel()[places] * kinds + kind.ravel()[places]
+        total = [np.bincount(index, None if one is None else one.ravel()[places], self.count * kinds) for one in weights]
+        return np.stack(total, -1).reshape(self.count, kinds, len(weights)).astype(np.float64)
 
 
 def count(
@@ -206,7 +219,7 @@ def count(
     """The sums of one map in the core of one window, by block.
 
     mapped, baseline: labels like the reference's (baseline: the map of the arm that super-resolution must beat); confidence: 0..1, NaN
-    where there is none; disagreement: DN, `NO_DISAGREEMENT` where there is none; thinning: pixels between those that McNemar's test
+    where there is none; disagreement: DN as uint16, `NO_DISAGREEMENT` where there is none; thinning: pixels between those that McNemar's test
     counts, 0: none. All of the window's shape. Raises `ValueError` for a judged pixel without a label of 1..K.
 
     confusion (K, K); cells (K, K): majority in 10 m cells, of equals the lowest class; fractions (K, 3): sum of squared errors of the
@@ -224,7 +237,7 @@ def count(
         raise ValueError(f"labels {inside.min()} to {inside.max()} where the map is judged; expected 1 to {k}")
     right = mapped == truth.labels
     sums: Sums = {
-        "confusion": truth.tally(where, k * k, (truth.labels.astype(np.int64) - 1) * k + mapped.astype(np.int64) - 1).reshape(truth.count, k, k),
+        "confusion": truth.tally(where, k * k, (truth.labels.astype(np.int64) - 1) * k + mapped - 1, None).reshape(truth.count, k, k),
     }
     sums.update(count_cells(truth, mapped))
     sums["boundary"] = count_boundaries(truth, mapped)
@@ -234,23 +247,22 @@ def count(
         hit = within(mapped, legend.road)
         kinds = len(WIDTHS) + 1
         roads = np.where(truth.roads, where, -1)
-        sums["widths"] = np.stack([truth.tally(roads, kinds, truth.road_bin), truth.tally(roads, kinds, truth.road_bin, hit)], -1)
+        sums["widths"] = truth.tally(roads, kinds, truth.road_bin, None, hit)
     if confidence is not None:
         given = np.where(np.isfinite(confidence), where, -1)
         clean = np.clip(np.nan_to_num(confidence), 0, 1).astype(np.float64)
         bins = np.minimum((clean * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
-        sums["confidence"] = np.stack([truth.tally(given, CONFIDENCE_BINS, bins, one) for one in (None, clean, right)], -1)
-        zero = np.zeros(where.shape, np.int64)
-        sums["brier"] = np.concatenate([truth.tally(given, 1, zero), truth.tally(given, 1, zero, (clean - right) ** 2)], -1)
+        each = truth.tally(given, CONFIDENCE_BINS, bins, None, clean, right, (clean - right) ** 2)
+        sums["confidence"], sums["brier"] = each[..., :3], each[..., [0, 3]].sum(1)
     if disagreement is not None:
         given = np.where(disagreement != NO_DISAGREEMENT, where, -1)
-        bins = np.digitize(disagreement, DISAGREEMENTS) - 1
-        sums["disagreement"] = np.stack([truth.tally(given, len(DISAGREEMENTS), bins, one) for one in (None, ~right)], -1)
+        bins = DISAGREEMENT_BIN[disagreement]
+        sums["disagreement"] = truth.tally(given, len(DISAGREEMENTS), bins, None, ~right)
     if baseline is not None and thinning:
         other = baseline == truth.labels
         rows, columns = ((np.arange(size) + start) % thinning == thinning // 2 for size, start in zip(where.shape, truth.origin, strict=True))
         kept = np.where(np.logical_and.outer(rows, columns) & (right != other), where, -1)
-        sums["discordant"] = truth.tally(kept, 2, other.astype(np.int64))
+        sums["discordant"] = truth.tally(kept, 2, other, None)[..., 0]
     return sums
 
 
@@ -260,26 +272,29 @@ def count_cells(truth: Truth, mapped: Array) -> Sums:
     shares = truth.cells_of(mapped)
     error = shares - truth.cells
     kind = truth.cells.argmax(-1) * k + shares.argmax(-1)
-    parts = []
-    for power in (2, 1, 0):
-        parts.append(np.stack([truth.tally(block, 1, np.zeros_like(block), error[..., one] ** power)[:, 0] for one in range(k)], -1))
-    return {"cells": truth.tally(block, k * k, kind).reshape(truth.count, k, k), "fractions": np.stack(parts, -1)}
+    weights = [error[..., one] ** power for one in range(k) for power in (2, 1, 0)]
+    fractions = truth.tally(block, 1, np.zeros_like(block), *weights).reshape(truth.count, k, 3)
+    return {"cells": truth.tally(block, k * k, kind, None).reshape(truth.count, k, k), "fractions": fractions}
 
 
 def count_boundaries(truth: Truth, mapped: Array) -> Matrix:
     """`boundary` of `count`."""
     found = np.zeros((truth.count, len(TOLERANCES), truth.legend.number + 1, 4))
-    used = truth.where >= 0
+    where = truth.where.ravel()
 
-    def by_block(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        return np.bincount(truth.where[mask], minlength=truth.count)
+    def places(edge: NDArray[np.bool_]) -> NDArray[np.int64]:
+        flat = np.flatnonzero(edge)
+        return flat[where[flat] >= 0]
+
+    def by_block(flat: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(where[flat], minlength=truth.count)
 
     for kind, (mask, (edge, near)) in enumerate(zip(truth.masks(mapped), truth.edges, strict=True)):
         own, own_near = truth.boundaries(mask)
-        own_used, edge_used = own & used, edge & used
-        number, expected = by_block(own_used), by_block(edge_used)
+        drawn, expected = places(own), places(edge)
         for step in range(len(TOLERANCES)):
-            found[:, step, kind] = np.stack([number, by_block(own_used & near[step]), expected, by_block(edge_used & own_near[step])], -1)
+            hit, met = drawn[near[step].ravel()[drawn]], expected[own_near[step].ravel()[expected]]
+            found[:, step, kind] = np.stack([by_block(one) for one in (drawn, hit, expected, met)], -1)
     return found
 
 
@@ -293,8 +308,7 @@ def count_buildings(truth: Truth, mapped: Array, baseline: Array | None) -> Sums
     found = hits >= DETECTED * truth.building_pixels
     place = where.ravel()[truth.building_first]
     place[0] = -1
-    sizes = [truth.tally(pixels, kinds, size), truth.tally(pixels, kinds, size, hit)]
-    sizes += [truth.tally(place, kinds, truth.building_bin), truth.tally(place, kinds, truth.building_bin, found)]
+    sizes = [truth.tally(pixels, kinds, size, None, hit), truth.tally(place, kinds, truth.building_bin, None, found)]
     objects, number = ndimage.label(hit, EIGHT)
     area = np.bincount(objects.ravel(), minlength=number + 1)
     supported = np.bincount(objects.ravel(), truth.near_building.ravel(), number + 1) > 0
@@ -310,7 +324,7 @@ def count_buildings(truth: Truth, mapped: Array, baseline: Array | None) -> Sums
         columns += [new, new * area]
     else:
         columns += [np.full(number + 1, np.nan)] * 2
-    return {"sizes": np.stack(sizes, -1), "invented": np.concatenate([truth.tally(place, 1, zero, one) for one in columns], -1)}
+    return {"sizes": np.concatenate(sizes, -1), "invented": truth.tally(place, 1, zero, *columns)[:, 0]}
 
 
 def correlation_length(wrong: NDArray[np.bool_], judged: NDArray[np.bool_], limit: int, level: float = 0.1) -> int:

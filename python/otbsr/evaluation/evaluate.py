@@ -555,7 +555,9 @@ def reference_bins(comparison: Comparison, study: Maps) -> dict[str, list[float]
 
 def by_area(study: Maps, comparison: Comparison, every: dict[str, Measure]) -> list[dict[str, Any]]:
     """Each area by itself: the lead arm, the baseline and their difference with intervals over the area's blocks."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if study.lead not in comparison.tables:
+        return rows
     for number in comparison.areas(study.baseline, study.lead):
         row: dict[str, Any] = {"area": study.areas[number].name, "measures": {}}
         for key in (PRIMARY, "accuracy", SECOND):
@@ -604,7 +606,7 @@ def risk(study: Maps, comparison: Comparison) -> dict[str, Any]:
     area: mean risk over all coverages, with its interval; `random`: that of accepting in any order, the share of wrong pixels.
     """
     if study.lead not in comparison.tables:
-        return {}
+        return {"random": None, "curves": {}}
     areas = comparison.areas(study.lead)
     sums, places = comparison.within(study.lead, areas)
     draws = statistics.draw(places, len(sums["confusion"]), CURVE_REPLICATES, comparison.seed)

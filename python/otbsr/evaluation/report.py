@@ -172,6 +172,8 @@ def limits(study: dict[str, Any]) -> list[str]:
         drawn += f"Fewer than {study['settings']['enough_areas']} areas: blocks were drawn, and the intervals hold for these areas only, not for others"
     drawn += f"; the draw of training samples is in them ({repeats} repeats)." if repeats > 1 else "; another draw of training samples is not in them."
     lines.append(drawn)
+    if protocol.get("pool"):
+        lines.append("Areas share their learners, so that they are not quite independent of each other, which the intervals take them to be.")
     if clusters["number"] < 10:
         lines.append(f"Only {clusters['number']} {clusters['unit']}s were drawn: intervals from so few are rough, though they are widened for it.")
     block = {float(one["block_size"]) for one in study["areas"] if one.get("block_size")}

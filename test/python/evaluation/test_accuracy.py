@@ -83,7 +83,9 @@ def test_a_judged_pixel_without_a_label_is_refused() -> None:
     with pytest.raises(ValueError, match="labels 0 to 3 where the map is judged; expected 1 to 3"):
         ac.count(truth_of(labels), mapped)
     labels[3, 3] = 0  # not judged: the map may hold anything there
-    assert ac.count(truth_of(labels), mapped)["confusion"].sum() == 63
+    mapped[3, 3] = 255
+    sums = ac.count(truth_of(labels), mapped)
+    assert sums["confusion"].sum() == 63 and sums["cells"].sum() == 3 and not sums["fractions"][0, :, 0].any()
     with pytest.raises(ValueError, match="label 4 in the reference"):
         truth_of(labels + 1)
     with pytest.raises(ValueError, match="expected 1 to 2 without gaps"):
