@@ -459,28 +459,98 @@ def quality_command(
         finish({"pixels": found.pixels, "factor": found.factor, "border": found.border} | ({"maps": maps} if maps else {}), as_json)
 
 
-@app.command("study", epilog="Example: otbsr study demo/world --model models/f --out demo/study")
+STUDY_EXAMPLES = """Example: otbsr study demo/world --model models/f --out demo/study
+
+Another: otbsr study areas/* --model models/f --against models/p --arms native,bicubic,f,p,spot,shuffled --learners rf,libsvm --out answer
+"""
+
+
+@app.command("study", epilog=STUDY_EXAMPLES)
 def study_command(
-    world: Annotated[Path, typer.Argument(metavar="WORLD", help="Folder written by `otbsr simulate`.")],
-    model: ModelFolder,
+    areas: Annotated[list[Path], typer.Argument(metavar="AREA...", help="Folders written by `otbsr simulate`, or real ones with the same file names.")],
     out: Output,
-    seed: Seed = 1,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Samplings of the training pixels, each with its own classifiers.")] = 3,
-    folds: Annotated[int, typer.Option("--folds", min=1, max=2, help="2: training and test halves are swapped too, so that every block is judged.")] = 2,
-    block: Annotated[float, typer.Option("--block", min=100, help="Side of the blocks that training and test areas are made of, metres.")] = 500.0,
-    samples: Annotated[int, typer.Option("--samples", min=10, help="Training pixels per class, at most.")] = 1000,
+    model: Annotated[Path | None, typer.Option("--model", help="Model folder of method F.")] = None,
+    against: Annotated[Path | None, typer.Option("--against", help="Second model (P): the arms p, f-p and blend.")] = None,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML file with settings and arms of your own; flags win.")] = None,
+    arms: Annotated[str, typer.Option("--arms", help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].")] = "",
+    learners: Annotated[str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number [1].")] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Samplings of the training pixels, each with its own learners [3; 1 of 3 areas or more].")
+    ] = None,
+    folds: Annotated[int | None, typer.Option("--folds", help="Parts of the blocks, each judged by a learner trained on the others [5].")] = None,
+    block: Annotated[float | None, typer.Option("--block", help="Side of the blocks, metres [500].")] = None,
+    buffer: Annotated[float | None, typer.Option("--buffer", help="Metres around test blocks that nothing is trained on [60].")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="Training pixels per class and fold, at most [500].")] = None,
+    artificial: Annotated[bool | None, typer.Option("--artificial", help="Map two classes: artificial surfaces and the rest.")] = None,
+    pool: Annotated[bool | None, typer.Option("--pool", help="One learner for all areas, folds over the blocks of all: for small areas.")] = None,
+    smooth: Annotated[int | None, typer.Option("--smooth", help="Radius of a majority vote over the maps, pixels [0: none].")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Arms and areas worked on at once [2].")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Classify native, bicubic, super-resolved and Spot images alike and say whether super-resolution helped. Goes on where it stopped."""
-    from otbsr.evaluation.report import write_report
-    from otbsr.evaluation.study import Protocol, study
+    """Classify native, interpolated, super-resolved and Spot images alike and say whether super-resolution helped. Goes on where it stopped."""
+    from otbsr.evaluation.study import StudySettings, study
+
+    settings = StudySettings.read(
+        settings_file,
+        model=model,
+        against=against,
+        choice=words(arms) or None,
+        learners=words(learners) or None,
+        seed=seed,
+        repeats=repeats,
+        folds=folds,
+        block=block,
+        buffer=buffer,
+        samples=samples,
+        artificial=artificial,
+        pool=pool,
+        smooth=smooth,
+        jobs=jobs,
+    )
+    with bars(quiet, as_json) as report:
+        content = study(areas, out, settings, overwrite=overwrite, report=report)
+    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
+    finish({"answer": said, "report": out / "report.html"}, as_json)
+
+
+@app.command("classify", epilog="Example: otbsr classify sr_2m5.tif --polygons training.gpkg --out map.tif --learner rf --confidence")
+def classify_command(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to map; every band is a feature.")],
+    polygons: Annotated[Path, typer.Option("--polygons", help="Vector file with labelled polygons.")],
+    out: Output,
+    learner: Annotated[str, typer.Option("--learner", help="rf, libsvm, boost (two classes) or knn.")] = "rf",
+    field: Annotated[str, typer.Option("--field", help="Integer field with the class code, 1 to 255.")] = "class",
+    confidence: Annotated[bool, typer.Option("--confidence", help="OUT_confidence.tif gets the learner's confidence.")] = False,
+    smooth: Annotated[int, typer.Option("--smooth", min=0, max=30, help="Radius of a majority vote over the map, pixels; 0: none.")] = 0,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Training pixels per class, at most.")] = 1000,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a land-cover map of one image by OTB: statistics, selection and extraction of samples, training, map."""
+    from otbsr.evaluation.learners import classify_image
 
     with bars(quiet, as_json) as report:
-        result = study(world, model, out, Protocol(seed=seed, folds=folds, repeats=repeats, block=block, samples=samples), overwrite=overwrite, report=report)
-        page = write_report(out, report=report)
-    finish({"answer": result.answer, "report": page}, as_json)
+        counts = classify_image(
+            image,
+            polygons,
+            out,
+            learner=learner,
+            field=field,
+            confidence=confidence,
+            radius=smooth,
+            samples=samples,
+            seed=seed,
+            overwrite=overwrite,
+            threads=threads,
+            report=report,
+        )
+    finish({"out": out, "learner": learner, "samples": " ".join(f"{code}:{number}" for code, number in counts.items())}, as_json)
 
 
 @app.command("report", epilog="Example: otbsr report demo/study")
@@ -489,12 +559,15 @@ def report_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a study's report again from its study.json and images."""
+    """Judge a study's maps again and write its report: study.json, measures.csv, differences.csv, changes/*.tif, report.html."""
+    from otbsr.evaluation.evaluate import evaluate
     from otbsr.evaluation.report import write_report
 
     with bars(quiet, as_json) as report:
+        content = evaluate(folder, report)
         page = write_report(folder, report=report)
-    finish({"report": page}, as_json)
+    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
+    finish({"answer": said, "report": page}, as_json)
 
 
 if __name__ == "__main__":
