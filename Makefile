@@ -38,7 +38,7 @@ install: $(VENV)/.installed ## compile and install into .venv
 
 demo: install ## simulate a landscape, super-resolve it, classify it, write the report
 	@$(BIN)/otbsr simulate demo/world --seed 7
-	@$(BIN)/otbsr study demo/world --model $(MODEL) --out demo/study
+	@$(BIN)/otbsr study demo/world --model $(MODEL) --out demo/study --folds 3 --repeats 2
 
 test: install browser ## the tests that CI runs (ctest: C++ and Python)
 	@cd build && ctest --output-on-failure

@@ -22,8 +22,8 @@ from rasterio.features import shapes
 from scipy import ndimage
 
 from otbsr.grid import Grid
-from otbsr.world.sensors import REFERENCE_MTF, SENTINEL2, Sampler, observe
-from otbsr.world.simulate import BANDS, WorldSettings, simulate, write_image, write_raster
+from otbsr.world.sensors import REFERENCE_MTF, SENTINEL2, SPOT_2M5, Sampler, observe
+from otbsr.world.simulate import BANDS, HARMONISED, WorldSettings, simulate, write_image, write_raster
 
 FIRST_SEED = 9101
 """No model was trained or stopped early on landscapes of 9001 and above (doc/decisions.md)."""
@@ -107,6 +107,9 @@ def chesapeake(out: Path, data: Path) -> None:
         random = np.random.default_rng([index, 12])
         seen = [observe(Sampler(scene, coarse, SENTINEL2[b].mtf)(plane), SENTINEL2[b], random) for b, plane in zip(BANDS, ground, strict=True)]
         write_in_place(folder / "sentinel2_10m.tif", seen, coarse)
+        sharp = [SPOT_2M5[HARMONISED[b]] for b in BANDS]
+        spot = [observe(Sampler(scene, fine, band.mtf)(plane), band, random) for band, plane in zip(sharp, ground, strict=True)]
+        write_in_place(folder / "spot_2m5.tif", spot, fine)
         write_in_place(folder / "reference_2m5.tif", [Sampler(scene, fine, REFERENCE_MTF)(plane) for plane in ground], fine)
         codes = recode[labels]
         half = codes.repeat(2, 0).repeat(2, 1)[2 * MARGIN : 2 * (MARGIN + 10 * coarse.height), 2 * MARGIN : 2 * (MARGIN + 10 * coarse.width)]

@@ -471,7 +471,9 @@ def study_command(
     arms: Annotated[str, typer.Option("--arms", help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].")] = "",
     learners: Annotated[str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].")] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number [1].")] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", help="Samplings of the training pixels, each with its own learners [1].")] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Samplings of the training pixels, each with its own learners [3; 1 of 3 areas or more].")
+    ] = None,
     folds: Annotated[int | None, typer.Option("--folds", help="Parts of the blocks, each judged by a learner trained on the others [5].")] = None,
     block: Annotated[float | None, typer.Option("--block", help="Side of the blocks, metres [500].")] = None,
     buffer: Annotated[float | None, typer.Option("--buffer", help="Metres around test blocks that nothing is trained on [60].")] = None,

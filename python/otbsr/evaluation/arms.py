@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ BASELINE = "bicubic-context"
 """What every difference is taken from: an arm must beat what the neighbourhood alone tells."""
 ALWAYS = ("bicubic", BASELINE)
 NODATA = -10000
+WARPING = Lock()
+"""Two warps of arrays at once made rasterio 1.4 say that an array has no geotransform."""
 STRIP = 256
 """Rows that are computed at once where a whole image is not needed."""
 Plane = NDArray[np.float32]
@@ -59,6 +62,11 @@ class Recipe(BaseModel):
     @property
     def sources(self) -> tuple[str, ...]:
         """The arms whose images it needs."""
+        return ()
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The model folders that it runs."""
         return ()
 
     @property
@@ -104,6 +112,11 @@ class Model(Recipe):
 
     model: Path
     other_date: bool = False
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """One."""
+        return (self.model,)
 
     def write(self, making: Making, out: Path) -> None:
         """The four-band image where the model's bands are in it, else the stack."""
@@ -300,6 +313,11 @@ class OtherDate(Recipe):
 
     other_date: Path
     over: str = "bicubic"
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The one whose detail it is."""
+        return (self.other_date,)
 
     @property
     def kind(self) -> str:
@@ -543,17 +561,18 @@ def resampled(plane: NDArray[Any], coarse: rasterio.DatasetReader, fine: Grid, h
     nodata = NODATA if coarse.nodata is None else coarse.nodata
     method = Resampling.nearest if how == "nearest" else Resampling.cubic
     crs = coarse.crs or rasterio.CRS.from_epsg(32631)  # equal on both sides: no reprojection takes place
-    reproject(
-        plane.astype(np.float32),
-        result,
-        src_transform=coarse.transform,
-        dst_transform=fine.transform,
-        src_crs=crs,
-        dst_crs=crs,
-        src_nodata=nodata,
-        dst_nodata=nodata,
-        resampling=method,
-    )
+    with WARPING:
+        reproject(
+            plane.astype(np.float32),
+            result,
+            src_transform=coarse.transform,
+            dst_transform=fine.transform,
+            src_crs=crs,
+            dst_crs=crs,
+            src_nodata=nodata,
+            dst_nodata=nodata,
+            resampling=method,
+        )
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -50,15 +51,16 @@ class StudySettings(BaseModel):
     """What can be chosen, also in a YAML file; lengths in metres.
 
     Folds: parts of the blocks, each judged by a learner trained on the others. Repeats: samplings of the training pixels, each with its own
-    learners. Areas have learners of their own unless `pool`ed: local training data are what a mapper has, and areas stay independent of
-    each other, which intervals over areas assume. Pooled, folds run over the blocks of all areas (for areas too small to be split).
+    learners: an interval of one area and one repeat would know nothing of how much the choice of samples matters. Areas have learners of
+    their own unless `pool`ed: local training data are what a mapper has, and areas stay independent of each other, which intervals over
+    areas assume. Pooled, folds run over the blocks of all areas (for areas too small to be split).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = Field(default=1, ge=0)
     folds: int = Field(default=5, ge=2)
-    repeats: Positive = 1
+    repeats: int | None = Field(default=None, ge=1, description="default: as many as make 3 with the areas, so that samples vary in the answer")
     block: float = Field(default=LEAST_BLOCK, gt=0)
     buffer: float = Field(default=60.0, ge=0)
     samples: int = Field(default=500, ge=2, description="of each class and fold at most")
@@ -164,6 +166,8 @@ def make_maps(areas: Sequence[str | Path], out: str | Path, settings: StudySetti
     given = open_areas(areas, settings.artificial)
     classes = given[0].classes
     chosen = [learners.learner_of(name, len(classes)) for name in settings.learners]
+    if settings.repeats is None:
+        settings = settings.model_copy(update={"repeats": math.ceil(3 / (1 if settings.pool else len(given)))})
     names = settings.choice or (*default_arms(given, settings.model, settings.against), *settings.arms)
     return Study(given, chosen, resolve(names, settings.arms, settings.model, settings.against), settings, out).run(overwrite, report)
 
@@ -174,7 +178,8 @@ class Study:
     def __init__(self, areas: Sequence[Area], chosen: Sequence[Learner], arms: Sequence[Arm], settings: StudySettings, out: Path) -> None:
         """Nothing is written yet."""
         self.areas, self.learners, self.arms, self.settings, self.out = areas, {one.name: one for one in chosen}, arms, settings, out
-        self.models = {str(one.recipe.model): ModelFolder.open(one.recipe.model) for one in arms if isinstance(one.recipe, Model)}
+        self.repeats = range(settings.repeats or 1)
+        self.models = {str(path): ModelFolder.open(path) for one in arms for path in one.recipe.models}
         self.warnings: list[str] = []
         self.sites: list[Site] = []
 
@@ -190,10 +195,14 @@ class Study:
                 if lacking := arm.recipe.missing(area):
                     raise InputError(f"{area.path}: arm {arm.name} needs {lacking}; add it, or leave the arm out")
         self.warn_of_training(trained)
+        truth = [(area.labels(), area.polygons()) for area in self.areas]
+        self.sites = self.split(cuts, truth)
         prepare_folder(self.out, overwrite)
         with scratch_folder(self.out) as self.scratch:
             write_text(self.out / "study.yaml", yaml.safe_dump(json.loads(self.settings.model_dump_json()), sort_keys=False, allow_unicode=True))
-            self.sites = self.split(cuts, report)
+            for number, (site, (labels, polygons)) in enumerate(zip(self.sites, truth, strict=True)):
+                self.write_site(site, labels, polygons)
+                report("areas", (number + 1) / len(self.sites))
             images = self.make_images(report)
             samples = self.select(report)
             self.make_maps(images, report)
@@ -209,18 +218,16 @@ class Study:
 
     # --- areas, blocks, folds ----------------------------------------------------------------------------------------------
 
-    def split(self, cuts: Sequence[Blocks], report: Report) -> list[Site]:
-        """Write each area's reference, blocks, masks and training polygons; folds are assigned within groups of areas."""
+    def split(self, cuts: Sequence[Blocks], truth: Sequence[tuple[NDArray[np.uint8], gpd.GeoDataFrame]]) -> list[Site]:
+        """The areas with the fold of each block, dealt within groups of areas; truth: labels and training polygons. Raises `UsageError`."""
         settings, count = self.settings, len(self.areas[0].classes)
         if settings.block < LEAST_BLOCK:
             self.warnings.append(f"blocks of {settings.block:g} m: neighbours may be alike, so that intervals may be too narrow (expected {LEAST_BLOCK:g} m)")
-        labels = [area.labels() for area in self.areas]
-        polygons = [area.polygons() for area in self.areas]
         groups = [list(range(len(self.areas)))] if settings.pool else [[index] for index in range(len(self.areas))]
         sites: dict[int, Site] = {}
         for group, members in enumerate(groups):
-            content = np.concatenate([cuts[i].count(labels[i], count) for i in members])
-            trained = np.concatenate([cuts[i].count(burn(polygons[i], self.areas[i].fine), count) for i in members])
+            content = np.concatenate([cuts[i].count(truth[i][0], count) for i in members])
+            trained = np.concatenate([cuts[i].count(burn(truth[i][1], self.areas[i].fine), count) for i in members])
             named = self.areas[members[0]].name if len(members) == 1 else "all"
             if len(content) < settings.folds:
                 self.warnings.append(f"{named}: {len(content)} blocks, so {len(content)} folds instead of {settings.folds}")
@@ -241,9 +248,6 @@ class Study:
                 )
                 sites[i] = Site(self.areas[i], self.out / "areas" / self.areas[i].name, cuts[i], folds[first:last], int(folds.max()) + 1, group, key)
                 first = last
-        for i, site in sites.items():
-            self.write_site(site, labels[i], polygons[i])
-            report("areas", (i + 1) / len(sites))
         return [sites[i] for i in range(len(sites))]
 
     def write_site(self, site: Site, labels: NDArray[np.uint8], polygons: gpd.GeoDataFrame) -> None:
@@ -276,10 +280,11 @@ class Study:
         for site in self.sites:
             files = file_hash(site.area.input, *(site.area.others[key] for key in ("spot", "other", "stack") if key in site.area.others))
             for arm in self.arms:
-                model = self.models[str(arm.recipe.model)].sidecar.sha256 if isinstance(arm.recipe, Model) else ""
+                model = [self.models[str(path)].sidecar.sha256 for path in arm.recipe.models]
                 own = {"recipe": json.loads(arm.recipe.model_dump_json()), "verb": type(arm.recipe).__name__, "model": model, "seed": self.settings.seed}
-                if "model" in own["recipe"]:
-                    own["recipe"]["model"] = ""  # the content counts, not the folder's name
+                for option in ("model", "other_date"):  # a model's content counts, not its folder's name
+                    if own["recipe"].get(option):
+                        own["recipe"][option] = True
                 if isinstance(arm.recipe, ImageFile):
                     own["image"] = file_hash(site.area.path / arm.recipe.image)
                 keys[site.name, arm.name] = fingerprint({**own, "files": files, "sources": [keys[site.name, source] for source in arm.recipe.sources]})
@@ -340,7 +345,7 @@ class Study:
         def work(group: int, repeat: int) -> Callable[[Report], None]:
             return lambda _progress: self.select_group(self.members(group), repeat)
 
-        tasks = [work(group, repeat) for group in sorted({site.group for site in self.sites}) for repeat in range(self.settings.repeats)]
+        tasks = [work(group, repeat) for group in sorted({site.group for site in self.sites}) for repeat in self.repeats]
         parallel(tasks, self.settings.jobs, "samples", report)
         counts: dict[str, dict[str, dict[int, int]]] = {}
         for site in self.sites:
@@ -415,7 +420,7 @@ class Study:
 
     def units(self) -> Iterator[Unit]:
         """All maps to be made: arms side by side, so that an interrupted study has whole repeats."""
-        for repeat in range(self.settings.repeats):
+        for repeat in self.repeats:
             for learner in self.learners:
                 for group in sorted({site.group for site in self.sites}):
                     for arm in self.arms:

@@ -31,8 +31,19 @@ from otbsr.methods.model_folder import ModelFolder
 MODELS = Path(__file__).parents[3] / "models"
 ARMS = ("native", "f", "spot", "mine")
 SETTINGS = StudySettings(
-    seed=1, folds=2, block=100, buffer=10, samples=60, least=20, model=MODELS / "bicubic-x4", choice=ARMS, arms={"mine": {"stack": ["native", "spot"]}}
+    seed=1,
+    repeats=1,
+    folds=2,
+    block=100,
+    buffer=10,
+    samples=60,
+    least=20,
+    model=MODELS / "bicubic-x4",
+    choice=ARMS,
+    arms={"mine": {"stack": ["native", "spot"]}},
 )
+HARD = {1: (1500, 1450, 1200, 2400), 2: (1000, 1100, 800, 2700), 3: (1350, 1400, 1250, 2300)}
+"""Spectra that a learner confuses at 10 m."""
 pytestmark = pytest.mark.usefixtures("serving")
 
 
@@ -122,17 +133,25 @@ def test_a_block_is_mapped_by_the_learner_that_did_not_see_its_fold(done: Done, 
         assert np.array_equal(alone[tested == fold], whole[tested == fold]) and not np.array_equal(alone, whole)
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_overlapping_intervals(done: Done, area: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_numbers(done: Done, area: Path, tmp_path: Path) -> None:
     again = Done(tmp_path / "same", make_maps([area], tmp_path / "same", SETTINGS))
     assert all(np.array_equal(one, done.maps()[key]) for key, one in again.maps().items())
     assert {key: value for key, value in again.content.items() if key not in ("command", "areas")} == {
         key: value for key, value in done.content.items() if key not in ("command", "areas")
     }
-    study([area], tmp_path / "other", SETTINGS.model_copy(update={"seed": 2}))
-    first, other = (json.loads((folder / "study.json").read_text())["results"]["rf"]["spot"]["difference"] for folder in (done.folder, tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_intervals_of_another_seed_overlap(tmp_path: Path) -> None:
+    """Other folds, other samples, other learners; repeats, so that the interval knows of samples and learners too."""
+    area = draw_area(tmp_path / "town", town(192), HARD)
+    found = []
+    for seed in (1, 2):
+        study([area], tmp_path / f"{seed}", SETTINGS.model_copy(update={"seed": seed, "choice": ("spot",), "arms": {}, "repeats": 4, "block": 120.0}))
+        found.append(json.loads((tmp_path / f"{seed}" / "study.json").read_text())["results"]["rf"]["spot"]["difference"])
     for base in ("bicubic", "bicubic-context"):
-        one, two = first[base]["macro_f1"], other[base]["macro_f1"]
-        assert one["value"] != two["value"] and one["low"] <= two["high"] and two["low"] <= one["high"]
+        one, two = (difference[base]["macro_f1"] for difference in found)
+        assert one["value"] != two["value"] and one["low"] <= two["high"] and two["low"] <= one["high"], (one, two)
 
 
 def units(folder: Path) -> dict[str, int]:
@@ -181,8 +200,8 @@ def test_only_what_changed_is_made_again(done: Done, area: Path, tmp_path: Path,
     assert sorted(trained) == ["0-native-rf-0"] * 2 + ["0-near-rf-0"] * 2
     assert [one["name"] for one in content["arms"]] == ["native", "f", "spot", "near", "bicubic", "bicubic-context"]
     trained.clear()
-    make_maps([area], out, SETTINGS.model_copy(update={"samples": 40, "choice": ("bicubic",), "arms": {}}))
-    assert sorted(set(trained)) == ["0-bicubic-context-rf-0", "0-bicubic-rf-0"]
+    make_maps([area], out, more.model_copy(update={"choice": ("bicubic",), "arms": {}, "repeats": 2}))
+    assert sorted(set(trained)) == ["0-bicubic-context-rf-1", "0-bicubic-rf-1"]
 
 
 def test_a_map_that_otb_counts_otherwise_is_an_error(done: Done, area: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +236,12 @@ def test_a_study_where_the_network_was_trained_is_refused_before_anything_is_wri
     left, bottom, _, _ = Area.open(area).fine.bounds
     planted = {"crs": "EPSG:32631", "bounds": [left + 310, bottom + 10, left + 320, bottom + 20]}
     (tmp_path / "model/model.json").write_text(json.dumps({**sidecar, "method": "fidelity", "training": {"footprints": [planted]}}))
-    for choice in (("f",), ("unsharp",), ("shuffled",)):  # also where F only lends its spectrum
+    other = draw_area(tmp_path / "other", town(160), world={"settings": {"date_gap": 9}})
+    for place, choice in ((area, ("f",)), (area, ("unsharp",)), (area, ("shuffled",)), (other, ("wrong-date",))):  # also where F only lends something
         with pytest.raises(UsageError, match=r"block 15 .* lies in the training area of bicubic-x4"):
-            make_maps([area], tmp_path / "out", SETTINGS.model_copy(update={"model": tmp_path / "model", "choice": choice}))
+            make_maps([place], tmp_path / "out", SETTINGS.model_copy(update={"model": tmp_path / "model", "choice": choice}))
+    with pytest.raises(UsageError, match="take a larger area"):
+        make_maps([area], tmp_path / "out", SETTINGS.model_copy(update={"block": 5000.0}))
     assert not (tmp_path / "out").exists()
 
 
@@ -253,7 +275,7 @@ def test_a_folder_of_something_else_is_left_alone(area: Path, tmp_path: Path) ->
 @pytest.fixture
 def judged(tmp_path: Path) -> Iterator[Any]:
     def judge(area: Path, **changes: Any) -> dict[str, Any]:
-        settings = StudySettings(model=MODELS / "f-light-x4", folds=2, buffer=20, samples=150, **changes)
+        settings = StudySettings(model=MODELS / "f-light-x4", repeats=1, folds=2, buffer=20, samples=150, **changes)
         make_maps([area], tmp_path / "out", settings)
         content = evaluate(tmp_path / "out")
         return {arm: row["difference"] for arm, row in content["results"]["rf"].items()}
@@ -264,8 +286,8 @@ def judged(tmp_path: Path) -> Iterator[Any]:
 def test_no_gain_is_reported_where_there_is_none(tmp_path: Path, judged: Any) -> None:
     """Parcels of 240 m without roads, judged away from their boundaries: what a sharper image shows is not asked."""
     assert ModelFolder.open(MODELS / "f-light-x4").sidecar.method == "fidelity"
-    spectra = {1: (1000, 1100, 800, 2500), 2: (1150, 1000, 900, 2700), 3: (1050, 1200, 700, 2800)}
-    area = draw_area(tmp_path / "open", parcels(384), spectra, spread=80, parcel=120, headland=4)
+    spectra = {1: (1000, 1100, 800, 2500), 2: (1080, 1040, 860, 2600), 3: (1040, 1160, 740, 2640)}
+    area = draw_area(tmp_path / "open", parcels(384), spectra, spread=80, parcel=8, noise=20, headland=4)
     difference = judged(area, block=240, choice=("f",))["f"]
     for base in ("bicubic", "bicubic-context"):
         change = difference[base]["macro_f1"]
@@ -274,8 +296,7 @@ def test_no_gain_is_reported_where_there_is_none(tmp_path: Path, judged: Any) ->
 
 def test_the_oracle_shows_its_gain_where_there_must_be_one(tmp_path: Path, judged: Any) -> None:
     """Roads of 10 m, buildings of 10 m, an oracle without noise: better than bicubic with all its context, Holm included."""
-    spectra = {1: (1500, 1450, 1200, 2400), 2: (1000, 1100, 800, 2700), 3: (1350, 1400, 1250, 2300)}
-    area = draw_area(tmp_path / "town", town(256), spectra)
+    area = draw_area(tmp_path / "town", town(256), HARD)
     difference = judged(area, block=160, choice=("spot",))["spot"]
     for base in ("bicubic", "bicubic-context"):
         for measure in ("macro_f1", "artificial_f1"):
