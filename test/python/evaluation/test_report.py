@@ -91,6 +91,23 @@ def test_arms_without_confidence_roads_and_images(tmp_path: Path) -> None:
     assert "No control was mapped" in page and "Input, 10 m" in page and "Reference image" not in page
 
 
+def test_a_learner_that_did_not_map_the_lead_and_areas_of_one_block(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "a", side=80, wrong={"bicubic-context": 0.3, "f": 0.25}, repeats=1, learners=("rf", "libsvm"))
+    maps = json.loads((folder / "maps.json").read_text())
+    maps["runs"] = [one for one in maps["runs"] if (one["arm"], one["learner"]) != ("f", "rf")]
+    (folder / "maps.json").write_text(json.dumps(maps))
+    assert evaluate(folder)["answer"]["sentences"] == ["Method F was not mapped by rf: there is no answer."]
+    assert "there is no answer" in write_report(folder).read_text()
+    folder = write_study(tmp_path / "b", areas=9, side=48, block=48, wrong={"bicubic-context": 0.3, "f": 0.25}, repeats=1)
+    maps = json.loads((folder / "maps.json").read_text())
+    maps["protocol"]["pool"] = True
+    (folder / "maps.json").write_text(json.dumps(maps))
+    content = evaluate(folder)
+    assert content["clusters"]["unit"] == "area" and content["by_area"][0]["measures"]["macro_f1"]["low"] is None
+    page = write_report(folder).read_text()
+    assert "[–, –]" in page and "Areas share their learners" in page
+
+
 def test_page_of_nothing(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(InputError, match="otbsr study"):
         write_report(tmp_path)
@@ -251,6 +268,32 @@ def test_page_prints_whole(done: Path, browser: Browser, tmp_path: Path) -> None
     pages = len(re.findall(rb"/Type\s*/Page\b", content))
     assert content.startswith(b"%PDF") and content.rstrip().endswith(b"%%EOF") and 4 <= pages <= 40
     assert browser.run("[...document.querySelectorAll('details')].every(one => one.open)")  # nothing stays hidden on paper
+
+
+@needs_chromium
+def test_classes_have_patterns_on_grey_paper(done: Path, browser: Browser) -> None:
+    """With patterns every map is redrawn 3 x 3 as large; the same colour in two classes would still differ; without them the images are back."""
+    browser.open(done / "report.html", 1200)
+    hidden, drawn = "[...document.images].filter(one => one.hidden).length", "document.querySelectorAll('.stage canvas, .chips canvas').length"
+    assert browser.run(hidden) == browser.run(drawn) == 0
+    browser.run("document.getElementById('patterns').click()")
+    maps = browser.run("[...document.querySelectorAll('.stage img, .chips img')].filter(one => one.alt.startsWith('Map')).length")
+    assert browser.run(hidden) == browser.run(drawn) == maps > 8
+    tones = """(canvas => {
+        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data, seen = new Set();
+        for (let at = 0; at < data.length; at += 4) seen.add(data.slice(at, at + 3).join());
+        return [canvas.width, seen.size];
+    })(document.querySelector('.stage canvas'))"""
+    assert browser.run(tones) == [600, 1 + 2 * 3 + 1]  # not judged; three classes with a pattern, one without
+    browser.run("document.querySelector('[data-side=right]').value = 'image-f'; document.querySelector('[data-side=right]').dispatchEvent(new Event('change'))")
+    assert (
+        browser.run(
+            "document.querySelector('.stage img.right').decode().then(() => new Promise(setTimeout)).then(() => document.querySelector('.stage img.right').hidden)"
+        )
+        is False
+    )
+    browser.run("document.getElementById('patterns').click()")
+    assert browser.run(hidden) == browser.run(drawn) == 0 and not browser.complaints
 
 
 @needs_chromium
