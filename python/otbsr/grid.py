@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
@@ -103,6 +105,11 @@ class Grid:
     def corner(self, column: float, row: float) -> tuple[float, float]:
         """Coordinates of the upper-left corner of pixel (column, row)."""
         return self.left + column * self.dx, self.top - row * self.dy
+
+    def axes(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres of the columns and rows of an integer window, which may reach beyond the grid: x, and -y, both ascending."""
+        columns, rows = np.arange(int(window.width)) + window.col_off, np.arange(int(window.height)) + window.row_off
+        return self.left + (columns + 0.5) * self.dx, (rows + 0.5) * self.dy - self.top
 
     def position(self, x: float, y: float) -> tuple[float, float]:
         """Fractional (column, row) of a coordinate, counted from the corner: floor() gives the pixel."""

@@ -286,14 +286,6 @@ def overlap(a: Grid, b: Grid) -> tuple[float, float, float, float]:
     return left, bottom, right, top
 
 
-def axes(grid: Grid, window: Window) -> tuple[Vector, Vector]:
-    """Coordinates of the pixels' centres of a window: x ascending; y as distance southward, ascending."""
-    column, row, width, height = (int(value) for value in (window.col_off, window.row_off, window.width, window.height))
-    x = np.array([grid.centre(column + i, row)[0] for i in range(width)])
-    y = np.array([-grid.centre(column, row + i)[1] for i in range(height)])
-    return x, y
-
-
 def read_looks(
     fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings, limit: float, equal: bool, report: Report
 ) -> tuple[list[Look], Counter[str]]:
@@ -326,7 +318,7 @@ def read_looks(
         a, b = fine.grid.position(own.left - margin, own.top + margin), fine.grid.position(own.right + margin, own.bottom - margin)
         around = Window(math.floor(a[0]), math.floor(a[1]), math.ceil(b[0]) - math.floor(a[0]), math.ceil(b[1]) - math.floor(a[1]))
         centre = (own.left + own.right) / 2, (own.top + own.bottom) / 2
-        looks.append(Look(np.where(known, values, 0), fine.read(around), known, centre, axes(grid, window), axes(fine.grid, around)))
+        looks.append(Look(np.where(known, values, 0), fine.read(around), known, centre, grid.axes(window), fine.grid.axes(around)))
         report("alignment", 0.3 * len(looks) / min(settings.most, len(order)))
     if not looks:
         raise InputError("the images share no window with data in both; check no-data and masks, or choose scenes of the same place")
