@@ -143,33 +143,78 @@ def aerial_command(
     finish({"out": out, **made["pair"]}, as_json)
 
 
-@app.command()
+PAIRS_EXAMPLES = """Example: otbsr pairs S2A_MSIL2A_20230614T105031_N0509_R051_T31TCJ_20230614T165000.SAFE PROD_SPOT6_001 -o pairs/toulouse
+
+Another, of two images that are aligned already: otbsr pairs world/sentinel2_10m.tif world/reference_2m5.tif -o pairs/world
+"""
+
+
+@app.command(epilog=PAIRS_EXAMPLES)
 def pairs(
-    lr: Annotated[Path, typer.Argument(metavar="INPUT", help="Image of the input sensor (Sentinel-2, 10 m).")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Aligned image on a nested finer grid (2.5 m).")],
+    lr: Annotated[Path, typer.Argument(metavar="INPUT", help="Sentinel-2: product (folder or archive), or image of 10 m.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Spot-6/7 product, or an image; aligned and on a nested grid when INPUT is an image too.")],
     out: Output,
     patch: Annotated[int, typer.Option(help="Side of a patch in input pixels; even.")] = 32,
     step: Annotated[int, typer.Option(help="Distance between patches in input pixels.")] = 16,
     block: Annotated[int, typer.Option(help="Side of the blocks that go whole to training or validation, input pixels.")] = 64,
     buffer: Annotated[int, typer.Option(help="Least distance between training and validation patches, input pixels.")] = 2,
     valid: Annotated[float, typer.Option(help="Share of the blocks kept for validation.")] = 0.15,
+    align: Annotated[bool, typer.Option("--align", help="Treat two images as products: co-register, harmonise, reject.")] = False,
+    bands: Annotated[str, typer.Option("--bands", help="Bands of the input: ten (10 and 20 m), or names with commas [B4,B3,B2,B8].")] = "",
+    factor: Annotated[int | None, typer.Option(min=1, max=8, help="Input over target spacing [4].")] = None,
+    method: Annotated[str | None, typer.Option(help="Pansharpening: rcs, lmvm or bayes [rcs].")] = None,
+    dem: Annotated[Path | None, typer.Option(help="Folder of elevation tiles, for products in sensor geometry.")] = None,
+    geoid: Annotated[Path | None, typer.Option(help="Geoid file, for products in sensor geometry.")] = None,
+    days: Annotated[int | None, typer.Option(min=0, help="Largest difference of dates [any].")] = None,
+    masked: Annotated[float | None, typer.Option(min=0, max=1, help="Share of a patch that may be under cloud, shadow or snow [0.005].")] = None,
+    changed: Annotated[float | None, typer.Option(min=0, max=1, help="Share of a patch that may have changed [0.03].")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Land cover, for the share of artificial surfaces [guessed from NDVI].")] = None,
+    artificial: Annotated[str, typer.Option(help="Codes of artificial surfaces in LABELS, with commas.")] = "1,2",
+    most: Annotated[int | None, typer.Option(min=1, help="Training patches at most, evenly from all shares of artificial surfaces [all].")] = None,
+    tfrecords: Annotated[bool, typer.Option("--tfrecords", help="Write the patches as TFRecords too.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the steps' products in OUT.steps, among them the whole aligned images.")] = False,
     data: Annotated[str, typer.Option(help="One sentence on where the images come from, for the model card.")] = "",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Cut two aligned images into pairs of patches for training, split by ground.
+    """Make pairs of patches for training, split by ground, from two products or from two aligned images.
 
-    Example: otbsr pairs world/sentinel2_10m.tif world/reference_2m5.tif -o pairs/world
+    Products are calibrated, orthorectified where they need it, pansharpened, co-registered, resampled once and harmonised; patches with
+    clouds, changes or saturation are rejected. OUT/pairs.html shows them. The same command goes on after an interruption.
     """
     from otbsr.pairs.patches import PatchSettings, extract_pairs
 
-    settings = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
+    where = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
     with bars(quiet, as_json) as report:
-        manifest = extract_pairs(lr, target, out, settings, data=data, overwrite=overwrite, report=report)
+        if align or lr.is_dir() or target.is_dir() or {lr.suffix.lower(), target.suffix.lower()} & {".zip", ".xml"}:
+            from otbsr.pairs.chain import make_pairs, read_settings
+
+            chosen = read_settings(
+                bands=words(bands),
+                factor=factor,
+                method=method,
+                dem=dem,
+                geoid=geoid,
+                days=days,
+                masked=masked,
+                changed=changed,
+                labels=labels,
+                artificial=words(artificial),
+                most=most,
+                tfrecords=tfrecords,
+            )
+            manifest = make_pairs(lr, target, out, where, chosen, data=data, overwrite=overwrite, keep=keep, report=report)
+        else:
+            manifest = extract_pairs(lr, target, out, where, data=data, overwrite=overwrite, report=report)
     splits = manifest["splits"]
-    finish({"out": out, **{f"{name}_{key}": splits[name][key] for name in splits for key in ("accepted", "rejected")}}, as_json)
+    found: dict[str, Any] = {f"{name}_{key}": splits[name][key] for name in splits for key in ("accepted", "rejected")}
+    if "alignment" in manifest:
+        alignment = manifest["alignment"]
+        found |= {"shift": [round(value, 3) for value in alignment["shift"]], "score": round(alignment["score"], 4), "gain": alignment["gain"]}
+        found |= {f"rejected ({reason})": count for reason, count in manifest["rejected"].items() if count} | {"page": out / "pairs.html"}
+    finish({"out": out, **found}, as_json)
 
 
 TRAIN_EXAMPLES = """Example: otbsr train pairs/a pairs/b -o models/f --size light --minutes 40

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -93,6 +94,12 @@ class Raster:
         values = values * np.float32(self._scale) + np.float32(self._offset)
         values[gone] = np.nan
         return values
+
+    def only(self, band: int) -> Raster:
+        """A view of one band, by its place in `names`; it is closed with this one."""
+        view = copy(self)
+        view._bands, view.names = [self._bands[band]], (self.names[band],)
+        return view
 
     def close(self) -> None:
         """Close the files."""
