@@ -189,7 +189,7 @@ class Chain:
         """Spot in reflectance on a map of the input's CRS, at its sharpest spacing."""
         bundle = self.sharpest == "pan"
         images = {"multispectral": list(self.outputs)} | ({"pan": ["pan"]} if bundle else {})
-        last = {}
+        last, s = {}, self.settings
         for kind, names in images.items():
             name = f"spot_{kind}"
             self.steps.run(
@@ -197,7 +197,7 @@ class Chain:
                 lambda path, names=names: calibrate(self.spot, names, path, report=self.report),
             )  # fmt: skip
             if self.spot.sensor:
-                s, spacing = self.settings, self.spot.select(names)[0].spacing
+                spacing = self.spot.select(names)[0].spacing
                 before = self.path(f"{name}.tif")
                 name = f"{name}_map"
                 self.steps.run(
@@ -299,8 +299,8 @@ class Chain:
             position = np.array([self.grid.position(point.x, point.y) for point in shapes])
             corners = np.floor(position[:, ::-1]).astype(np.int64) - s.patch // 2
             split = split_of(self.grid, corners, s)
-            measures = patch_measures(self.path("quality.tif"), corners, s.patch, self.settings.rejection.change, self.report)
-            measures["artificial"] = means(self.path("artificial.tif"), corners, s.patch) / 100
+            measures: dict[str, Any] = patch_measures(self.path("quality.tif"), corners, s.patch, self.settings.rejection.change, self.report)
+            measures["artificial"] = means(self.path("artificial.tif"), corners, s.patch)
             reason = judge(measures, self.settings.rejection)
             reason[(reason == 0) & (split < 0)] = REASONS.index("between the splits")
             with path.open("wb") as file:
@@ -415,14 +415,14 @@ def labelled(labels: Path, codes: Iterable[int], grid: Grid) -> NDArray[np.float
 
 
 def means(image: Path, corners: NDArray[np.int64], patch: int) -> NDArray[np.float32]:
-    """Mean of the first band in the patches at `corners` [n, 2]; read by rows of patches."""
+    """Mean of the first band, per cent, in the patches at `corners` [n, 2], as a share; read by rows of patches."""
     found = np.zeros(len(corners), np.float32)
     with rasterio.open(image) as file:
         for top in np.unique(corners[:, 0]).tolist():
             chosen = np.flatnonzero(corners[:, 0] == top)
             rows = file.read(1, window=Window(0, top, file.width, patch)).sum(0, dtype=np.int64)
             total = np.concatenate([[0], rows.cumsum()])
-            found[chosen] = (total[corners[chosen, 1] + patch] - total[corners[chosen, 1]]) / patch**2
+            found[chosen] = (total[corners[chosen, 1] + patch] - total[corners[chosen, 1]]) / (100 * patch**2)
     return found
 
 

@@ -125,9 +125,9 @@ def smoothed(residual: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray
 
 
 def patch_measures(quality: Path, corners: NDArray[np.int64], patch: int, change: float, report: Report = silent) -> dict[str, NDArray[np.float32]]:
-    """For patches at `corners` [n, 2] (row, column): shares nodata, input_hidden, target_hidden, saturated, changed; residual and texture (reflectance), likeness: [n].
+    """For patches at `corners` [n, 2] (row, column): shares nodata, input_hidden, target_hidden, saturated, changed; residual, texture, likeness: [n].
 
-    quality: what `compare` wrote. Read by blocks.
+    quality: what `compare` wrote, read by blocks. Residual and texture (the input's standard deviation) are in reflectance.
     """
     names = ("nodata", "input_hidden", "target_hidden", "saturated", "changed", "square", "x", "y", "xx", "yy", "xy")
     sums = {name: np.zeros(len(corners), np.float64) for name in names}
