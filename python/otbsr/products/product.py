@@ -113,7 +113,7 @@ class Product:
     def crs(self) -> str:
         """CRS of the first band as WKT, '' in sensor geometry or without georeferencing; raises as `grid` does."""
         first = next(iter(self.bands.values()), None)
-        return readable_grid(first).crs if first else ""
+        return readable_grid(first, self.sensor).crs if first else ""
 
     def grid(self, names: Sequence[str], nested: bool = True) -> Grid:
         """The finest grid of the named bands, in which the others nest; raises `GridError` naming two that do not, `InputError` for damaged files.
@@ -189,7 +189,7 @@ class Product:
                     found |= np.isnan(numbers)
                 if "saturation" in kinds and band.saturated is not None:
                     found |= numbers >= band.saturated
-        sensor = bands[0].path if bands and self.sensor else None
+        sensor = (bands[0].path, *bands[0].files) if bands and self.sensor else ()
         for layer in self.layers:
             if layer.kind in kinds and (not layer.bands or set(layer.bands) & set(names)):
                 found |= layer.read(part, sensor)
