@@ -27,7 +27,8 @@ from otbsr.progress import Report, silent
 ZENODO = "https://zenodo.org/api/records"
 TIMEOUT = (15.0, 60.0)
 """Seconds to connect, and without a byte."""
-PIECE = 1 << 20
+PIECE = 1 << 16
+"""Bytes at a time: what a reset connection loses at most."""
 LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 """Hexadecimal digits of the digests that publishers give."""
 MULTIHASH = {"1220": "sha256", "1114": "sha1", "d50110": "md5", "1340": "sha512"}
@@ -168,6 +169,7 @@ def transfer(session: requests.Session, remote: Remote, out: Path, report: Repor
         total = there + int(length) if length and length.isdigit() else remote.size
         require_space(out, total, there)
         note.write_text(json.dumps({"url": remote.url, "validator": validator(answer.headers), "size": total}))
+        answer.raw.enforce_content_length = False  # else an early end loses what came before it; lengths are compared below
         with partial.open("ab" if resumed else "wb") as file:
             for piece in answer.iter_content(PIECE):
                 try:

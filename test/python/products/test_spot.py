@@ -228,7 +228,10 @@ BOMB = '<!DOCTYPE b [<!ENTITY a "ha"><!ENTITY c "&a;&a;">]><Dimap_Document>'
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"<RED_CHANNEL>B2</RED_CHANNEL>": "<RED_CHANNEL>B0</RED_CHANNEL>", "<BLUE_CHANNEL>B0</BLUE_CHANNEL>": "<BLUE_CHANNEL>B2</BLUE_CHANNEL>"}, "order B0, B1, B2"),
+        (
+            {"<RED_CHANNEL>B2</RED_CHANNEL>": "<RED_CHANNEL>B0</RED_CHANNEL>", "<BLUE_CHANNEL>B0</BLUE_CHANNEL>": "<BLUE_CHANNEL>B2</BLUE_CHANNEL>"},
+            "order B0, B1, B2",
+        ),
         ({"<BAND_ID>B2</BAND_ID><GAIN>11.0</GAIN>": "<BAND_ID>B2</BAND_ID>"}, "calibration of band B2 is gain None"),
         ({"<BAND_ID>B2</BAND_ID><GAIN>11.0</GAIN>": "<BAND_ID>B2</BAND_ID><GAIN>0</GAIN>"}, "gain 0.0"),
         ({"<BAND_ID>B2</BAND_ID><GAIN>": "<BAND_ID>B7</BAND_ID><GAIN>"}, "band B7"),
