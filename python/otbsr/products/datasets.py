@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,17 @@ class Area:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+Place = tuple[str, Callable[[], Area]]
+"""The name of an area, and what reads it; that raises `InputError` for an area that cannot be used."""
+
+
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that can be imported: what it is, its licence, how its areas are read, and where it is published."""
+    """A data set that can be imported: what it is, its licence, how its areas are found, and where it is published."""
 
     title: str
     licence: str
-    areas: Callable[[Path], Iterator[Area]]
+    areas: Callable[[Path], Iterator[Place]]
     zenodo: str = ""
     urls: tuple[str, ...] = ()
 
@@ -72,11 +77,11 @@ class DataSet:
 # --- WorldStrat ------------------------------------------------------------------------------------------------------------------
 
 
-def worldstrat(root: Path) -> Iterator[Area]:
+def worldstrat(root: Path) -> Iterator[Place]:
     """WorldStrat (Cornebise et al. 2022): Spot-6/7 pansharpened counts at 1.5 m and up to 16 Sentinel-2 L2A images at 10 m of 2.5 km.
 
     Of an area's images, the one without cloud (CLM) that is nearest in date is the input; the target is averaged to a quarter of the
-    input's spacing on a grid nested in it, and its counts are fitted to the input band by band. Areas without such an image are left out.
+    input's spacing on a grid nested in it, and its counts are fitted to the input band by band.
     """
     high, low = root / "hr_dataset", root / "lr_dataset"
     if not high.is_dir() or not low.is_dir():
@@ -84,28 +89,28 @@ def worldstrat(root: Path) -> Iterator[Area]:
     splits = split_table(root, "tile", "split")
     for file in sorted([*high.glob("*/*_ps.tiff"), *high.glob("12bit/*/*_ps.tiff")]):
         name = file.parent.name
-        best = best_revisit(low / name / "L2A", name)
-        if best is None:
-            continue
-        image, about = best
-        with opened_raster(image) as dataset:
-            if dataset.count != 12:
-                raise InputError(f"{image}: {dataset.count} bands, expected WorldStrat's 12 (B01 to B12 without B10); fetch the file again")
-            coarse = Grid.of(dataset)
-            planes = np.stack([without_nodata(dataset, index) for index in (4, 3, 2, 8)])  # B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B11 B12
-        with opened_raster(file) as dataset:
-            if dataset.count != 4:
-                raise InputError(f"{file}: {dataset.count} bands, expected red, green, blue and near infrared; fetch the file again")
-            fine = coarse.refined(4)
-            counts = np.stack([onto(dataset, index, fine, nodata=0) for index in (1, 2, 3, 4)])
-        target, fit = fitted(counts, planes)
-        yield Area(
-            name, splits.get(name, ""), MODEL_BANDS, planes, target, coarse, fine, False, {"input": image.name, "target": file.name, "fit": fit, **about}
-        )
+        yield name, partial(worldstrat_area, name, splits.get(name, ""), file, low / name / "L2A")
 
 
-def best_revisit(folder: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
-    """The image with the least cloud over the area, of those the nearest in date, with what its metadata say; None when all are clouded."""
+def worldstrat_area(name: str, split: str, file: Path, revisits: Path) -> Area:
+    """One area of WorldStrat; raises `InputError`."""
+    image, about = best_revisit(revisits, name)
+    with opened_raster(image) as dataset:
+        if dataset.count != 12:
+            raise InputError(f"{image}: {dataset.count} bands, expected WorldStrat's 12 (B01 to B12 without B10); fetch the file again")
+        coarse = Grid.of(dataset)
+        planes = np.stack([without_nodata(dataset, index) for index in (4, 3, 2, 8)])  # B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B11 B12
+    with opened_raster(file) as dataset:
+        if dataset.count != 4:
+            raise InputError(f"{file}: {dataset.count} bands, expected red, green, blue and near infrared; fetch the file again")
+        fine = coarse.refined(4)
+        counts = np.stack([onto(dataset, index, fine, nodata=0) for index in (1, 2, 3, 4)])
+    target, fit = fitted(counts, planes)
+    return Area(name, split, MODEL_BANDS, planes, target, coarse, fine, False, {"input": image.name, "target": file.name, "fit": fit, **about})
+
+
+def best_revisit(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """The clear image nearest in date, with what its metadata say; raises `InputError` when none has less than 1 % of cloud."""
     found = []
     for image in sorted(folder.glob(f"{name}-*-L2A_data.tiff")):
         stem = image.name.removesuffix("L2A_data.tiff")
@@ -128,7 +133,7 @@ def best_revisit(folder: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
         found.append((cloud, days, number, image, {"cloud": cloud, "gap_days": days, "revisit": number, "date": str(about.get("datetime", ""))}))
     clear = [one for one in found if one[0] <= 0.01]
     if not clear:
-        return None
+        raise InputError(f"{folder}: none of {len(found)} Sentinel-2 images has less than 1 % of cloud")
     best = min(clear, key=lambda one: one[1:3])
     return best[3], best[4]
 
@@ -142,7 +147,7 @@ def duration(text: str) -> float:
 # --- FLAIR-HUB -------------------------------------------------------------------------------------------------------------------
 
 
-def flairhub(root: Path) -> Iterator[Area]:
+def flairhub(root: Path) -> Iterator[Place]:
     """FLAIR-HUB (IGN 2025): Spot at 1.6 m and Sentinel-2 series at 10.24 m in patches of 102.4 m; the patches of a region (ROI) are joined.
 
     The input is the date with the least cloud and snow, of those the one with the most data; the target is averaged to 2.56 m. Bands: B4, B3, B2, B8.
@@ -156,18 +161,19 @@ def flairhub(root: Path) -> Iterator[Area]:
         if not series.is_dir():
             raise InputError(f"{folder}: no {series.name} beside it; unpack the Sentinel-2 series of the same domain")
         for region in sorted(path for path in folder.iterdir() if path.is_dir()):
-            yield from flair_region(domain, region, series / region.name, folder.with_name(f"{domain}_SENTINEL2_MSK-SC") / region.name)
+            masks = folder.with_name(f"{domain}_SENTINEL2_MSK-SC") / region.name
+            yield f"{domain}_{region.name}", partial(flair_region, domain, region, series / region.name, masks)
 
 
-def flair_region(domain: str, spot: Path, series: Path, masks: Path) -> Iterator[Area]:
-    """The area of one region: its patches that have both images, joined."""
+def flair_region(domain: str, spot: Path, series: Path, masks: Path) -> Area:
+    """The area of one region: its patches that have both images, joined; raises `InputError`."""
     tiles = {}
     for file in sorted(spot.glob("*.tif")):
         other = series / file.name.replace("_SPOT_RGBI_", "_SENTINEL2_TS_")
         if other.exists():
             tiles[file] = other
     if not tiles:
-        return
+        raise InputError(f"{spot}: no patch that has a Sentinel-2 series too ({series}); unpack both archives of the domain")
     with opened_raster(next(iter(tiles.values()))) as dataset:
         dates = dataset.count // 10
         if dataset.count % 10 or not dates:
@@ -187,7 +193,7 @@ def flair_region(domain: str, spot: Path, series: Path, masks: Path) -> Iterator
     counts = joined(list(tiles), sharp, [1, 2, 3, 4])
     target = np.stack([averaged(plane, sharp, fine) for plane in counts]) * np.float32(SCALE)
     details = {"date_index": date, "dates": dates, "cloud_snow": round(float(clouds[date]) / len(tiles), 3), "patches": len(tiles), "domain": domain}
-    yield Area(f"{domain}_{spot.name}", "", MODEL_BANDS, planes, target, coarse, fine, True, details)
+    return Area(f"{domain}_{spot.name}", "", MODEL_BANDS, planes, target, coarse, fine, True, details)
 
 
 def joined_grid(files: Sequence[Path]) -> Grid:
@@ -219,7 +225,7 @@ def joined(files: Sequence[Path], whole: Grid, indices: Sequence[int]) -> Image:
 # --- SEN2VENuS -------------------------------------------------------------------------------------------------------------------
 
 
-def sen2venus(root: Path) -> Iterator[Area]:
+def sen2venus(root: Path) -> Iterator[Place]:
     """SEN2VENuS (Michel et al. 2022), one site's folder or several: patches of 1.28 km with Sentinel-2 at 10 m and VENuS at 5 m (factor 2).
 
     Version 1 keeps the patches of a day in a PyTorch file, which is read without PyTorch, and their place in a GeoPackage; without that
@@ -231,19 +237,43 @@ def sen2venus(root: Path) -> Iterator[Area]:
     for table in tables:
         for row in csv_rows(table):
             low, high = (column_of(row, table, f"tensor_{name}_b2b3b4b8") for name in ("10m", "05m"))
-            if not low or not high:
-                continue
-            inputs, targets = (read_tensor(table.parent / name) for name in (low, high))
-            if inputs.ndim != 4 or inputs.shape[1] != 4 or targets.shape != (*inputs.shape[:2], 2 * inputs.shape[2], 2 * inputs.shape[3]):
-                raise InputError(
-                    f"{table.parent / low}: {inputs.shape} and {targets.shape} for 10 m and 5 m, expected (N, 4, H, W) and twice that; fetch the site again"
-                )
-            corners = patch_grids(table.parent / row.get("patches_gpkg", ""), inputs.shape, row)
-            for index, (pixels, sharp) in enumerate(zip(inputs, targets, strict=True)):
-                grid = corners[index]
-                name = f"{row.get('vns_site', table.parent.name)}_{row.get('s2_tile', '')}_{row.get('date', '')}_{index:04d}"
-                details = {"input": row.get("sentinel2_product_id", ""), "target": row.get("venus_product_id", ""), "date": row.get("date", "")}
-                yield Area(name, "", ("B2", "B3", "B4", "B8"), dn(pixels), dn(sharp), grid, grid.refined(2), True, details)
+            if low and high:
+                day = VenusDay(table, row, inside(table.parent, low, table), inside(table.parent, high, table))
+                site = f"{row.get('vns_site', table.parent.name)}_{row.get('s2_tile', '')}_{row.get('date', '')}"
+                count = int(row["nb_patches"]) if row.get("nb_patches", "").isdigit() else len(day.tensors[0])
+                yield from ((f"{site}_{index:04d}", partial(day.area, f"{site}_{index:04d}", index)) for index in range(count))
+
+
+@dataclass(frozen=True)
+class VenusDay:
+    """The patches of one site and day: a row of the table, and the files of both tensors."""
+
+    table: Path
+    row: Mapping[str, str]
+    low: Path
+    high: Path
+
+    @cached_property
+    def tensors(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Both tensors, (N, 4, H, W) and (N, 4, 2 H, 2 W); raises `InputError`."""
+        low, high = read_tensor(self.low), read_tensor(self.high)
+        if low.ndim != 4 or low.shape[1] != 4 or high.shape != (*low.shape[:2], 2 * low.shape[2], 2 * low.shape[3]):
+            raise InputError(f"{self.low}: {low.shape} and {high.shape} for 10 m and 5 m, expected (N, 4, H, W) and twice that; fetch the site again")
+        return low, high
+
+    @cached_property
+    def grids(self) -> list[Grid]:
+        """The 10 m grid of each patch."""
+        return patch_grids(self.table.parent / self.row.get("patches_gpkg", ""), self.tensors[0].shape)
+
+    def area(self, name: str, index: int) -> Area:
+        """One patch; raises `InputError`."""
+        low, high = self.tensors
+        if index >= len(low):
+            raise InputError(f"{self.low}: {len(low)} patches, {self.table} says {self.row.get('nb_patches')}; fetch the site again")
+        details = {"input": self.row.get("sentinel2_product_id", ""), "target": self.row.get("venus_product_id", ""), "date": self.row.get("date", "")}
+        grid = self.grids[index]
+        return Area(name, "", ("B2", "B3", "B4", "B8"), dn(low[index]), dn(high[index]), grid, grid.refined(2), True, details)
 
 
 def dn(numbers: NDArray[np.generic]) -> Image:
@@ -260,7 +290,7 @@ def column_of(row: Mapping[str, str], table: Path, name: str) -> str:
     return row[name].strip()
 
 
-def patch_grids(file: Path, shape: Sequence[int], row: Mapping[str, str]) -> list[Grid]:
+def patch_grids(file: Path, shape: Sequence[int]) -> list[Grid]:
     """The 10 m grid of each patch, from its polygon; without the GeoPackage side by side without a CRS."""
     count, _, height, width = shape
     if file.is_file():
@@ -280,7 +310,7 @@ def patch_grids(file: Path, shape: Sequence[int], row: Mapping[str, str]) -> lis
 # --- BreizhSR --------------------------------------------------------------------------------------------------------------------
 
 
-def breizhsr(root: Path) -> Iterator[Area]:
+def breizhsr(root: Path) -> Iterator[Place]:
     """BreizhSR (2024): Spot-6 patches of 296 pixels at 2.5 m, 8 bits, with series of Sentinel-2 patches of 74 pixels at 10 m, B4, B3, B2.
 
     The tables are pickles of pandas, which may run what they hold: convert them to CSV first (dataset_train.csv, dataset_test.csv with the columns
@@ -294,22 +324,28 @@ def breizhsr(root: Path) -> Iterator[Area]:
             f"{root}: no table, {hint}; where you trust it: python -c \"import pandas; pandas.read_pickle('dataset_train.pkl').to_csv('dataset_train.csv')\""
         )
     for table in tables:
+        split = table.stem.removeprefix("dataset_")
         for index, row in enumerate(csv_rows(table)):
-            sharp = inside(root, row.get("spot6_image", ""), table)
-            acquisitions = acquisitions_of(row.get("sen2_acquisitions", ""), table)
-            gap, file = min(acquisitions.items(), key=lambda pair: (abs(pair[0]), pair[0]))
-            low = inside(root, file, table)
-            with opened_raster(low) as dataset:
-                coarse = Grid.of(dataset, south_up=not dataset.crs)
-                planes = np.stack([without_nodata(dataset, band) for band in (1, 2, 3)]) * np.float32(SCALE)
-            with opened_raster(sharp) as dataset:
-                counts = np.stack([without_nodata(dataset, band) for band in (1, 2, 3)])
-            if counts.shape[1:] != (4 * planes.shape[1], 4 * planes.shape[2]):
-                raise InputError(f"{sharp}: {counts.shape[1:]} pixels, expected four times those of {low}, {planes.shape[1:]}; fetch the files again")
-            target, fit = fitted(counts, planes)
-            split = table.stem.removeprefix("dataset_")
-            details = {"input": low.name, "target": sharp.name, "gap_days": gap, "fit": fit}
-            yield Area(f"{split}_{index:05d}", split, ("B4", "B3", "B2"), planes, target, coarse, coarse.refined(4), False, details)
+            name = f"{split}_{index:05d}"
+            yield name, partial(breizhsr_area, root, table, name, split, row)
+
+
+def breizhsr_area(root: Path, table: Path, name: str, split: str, row: Mapping[str, str]) -> Area:
+    """One patch of BreizhSR; raises `InputError`."""
+    sharp = inside(root, row.get("spot6_image", ""), table)
+    acquisitions = acquisitions_of(row.get("sen2_acquisitions", ""), table)
+    gap, file = min(acquisitions.items(), key=lambda pair: (abs(pair[0]), pair[0]))
+    low = inside(root, file, table)
+    with opened_raster(low) as dataset:
+        coarse = Grid.of(dataset)
+        planes = np.stack([without_nodata(dataset, band) for band in (1, 2, 3)]) * np.float32(SCALE)
+    with opened_raster(sharp) as dataset:
+        counts = np.stack([without_nodata(dataset, band) for band in (1, 2, 3)])
+    if counts.shape[1:] != (4 * planes.shape[1], 4 * planes.shape[2]):
+        raise InputError(f"{sharp}: {counts.shape[1:]} pixels, expected four times those of {low}, {planes.shape[1:]}; fetch the files again")
+    target, fit = fitted(counts, planes)
+    details = {"input": low.name, "target": sharp.name, "gap_days": gap, "fit": fit}
+    return Area(name, split, ("B4", "B3", "B2"), planes, target, coarse, coarse.refined(4), False, details)
 
 
 def acquisitions_of(text: str, table: Path) -> dict[float, str]:
@@ -468,22 +504,32 @@ def import_dataset(name: str, root: str | Path, out: str | Path, limit: int | No
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; unpack {dataset.title} and give its folder")
     written, kept, rejected = 0, 0, dict[str, str]()
-    for area in dataset.areas(root):
+    for area_name, load in dataset.areas(root):
         if limit is not None and written + kept >= limit:
             break
-        label = re.sub(r"[^\w.-]", "_", area.name)
+        label = re.sub(r"[^\w.-]", "_", area_name).lstrip(".")
         if (out / label / "area.json").exists() and not overwrite:
             kept += 1
             continue
-        if reason := unusable(area):
+        try:
+            area = load()
+            reason = unusable(area)
+        except InputError as error:
+            reason = str(error)
+        if reason:
             rejected[label] = reason
             continue
         write_area(out / label, name, dataset, area)
         written += 1
         report(f"import: {label}", 0.0 if limit is None else (written + kept) / limit)
     report("import", 1.0)
-    if not written + kept and not rejected:
-        raise InputError(f"{root}: no area with both images found; check that both archives of {dataset.title} are unpacked there")
+    if not written + kept:
+        why = (
+            f"; the first of {len(rejected)} that were rejected: {next(iter(rejected.values()))}"
+            if rejected
+            else f"; unpack both archives of {dataset.title} there"
+        )
+        raise InputError(f"{root}: no area that can be used{why}")
     return {"areas": written, "kept": kept, "rejected": rejected}
 
 
