@@ -524,12 +524,10 @@ def import_dataset(name: str, root: str | Path, out: str | Path, limit: int | No
         report(f"import: {label}", 0.0 if limit is None else (written + kept) / limit)
     report("import", 1.0)
     if not written + kept:
-        why = (
-            f"; the first of {len(rejected)} that were rejected: {next(iter(rejected.values()))}"
-            if rejected
-            else f"; unpack both archives of {dataset.title} there"
-        )
-        raise InputError(f"{root}: no area that can be used{why}")
+        why = f"unpack both archives of {dataset.title} there"
+        if rejected:
+            why = f"the first of {len(rejected)} that were rejected: {next(iter(rejected.values()))}"
+        raise InputError(f"{root}: no area that can be used; {why}")
     return {"areas": written, "kept": kept, "rejected": rejected}
 
 

@@ -97,7 +97,7 @@ def test_worldstrat_takes_the_clear_image_nearest_in_date(tmp_path: Path) -> Non
 
 def test_worldstrat_without_a_clear_image_is_left_out(tmp_path: Path) -> None:
     worldstrat(tmp_path, clouds=(0.5, 0.2, 0.1))
-    with pytest.raises(InputError, match="no area that can be used; the first of 1 that were rejected: .* none of 3 Sentinel-2 images"):
+    with pytest.raises(InputError, match=r"no area that can be used; the first of 1 that were rejected: .* none of 3 Sentinel-2 images"):
         import_dataset("worldstrat", tmp_path, tmp_path / "out")
 
 
