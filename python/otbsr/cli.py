@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from otbsr import __version__
-from otbsr.errors import OtbsrError
+from otbsr.errors import InputError, OtbsrError
 from otbsr.progress import bars
 
 app = typer.Typer(
@@ -215,6 +215,118 @@ def pairs(
         found |= {"shift": [round(value, 3) for value in alignment["shift"]], "score": round(alignment["score"], 4), "gain": alignment["gain"]}
         found |= {f"rejected ({reason})": count for reason, count in manifest["rejected"].items() if count} | {"page": out / "pairs.html"}
     finish({"out": out, **found}, as_json)
+
+
+products_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at products, find and download them, import data sets.")
+app.add_typer(products_app, name="products", epilog="Example: otbsr products info S2A_MSIL2A_20230821.SAFE")
+Token = Annotated[Path | None, typer.Option("--token-file", help="File with a token, sent as 'Authorization: Bearer'.")]
+
+
+def authorised(token_file: Path | None) -> dict[str, str]:
+    """Headers with the token in a file."""
+    if token_file is None:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {token_file.read_text().strip()}"}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{token_file}: cannot be read ({error}); give a text file that holds the token") from error
+
+
+@products_app.command("info", epilog="Example: otbsr products info S2A_MSIL2A_20230821.SAFE --json")
+def products_info(
+    path: Annotated[Path, typer.Argument(metavar="PRODUCT", help="SAFE, Theia or Spot DIMAP folder or zip, or an image.")],
+    bands: Annotated[str, typer.Option(help="Names of an image's bands, in order, with commas.")] = "",
+    surface: Annotated[str, typer.Option(help="Of a Theia product: FRE (corrected for slopes) or SRE.")] = "FRE",
+    as_json: Json = False,
+) -> None:
+    """Print what a product is: bands, spacing, date, baseline, offsets, angles, masks, CRS, and what it lacks."""
+    from otbsr.products import open_product
+    from otbsr.products.info import describe, lines
+
+    about = describe(open_product(path, words(bands) or None, surface=surface))
+    if as_json:
+        finish(about, as_json)
+    else:
+        print("\n".join(lines(about)))
+
+
+SEARCH_EXAMPLE = "Example: otbsr products search DIM_SPOT6_PMS.XML --catalogue https://earth-search.aws.element84.com/v1 --days 5 --cloud 10"
+
+
+@products_app.command("search", epilog=SEARCH_EXAMPLE)
+def products_search(
+    path: Annotated[Path, typer.Argument(metavar="PRODUCT", help="The scene that Sentinel-2 is wanted for, such as a Spot-6/7 product.")],
+    catalogue: Annotated[str, typer.Option("--catalogue", help="Address of a STAC API.")],
+    collection: Annotated[str, typer.Option(help="Collection of the catalogue.")] = "sentinel-2-l2a",
+    when: Annotated[str, typer.Option("--date", help="Date wanted, such as 2023-06-14; default the product's.")] = "",
+    days: Annotated[float, typer.Option(min=0, help="Largest gap between the dates.")] = 5.0,
+    cloud: Annotated[float, typer.Option(min=0, max=100, help="Most cloud over a scene, percent.")] = 20.0,
+    coverage: Annotated[float, typer.Option(min=0, max=1, help="Least share of the product that a scene covers.")] = 0.5,
+    limit: Annotated[int, typer.Option(min=1, help="Scenes at most.")] = 10,
+    bands: Annotated[str, typer.Option(help="Bands to download where scenes are no archives, with commas.")] = "B2,B3,B4,B8",
+    download: Annotated[Path | None, typer.Option("--download", metavar="FOLDER", help="Download the best scene into this folder.")] = None,
+    token_file: Token = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a STAC catalogue for Sentinel-2 of a product's place and time; on request, download the best. Uses the network."""
+    from otbsr.products import catalogue as stac
+    from otbsr.products import open_product
+
+    product = open_product(path)
+    time = stac.time_wanted(product, when)
+    scenes = stac.search(catalogue, collection, stac.footprint_of(product), time, days, cloud, coverage, limit)
+    result: dict[str, Any] = {"found": [scene.as_dict() for scene in scenes]} if as_json else {"found": len(scenes)}
+    if not as_json:
+        print("\n".join(stac.table(scenes)) or "no scene: allow more --days, --cloud or less --coverage")
+    if download is not None and scenes:
+        with bars(quiet, as_json) as report:
+            result["product"] = stac.fetch_item(scenes[0], download, words(bands), authorised(token_file), overwrite, report)
+    finish(result, as_json)
+
+
+@products_app.command("download", epilog="Example: otbsr products download sen2venus --file 'ARM_*' -o data/sen2venus")
+def products_download(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="An address, or a data set: worldstrat, flair-hub, sen2venus, breizhsr.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
+    file: Annotated[list[str] | None, typer.Option("--file", help="Of a data set: only files of this name; * and ? stand for any; may be repeated.")] = None,
+    checksum: Annotated[str, typer.Option(help="Of an address: sha256: or md5: and its digits.")] = "",
+    listed: Annotated[bool, typer.Option("--list", help="Print the files and their sizes, download nothing.")] = False,
+    token_file: Token = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Download a file or a data set, checked by size and checksum; goes on where it stopped. Uses the network."""
+    from otbsr.products.datasets import remotes
+    from otbsr.products.download import fetch_all
+
+    files = remotes(source, file or ["*"], checksum or None)
+    if listed:
+        finish({"files": [{"name": one.name, "bytes": one.size, "checksum": one.checksum, "url": one.url} for one in files]}, as_json)
+        return
+    with bars(quiet, as_json) as report:
+        paths = fetch_all(files, out, authorised(token_file), overwrite, report)
+    finish({"out": out, "files": len(paths), "bytes": sum(path.stat().st_size for path in paths)}, as_json)
+
+
+@products_app.command("import", epilog="Example: otbsr products import worldstrat data/worldstrat -o areas/worldstrat --limit 100")
+def products_import(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="worldstrat, flair-hub, sen2venus or breizhsr.")],
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the data set's archives were unpacked.")],
+    out: Output,
+    limit: Annotated[int | None, typer.Option(min=1, help="Areas at most.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a data set's areas as aligned input.tif and target.tif for `otbsr pairs`; goes on where it stopped."""
+    from otbsr.products.datasets import import_dataset
+
+    with bars(quiet, as_json) as report:
+        done = import_dataset(dataset, root, out, limit, overwrite, report)
+    finish({"out": out, **done}, as_json)
 
 
 TRAIN_EXAMPLES = """Example: otbsr train pairs/a pairs/b -o models/f --size light --minutes 40

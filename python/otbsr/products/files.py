@@ -5,8 +5,10 @@ Nothing of an archive is extracted: GDAL reads its images through /vsizip/, Pyth
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
@@ -32,7 +34,10 @@ class Files:
         if self.archive:
             self.names = archive_names(self.archive)
         else:
-            self.names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+            found = list(islice((path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()), MEMBERS + 1))
+            if len(found) > MEMBERS:
+                raise InputError(f"{root}: holds more than {MEMBERS} files, expected one product's; give the product's own folder")
+            self.names = sorted(found)
 
     def path(self, name: str) -> Path:
         """What GDAL and `read_bytes` open for a name."""
@@ -113,8 +118,14 @@ def text(root: Element, *path: str) -> str | None:
 
 
 def number(root: Element, *path: str) -> float | None:
-    """The number in the first element at the end of a path of tags, None where there is none."""
+    """The finite number in the first element at the end of a path of tags, None where there is none."""
+    return finite(text(root, *path))
+
+
+def finite(words: str | None) -> float | None:
+    """A finite number, None for other text."""
     try:
-        return float(text(root, *path) or "")
+        value = float(words or "")
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

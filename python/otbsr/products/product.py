@@ -77,7 +77,7 @@ class Product:
 
     time: acquisition, UTC. layers: its masks. provenance: level, satellite, baseline, tile and so on, as the metadata spell them.
     missing: what its metadata list and its folder lacks; remarks: what a user should know. sensor: pixels are not on a map yet
-    (SEN, primary): orthorectify first.
+    (SEN, primary): orthorectify first. extent: its corners (longitude, latitude) where the metadata give them.
     """
 
     name: str
@@ -92,6 +92,7 @@ class Product:
     missing: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     sensor: bool = False
+    extent: tuple[tuple[float, float], ...] = ()
 
     def select(self, names: Sequence[str]) -> list[Band]:
         """The named bands in this order; raises `InputError` that lists what the product has."""
@@ -112,7 +113,7 @@ class Product:
     def crs(self) -> str:
         """CRS of the first band as WKT, '' in sensor geometry or without georeferencing; raises as `grid` does."""
         first = next(iter(self.bands.values()), None)
-        return readable_grid(first).crs if first else ""
+        return readable_grid(first, self.sensor).crs if first else ""
 
     def grid(self, names: Sequence[str], nested: bool = True) -> Grid:
         """The finest grid of the named bands, in which the others nest; raises `GridError` naming two that do not, `InputError` for damaged files.
@@ -188,7 +189,7 @@ class Product:
                     found |= np.isnan(numbers)
                 if "saturation" in kinds and band.saturated is not None:
                     found |= numbers >= band.saturated
-        sensor = bands[0].path if bands and self.sensor else None
+        sensor = (bands[0].path, *bands[0].files) if bands and self.sensor else ()
         for layer in self.layers:
             if layer.kind in kinds and (not layer.bands or set(layer.bands) & set(names)):
                 found |= layer.read(part, sensor)
@@ -273,7 +274,7 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
     the file's own scale and offset, else 1e-4. surface: of a Theia product, "FRE" (corrected for slopes) or "SRE".
     Raises `InputError` naming what was found and what was expected.
     """
-    from otbsr.products import sentinel2, spot, theia
+    from otbsr.products import catalogue, sentinel2, spot, theia
 
     path = Path(path)
     if not path.exists():
@@ -286,7 +287,7 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
         path = path.parent
     if path.is_dir() or path.suffix.lower() == ".zip":
         files = Files(path)
-        product = sentinel2.read(files) or theia.read(files, surface.upper()) or spot.read(files)
+        product = sentinel2.read(files) or theia.read(files, surface.upper()) or spot.read(files) or (catalogue.read_item(path) if path.is_dir() else None)
         if product:
             return product
         raise InputError(
