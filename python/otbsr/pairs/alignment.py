@@ -10,6 +10,7 @@ windows that do not fit set aside. Any two grids of one CRS; equal ones too. Onl
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -189,9 +190,9 @@ class Alignment:
         return tuple(math.exp(-2.0 * (math.pi * f * sigma) ** 2) * square for sigma in self.sigma)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it."""
-        found = asdict(self)
-        return found | {"rejected": dict(self.rejected)}
+        """As JSON has it: lists, no tuples."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Alignment:

@@ -431,10 +431,12 @@ def write_tfrecords(folder: Path, manifest: dict[str, Any]) -> None:
     try:
         from otbtf import DatasetFromPatchesImages
         from otbtf.tfrecords import TFRecords
+
+        from otbsr.methods.training import in_order
     except ImportError as error:
         raise InputError(f"TFRecords need TensorFlow and otbtf ({error}); install them, or leave --tfrecords out") from error
     for split, entry in manifest["splits"].items():
         if entry["accepted"]:
-            dataset = DatasetFromPatchesImages({key: [str(folder / entry[key])] for key in ("lr", "target")})
+            dataset = DatasetFromPatchesImages({key: [str(folder / entry[key])] for key in ("lr", "target")}, iterator_cls=in_order())
             TFRecords(folder / f"{split}_tfrecords").ds2tfrecord(dataset, n_samples_per_shard=100, drop_remainder=False)
             entry["tfrecords"] = f"{split}_tfrecords"

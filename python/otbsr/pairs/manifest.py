@@ -118,7 +118,7 @@ def rectangles(corners: NDArray[np.int64], patch: int) -> Iterator[tuple[int, in
     edges = sorted({edge for row in by_row for edge in (row, row + patch)})
     opened: dict[tuple[int, int], int] = {}
     rows = sorted(by_row)
-    for top, bottom in zip(edges, [*edges[1:], edges[-1] if edges else 0], strict=True):
+    for top, bottom in zip(edges, [*edges[1:], *edges[-1:]], strict=True):
         columns = sorted({column for row in rows if row <= top < row + patch for column in by_row[row]}) if bottom > top else []
         runs: list[list[int]] = []
         for column in columns:
