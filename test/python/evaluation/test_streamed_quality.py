@@ -19,8 +19,9 @@ from rasterio.transform import from_origin
 from scipy import ndimage, special
 
 from otbsr.errors import GridError, InputError, OutputError, UsageError
-from otbsr.evaluation import quality, streams
+from otbsr.evaluation import quality, spectra
 from otbsr.evaluation.streams import Measured, measure
+from otbsr.evaluation.windows import Scene
 from otbsr.world.sensors import degrade
 
 NAMES = ("B4", "B3", "B2", "B8")
@@ -201,7 +202,7 @@ def test_the_cubic_input_restores_nothing_and_the_truth_everything(tmp_path):
     seen = texture(144, 144, 11)
     coarse = degrade(seen.astype(np.float32)).astype(np.float64)
     wide = np.pad(coarse, ((2, 2), (2, 2), (0, 0)), mode="edge")
-    lazy = np.moveaxis(streams.cubic(np.moveaxis(wide, -1, 0), 4), 0, -1)
+    lazy = np.moveaxis(spectra.cubic(np.moveaxis(wide, -1, 0), 4), 0, -1)
     nothing, all_ = in_tiles(lazy, seen, tmp_path).scores, in_tiles(seen, seen, tmp_path).scores
     assert nothing["frequency_gain"].bands == pytest.approx((0,) * 4, abs=1e-9) and nothing["undershoot"].all > 10
     assert nothing["overshoot"].all == 0
@@ -214,7 +215,7 @@ def test_the_spectrum_of_one_tile_by_definition(tmp_path):
     seen, image = texture(80, 80, 15, 1), texture(80, 80, 16, 1) * 0.8
     coarse = degrade(seen.astype(np.float32), bands=("B4",)).astype(np.float64)
     found = score(image, seen, tmp_path, coarse, border=8)
-    base = streams.cubic(np.moveaxis(coarse, -1, 0), 4)[0]  # 2 coarse pixels less on each side
+    base = spectra.cubic(np.moveaxis(coarse, -1, 0), 4)[0]  # 2 coarse pixels less on each side
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(64) + 0.5) / 64)
     window = np.outer(hann, hann)
     transforms = [np.fft.fft2((x - np.average(x, weights=window)) * window) for x in (seen[8:-8, 8:-8, 0], image[8:-8, 8:-8, 0], base)]
@@ -245,7 +246,7 @@ def test_the_cubic_input_is_exact_on_quadratic_ground():
     y, x = np.mgrid[:12, :14] - 1.5  # coarse centres, two more on each side
     planes = np.stack([1 + 2 * x - y, x * x + x * y])
     fine_y, fine_x = np.meshgrid((np.arange(32) + 0.5) / 4, (np.arange(40) + 0.5) / 4, indexing="ij")
-    np.testing.assert_allclose(streams.cubic(planes, 4), np.stack([1 + 2 * fine_x - fine_y, fine_x**2 + fine_x * fine_y]), atol=1e-12)
+    np.testing.assert_allclose(spectra.cubic(planes, 4), np.stack([1 + 2 * fine_x - fine_y, fine_x**2 + fine_x * fine_y]), atol=1e-12)
 
 
 def test_gain_of_detail_is_told_in_decibels(tmp_path):
@@ -484,9 +485,9 @@ def test_bands_coarser_than_the_input_are_left_out_of_consistency(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_image(tmp_path):
-    """Eight times the pixels in the same memory, less than the larger image has as numbers."""
+    """Four times the windows in the same memory, less than the larger image has as numbers."""
     peaks = []
-    for size in (192, 544):
+    for size in (288, 544):
         image = texture(size, size, 1)
         pair = write(tmp_path / f"{size}.tif", image, dtype="int16"), write(tmp_path / f"r{size}.tif", image, dtype="int16")
         coarse = write(tmp_path / f"c{size}.tif", image[::4, ::4], 10.0, "int16")
@@ -502,8 +503,8 @@ def test_strips_are_decoded_once(tmp_path):
     """GDAL's cache holds every strip that a row of windows needs, in bytes, up to a limit."""
     wide = write(tmp_path / "wide.tif", np.full((80, 60000, 1), 0.2), dtype="float64", compress="deflate", names=("B4",))
     coarse = write(tmp_path / "input.tif", np.full((20, 15000, 1), 0.2), 10.0, compress="deflate", names=("B4",))
-    scene = streams.Scene.open(wide, None, coarse, None, 8)
-    blocks = scene.blocks(64)
+    scene = Scene.open(wide, None, coarse, None, 8)
+    blocks = scene.readings(64, 28)
     next(blocks)
     cache = getenv()["GDAL_CACHEMAX"]
     blocks.close()
