@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from otbsr.evaluation.measures import Score, Sums, decibels, finite, moments, picked, ratio, score, universal_index
-from otbsr.evaluation.quality import angles
 from otbsr.evaluation.windows import Block, Plane
 
 CHUNK = 1 << 14
@@ -33,13 +32,13 @@ class Pixels:
         some = max(1, CHUNK // block.width)
         for top in range(0, block.height, some):
             rows = slice(top, top + some)
-            x, e = (picked(planes[:, rows], kept[rows]) for planes in (seen, image))
-            if not x.size:
-                continue
-            e = e - x
-            number += x.shape[1]
+            x, y = seen[:, rows], image[:, rows]
+            if not kept[rows].all():
+                x, y = (picked(planes, kept[rows])[:, None] for planes in (x, y))
+            e = y - x
+            number += x[0].size
             for index, (one, other) in enumerate(((e, None), (e, e), (x, None), (x, x), (x, e))):
-                sums[index] += one.sum(1) if other is None else np.einsum("bn,bn->b", one, other)
+                sums[index] += one.sum((1, 2)) if other is None else np.einsum("bij,bij->b", one, other)
             if self.bands > 1:
                 angle += float(turned(x, e).sum())
         return np.array(float(number)), sums, np.array([angle, number if self.bands > 1 else 0.0])
@@ -62,27 +61,23 @@ class Pixels:
 
 
 def turned(x: Plane, e: Plane) -> Plane:
-    """`quality.angles` between the spectra x and x + e, [bands, pixels]: arctangent of |x cross e| over x . (x + e), degrees.
+    """`quality.angles` between the spectra x and x + e, [bands, rows, columns]: arctangent of |x cross e| over x . (x + e), degrees.
 
-    The length of the cross product by Lagrange's identity, a term a pair of bands; its digits do not suffer from small angles.
+    |x cross e|^2 = |x|^2 |e|^2 - (x . e)^2 (Lagrange) keeps the digits of small angles as long as e is not along x, where what is lost
+    is 1e-6 of the change of brightness.
     """
-    if len(x) > 6:
-        return angles(x.T, (x + e).T)
-    cross, dot = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    one, two = np.empty_like(dot), np.empty_like(dot)
-    for i in range(len(x)):
-        np.add(x[i], e[i], out=one)
-        one *= x[i]
-        dot += one
-        for j in range(i + 1, len(x)):
-            np.multiply(x[i], e[j], out=one)
-            np.multiply(x[j], e[i], out=two)
-            one -= two
-            one *= one
-            cross += one
-    np.sqrt(cross, out=cross)
-    angle = np.arctan2(cross, dot, out=cross)
-    if not dot.all():
+    xx, xe, ee = (np.einsum("bij,bij->ij", one, other) for one, other in ((x, x), (x, e), (e, e)))
+    dot = xx + xe
+    xx *= ee
+    xe *= xe
+    xx -= xe
+    np.maximum(xx, 0.0, out=xx)
+    np.sqrt(xx, out=xx)
+    if dot.size and dot.min() > 0:
+        xx /= dot
+        angle = np.arctan(xx, out=xx)
+    else:
+        angle = np.arctan2(xx, dot)
         angle[(x == 0).all(0) != (x + e == 0).all(0)] = np.pi / 2
     angle *= 180 / np.pi
     return angle

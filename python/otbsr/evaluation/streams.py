@@ -19,15 +19,17 @@ from threadpoolctl import threadpool_limits
 
 from otbsr.errors import InputError, UsageError
 from otbsr.evaluation.consistency import Consistency, SpectralDistortion
+from otbsr.evaluation.edges import Edges
 from otbsr.evaluation.maps import Maps, planes
 from otbsr.evaluation.measures import Measure, Score, Sums, added
 from otbsr.evaluation.noise import Noise
+from otbsr.evaluation.opensr import OpenSR
 from otbsr.evaluation.pixel_scores import Pixels
 from otbsr.evaluation.quality import BORDER
 from otbsr.evaluation.spectra import Spectrum
 from otbsr.evaluation.window_scores import Boxes, Detail, Shifted, Structure
-from otbsr.evaluation.windows import WINDOW, Plane, Reading, Scene
-from otbsr.progress import Report, silent
+from otbsr.evaluation.windows import WINDOW, Place, Plane, Reading, Scene
+from otbsr.progress import Report, part, silent
 
 GROUPS = {
     "pixels": "PSNR, RMSE, bias, SAM, ERGAS, correlation, UQI over the whole image",
@@ -36,6 +38,8 @@ GROUPS = {
     "shift": "PSNR at the best whole-pixel displacement",
     "spectra": "frequency-domain gain, overshoot, undershoot, correlation of rings",
     "noise": "noise of image and input",
+    "edges": "MTF and width of the point spread, on straight edges of the image",
+    "opensr": "opensr-test's consistency, synthesis, improvement, omission and hallucination",
 }
 """Scores that are chosen together, from the cheapest on."""
 SETS = {"basic": ("pixels", "consistency"), "all": tuple(GROUPS)}
@@ -52,13 +56,15 @@ class Measured:
     factor: int
     border: int
     spectrum: dict[str, Any] = field(default_factory=dict)
+    edge: dict[str, Any] = field(default_factory=dict)
     maps: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores", "spectrum", "maps", "remarks"}.
+        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores", "spectrum", "edge", "maps", "remarks"}.
 
-        scores: {name: {"all", "bands": {band: value}, "unit"}}; spectrum: `Spectrum.curves`, with input and reference only; maps: files.
+        scores: {name: {"all", "bands": {band: value}, "unit"}}; spectrum: `Spectrum.curves`, with input and reference only; edge:
+        `Edges.curves`; maps: files.
         """
         rows: dict[str, dict[str, Any]] = {}
         for name, one in self.scores.items():
@@ -72,6 +78,7 @@ class Measured:
             "border": self.border,
             "scores": rows,
             "spectrum": self.spectrum,
+            "edge": self.edge,
             "maps": list(map(str, self.maps)),
             "remarks": list(self.remarks),
         }
@@ -125,6 +132,7 @@ def measures(scene: Scene, groups: Sequence[str]) -> list[Measure]:
         ("windows", given, lambda: [SpectralDistortion(bands, factor)]),
         ("noise", given, lambda: [Noise(bands, coarse=True, factor=factor)]),
         ("noise", True, lambda: [Noise(bands, coarse=False)]),
+        ("edges", True, lambda: [Edges(bands)]),
     ]
     return [one for group, possible, made in found if possible and group in groups for one in made()]
 
@@ -156,11 +164,15 @@ def measure(
     chosen = choose(groups)
     scene = Scene.open(image, reference, coarse, mask, border, scale)
     counted = measures(scene, chosen)
-    if not counted and not maps:
+    tiled = OpenSR(scene.factor, reference is not None) if coarse and "opensr" in chosen else None
+    if not counted and not maps and not tiled:
         raise UsageError(f"{image}: nothing to score: {', '.join(chosen) or 'no scores'} need another file; give --reference, --input or other --scores")
     drawn = Maps(maps, scene, overwrite) if maps else None
+    rest = 0.5 if tiled and (counted or drawn) else 1.0
+    total = Counted(0, 0, 0, [], {})
     try:
-        total = count(scene, counted, window, threads, drawn, report)
+        if counted or drawn:
+            total = count(scene, counted, scene.places(window), threads, drawn, part(report, "quality", 0, rest))
         written = drawn.finish() if drawn else []
     except BaseException:
         if drawn:
@@ -168,15 +180,23 @@ def measure(
         raise
     scores: dict[str, Score] = {}
     spectrum: dict[str, Any] = {}
+    edge: dict[str, Any] = {}
     for one, sums in zip(counted, total.sums, strict=True):
         scores |= one.scores(sums)
         if isinstance(one, Spectrum):
             spectrum = one.curves(sums)
-    return Measured(scores, scene.names, total.pixels, scene.factor, scene.border, spectrum, tuple(written), scene.remarks)
+        elif isinstance(one, Edges):
+            edge = one.curves(sums)
+    if tiled:
+        total = count(scene, [tiled], tiled.tiles(scene), threads, None, part(report, "quality", 1 - rest, 1))
+        scores |= tiled.scores(total.sums[0])
+    return Measured(scores, scene.names, total.pixels, scene.factor, scene.border, spectrum, edge, tuple(written), scene.remarks)
 
 
-def count(scene: Scene, counted: Sequence[Measure], window: int, threads: int | None, drawn: Maps | None, report: Report) -> Counted:
-    """All blocks together, counted in threads while the next windows are read; raises `InputError` when no pixel counts."""
+def count(
+    scene: Scene, counted: Sequence[Measure], places: Sequence[Place], threads: int | None, drawn: Maps | None = None, report: Report = silent
+) -> Counted:
+    """All blocks at these places together, counted in threads while the next windows are read; raises `InputError` when no pixel counts."""
     kernels = scene.kernels()
     margin = max([one.margin for one in counted] + ([drawn.margin] if drawn else []), default=0)
 
@@ -196,7 +216,7 @@ def count(scene: Scene, counted: Sequence[Measure], window: int, threads: int | 
             drawn.write(one.row, one.column, scene.factor, one.maps)
 
     workers = threads or min(4, os.cpu_count() or 1)
-    with threadpool_limits(1, "blas"), closing(scene.readings(window, margin, report)) as readings, ThreadPoolExecutor(workers) as pool:
+    with threadpool_limits(1, "blas"), closing(scene.read(places, margin, report)) as readings, ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Counted]] = deque()
         for reading in readings:
             pending.append(pool.submit(work, reading))

@@ -7,6 +7,7 @@ What needs no reference is counted without regard to the reference: it does not 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from otbsr.errors import GridError, InputError, UsageError
-from otbsr.evaluation.quality import BANDS
 from otbsr.grid import Grid
 from otbsr.products.product import Band, Product, readable_grid
 from otbsr.products.product import read_image as read_product
@@ -34,6 +34,8 @@ Mask = NDArray[np.bool_]
 Place = tuple[int, int, int, int]
 """Row and column of a window's first pixel, its height and width; it may reach beyond the image."""
 
+BANDS = ("B4", "B3", "B2", "B8")
+"""Names of the bands of an image of four that says none."""
 WINDOW = 512
 """Side of a window in fine pixels."""
 TILE = 16
@@ -79,6 +81,23 @@ class Block:
         return array[..., begin : more + self.height // self.factor, begin : more + self.width // self.factor]
 
 
+class Scratch(threading.local):
+    """Arrays of a thread that are used again for the next window: fresh memory costs more than the arithmetic on it."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Plane] = {}
+
+    def array(self, name: str, shape: tuple[int, ...]) -> Plane:
+        """An array with the numbers that happen to be in it."""
+        size = math.prod(shape)
+        if name not in self.arrays or self.arrays[name].size < size:
+            self.arrays[name] = np.empty(size)
+        return self.arrays[name][:size].reshape(shape)
+
+
+SCRATCH = Scratch()
+
+
 @dataclass(frozen=True)
 class Source:
     """A file, its grid, and those of its bands that are compared, in the image's order."""
@@ -103,11 +122,16 @@ class Source:
         top, left = max(row, 0), max(column, 0)
         return top, left, min(row + height, self.grid.height) - top, min(column + width, self.grid.width) - left
 
-    def reflectance(self, found: Array | None, place: Place) -> tuple[Plane, Mask]:
-        """(reflectance [bands, rows, columns], where all bands hold data) of what `read` found at `place`; 0 and False elsewhere."""
+    def reflectance(self, found: Array | None, place: Place, what: str) -> tuple[Plane, Mask]:
+        """(reflectance [bands, rows, columns], where all bands hold data) of what `read` found at `place`; 0 and False elsewhere.
+
+        The numbers stay until the thread asks for those of the next place by the name `what`.
+        """
         row, column, height, width = place
+        values = SCRATCH.array(what, (len(self.bands), height, width))
         if found is None:
-            return np.zeros((len(self.bands), height, width)), np.zeros((height, width), bool)
+            values[:] = 0.0
+            return values, np.zeros((height, width), bool)
         good = np.ones(found.shape[1:], bool)
         for index, band in enumerate(self.bands):
             if found.dtype.kind == "f":
@@ -115,7 +139,8 @@ class Source:
             if band.nodata is not None and not math.isnan(band.nodata):
                 good &= found[index] != band.nodata
         all_good, is_whole = bool(good.all()), found.shape[1:] == (height, width)
-        values = np.empty((len(self.bands), height, width)) if is_whole else np.zeros((len(self.bands), height, width))
+        if not is_whole:
+            values[:] = 0.0
         top, left, rows, columns = self.inside(place)
         part = slice(top - row, top - row + rows), slice(left - column, left - column + columns)
         with np.errstate(invalid="ignore"):
@@ -215,20 +240,17 @@ class Scene:
         """The sensor's separable taps of each band in `sensed`; bands of unknown name are seen as B4 is."""
         return {i: degradation_kernel(self.names[i] if self.names[i] in SENTINEL2 else "B4", self.factor) for i in self.sensed}
 
-    def readings(self, window: int, margin: int, report: Report = silent) -> Generator[Reading, None, None]:
-        """Windows of about `window` fine pixels, a multiple of a tile's, over what the border leaves, row by row.
-
-        margin: fine pixels read around each, rounded up to whole input pixels.
-        """
+    def places(self, window: int) -> list[Place]:
+        """Windows of about `window` fine pixels, a multiple of a tile's, over what the border leaves, row by row."""
         step = max(1, round(window / self.factor / TILE)) * TILE * self.factor
-        margin = -(-margin // self.factor) * self.factor
         grid, border = self.image.grid, self.border
         rows, columns = range(border, grid.height - border, step), range(border, grid.width - border, step)
-        places = [(row, column, min(step, grid.height - border - row), min(step, grid.width - border - column)) for row in rows for column in columns]
-        yield from self.read(places, margin, step, report)
+        return [(row, column, min(step, grid.height - border - row), min(step, grid.width - border - column)) for row in rows for column in columns]
 
-    def read(self, places: Sequence[Place], margin: int, height: int, report: Report = silent) -> Generator[Reading, None, None]:
-        """The windows `places` with `margin` pixels around them; the decoded blocks of a row of windows of this `height` are kept."""
+    def read(self, places: Sequence[Place], margin: int, report: Report = silent) -> Generator[Reading, None, None]:
+        """The windows `places` with `margin` fine pixels around them, rounded up to whole input pixels; decoded blocks of a row of them are kept."""
+        margin = -(-margin // self.factor) * self.factor
+        height = max((place[2] for place in places), default=0)
         sources = (self.image, self.reference, self.coarse, self.mask)
         with ExitStack() as stack:
             datasets = [stack.enter_context(rasterio.open(source.path)) if source else None for source in sources]
@@ -267,10 +289,10 @@ class Reading:
     found: tuple[Array | None, ...]
 
     def block(self) -> Block:
-        """Reflectances and masks of the window."""
+        """Reflectances and masks of the window, good until the thread asks for the next."""
         scene, factor, margin = self.scene, self.scene.factor, self.margin
         place = self.row - margin, self.column - margin, self.height + 2 * margin, self.width + 2 * margin
-        image, image_valid = scene.image.reflectance(self.found[0], place)
+        image, image_valid = scene.image.reflectance(self.found[0], place, "image")
         own = image_valid.copy()
         for axis, total in enumerate((scene.image.grid.height, scene.image.grid.width)):
             before, after = max(scene.border - place[axis], 0), max(place[axis] + place[axis + 2] - (total - scene.border), 0)
@@ -279,19 +301,19 @@ class Reading:
             line[line.shape[0] - after :] = False
         if scene.mask:
             ratio, at = scene.mask_ratio, scene.covered(place, scene.mask_ratio)
-            marks, _ = scene.mask.reflectance(self.found[3], at)
+            marks, _ = scene.mask.reflectance(self.found[3], at, "mask")
             chosen = spread(marks[0] != 0, ratio)
             skip = place[0] % ratio, place[1] % ratio
             own &= chosen[skip[0] : skip[0] + place[2], skip[1] : skip[1] + place[3]]
         if scene.coarse:
-            coarse, coarse_valid = scene.coarse.reflectance(self.found[2], scene.covered(place, factor))
+            coarse, coarse_valid = scene.coarse.reflectance(self.found[2], scene.covered(place, factor), "input")
             if not coarse_valid.all():
                 own &= spread(coarse_valid, factor)
         block = Block(self.row, self.column, factor, margin, self.height, self.width, image, image_valid, own, own)
         if scene.coarse:
             block = replace(block, coarse=coarse, coarse_valid=coarse_valid, coarse_own=gathered(own, factor))
         if scene.reference:
-            seen, seen_valid = scene.reference.reflectance(self.found[1], place)
+            seen, seen_valid = scene.reference.reflectance(self.found[1], place, "reference")
             block = replace(block, seen=seen, seen_valid=seen_valid, common=own & seen_valid)
         return block
 
@@ -359,4 +381,3 @@ def match_bands(names: Sequence[str], products: Sequence[Product]) -> list[tuple
                 f"give images of the same bands, or the same band descriptions to all"
             )
     return chosen
-

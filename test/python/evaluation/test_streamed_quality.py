@@ -504,7 +504,7 @@ def test_strips_are_decoded_once(tmp_path):
     wide = write(tmp_path / "wide.tif", np.full((80, 60000, 1), 0.2), dtype="float64", compress="deflate", names=("B4",))
     coarse = write(tmp_path / "input.tif", np.full((20, 15000, 1), 0.2), 10.0, compress="deflate", names=("B4",))
     scene = Scene.open(wide, None, coarse, None, 8)
-    blocks = scene.readings(64, 28)
+    blocks = scene.read(scene.places(64), 28)
     next(blocks)
     cache = getenv()["GDAL_CACHEMAX"]
     blocks.close()
