@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
@@ -104,6 +106,11 @@ class Grid:
         """Coordinates of the upper-left corner of pixel (column, row)."""
         return self.left + column * self.dx, self.top - row * self.dy
 
+    def axes(self, window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres of the columns and rows of an integer window, which may reach beyond the grid: x, and -y, both ascending."""
+        columns, rows = np.arange(int(window.width)) + window.col_off, np.arange(int(window.height)) + window.row_off
+        return self.left + (columns + 0.5) * self.dx, (rows + 0.5) * self.dy - self.top
+
     def position(self, x: float, y: float) -> tuple[float, float]:
         """Fractional (column, row) of a coordinate, counted from the corner: floor() gives the pixel."""
         return (x - self.left) / self.dx, (self.top - y) / self.dy
@@ -115,6 +122,32 @@ class Grid:
             raise GridError(f"grids do not nest: {self.describe()} and {fine.describe()}; resample one onto the other's refined grid")
         return factor
 
+    def window_of(self, other: Grid) -> Window | None:
+        """The integer window of this grid's pixels, perhaps reaching beyond it, that are the pixels of `other`; None when they are other pixels."""
+        column, row = self.position(other.left, other.top)
+        near_x, near_y = TOLERANCE * max(1, other.width), TOLERANCE * max(1, other.height)
+        if abs(other.dx / self.dx - 1) * other.width > near_x or abs(other.dy / self.dy - 1) * other.height > near_y:
+            return None
+        if abs(column - round(column)) > near_x or abs(row - round(row)) > near_y or not self.same_crs(other):
+            return None
+        return Window(round(column), round(row), other.width, other.height)
+
+    def window_over(self, other: Grid, margin: int = 0) -> Window | None:
+        """The smallest window of this grid's pixels that covers `other` and `margin` pixels around it, within this grid; None when they are apart."""
+        (first, upper), (last, lower) = self.position(other.left, other.top), self.position(other.right, other.bottom)
+        columns = max(0, math.floor(first) - margin), min(self.width, math.ceil(last) + margin)
+        rows = max(0, math.floor(upper) - margin), min(self.height, math.ceil(lower) + margin)
+        return Window.from_slices(rows, columns) if rows[0] < rows[1] and columns[0] < columns[1] else None
+
+    def holds_pixels_of(self, fine: Grid) -> bool:
+        """Whether each pixel of `fine` lies within one of this grid's pixels (or beyond it), an integer number of them along its side."""
+        factor = round(self.dx / fine.dx)
+        return factor >= 1 and self.refined(factor).window_of(fine) is not None
+
+    def same_crs(self, other: Grid) -> bool:
+        """Whether both grids have the same CRS, when both know theirs."""
+        return not self.crs or not other.crs or self.crs == other.crs or rasterio.CRS.from_string(self.crs) == rasterio.CRS.from_string(other.crs)
+
     def same(self, other: Grid) -> bool:
         """Whether both grids have the same pixels (CRS included, when both know it)."""
         tol_x, tol_y = TOLERANCE * abs(self.dx), TOLERANCE * abs(self.dy)
@@ -124,7 +157,7 @@ class Grid:
             and math.isclose(self.top, other.top, rel_tol=0, abs_tol=tol_y)
             and math.isclose(self.right, other.right, rel_tol=0, abs_tol=tol_x)
             and math.isclose(self.bottom, other.bottom, rel_tol=0, abs_tol=tol_y)
-            and (not self.crs or not other.crs or rasterio.CRS.from_string(self.crs) == rasterio.CRS.from_string(other.crs))
+            and self.same_crs(other)
         )
 
     def require_same(self, other: Grid, what: str) -> None:

@@ -1,5 +1,6 @@
-"""Products: what people download, behind one interface: named bands with scale, offset and no-data, and a stack of them."""
+"""Products: what people download, behind one interface: named bands in reflectance, masks, date, angles, and a stack of them."""
 
-from otbsr.products.product import Band, Product, band_name, open_product, stack
+from otbsr.products.layers import KINDS, Layer
+from otbsr.products.product import SENTINEL2_NAMES, Angles, Band, Product, band_name, open_product, stack
 
-__all__ = ["Band", "Product", "band_name", "open_product", "stack"]
+__all__ = ["KINDS", "SENTINEL2_NAMES", "Angles", "Band", "Layer", "Product", "band_name", "open_product", "stack"]

@@ -56,6 +56,19 @@ class Scene:
         self._spectra_of_objects()
         self._light()
 
+    def change(self, share: float) -> NDArray[np.bool_]:
+        """Plough or sow a share of the parcels, by number, as happens between two dates; where that is to be seen, on the scene's grid.
+
+        A parcel with little on it gets a closed green crop, any other bare soil; its surface changes, its class is kept.
+        """
+        parcels = [i for i, f in enumerate(self.landscape.features) if f.land_cover in (LandCover.CROP, LandCover.GRASSLAND) and f.geometry.area > 1500]
+        chosen = self._rng(8).permutation(parcels)[: round(share * len(parcels))]
+        red, infrared = (materials.SENTINEL2_BANDS.index(name) for name in ("B4", "B8"))
+        for index in chosen:
+            sparse = self._spectra[index, infrared] < 2.5 * self._spectra[index, red]
+            self._spectra[index] = materials.SPECTRA[materials.INDEX["crop_leafy" if sparse else "soil_light"]]
+        return np.asarray(np.isin(self._objects, chosen))
+
     def _rng(self, purpose: int) -> np.random.Generator:
         """A generator of its own for each purpose, so that no draw moves another."""
         return np.random.default_rng(np.random.SeedSequence([self.seed, 2, purpose]))

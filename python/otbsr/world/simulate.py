@@ -61,6 +61,7 @@ class WorldSettings(BaseModel):
     bias: float = Field(default=0.0, ge=-0.2, le=0.2, description="added to Spot's reflectance")
     noise: float = Field(default=1.0, ge=0.0, le=20.0, description="factor on every sensor's noise")
     cloud_cover: float = Field(default=0.0, ge=0.0, le=0.9, description="share of the Sentinel-2 image under cloud")
+    changed: float = Field(default=0.0, ge=0.0, le=1.0, description="share of the parcels that are ploughed or sown between Sentinel-2 and Spot")
     sun_elevation: float | None = Field(default=None, ge=15.0, le=85.0, description="from the date when absent")
     sun_azimuth: float | None = Field(default=None, ge=0.0, lt=360.0, description="from the date when absent")
     products: tuple[Literal["safe", "theia", "dimap"], ...] = Field(default=(), description="products written besides the GeoTIFFs")
@@ -309,6 +310,11 @@ def write_spot(folder: Path, scene: Scene, settings: WorldSettings, report: Repo
     lines = {name: scene.line(materials.response(f"SPOT_{HARMONISED[name]}"), materials.response(name)) for name in BANDS}
     if settings.date_gap:
         scene.see(spot_day(settings), settings.sun(spot_day(settings)))
+    if settings.changed:
+        size, margin, factor = settings.extent // 10, round(MARGIN / FINE), round(10 / FINE)
+        inside = scene.change(settings.changed)[margin : margin + size * factor, margin : margin + size * factor]
+        area = inside.reshape(size, factor, size, factor).mean((1, 3), dtype=np.float32)
+        write_raster(folder / "changes_10m.tif", [area], grid_of(settings.extent, 10.0), ["share of the pixel that changed"])
     for index, name in enumerate(BANDS):
         band = sensors.SPOT_2M5[HARMONISED[name]]
         plane = scene.reflectance(materials.response(f"SPOT_{band.name}"))

@@ -47,6 +47,7 @@ def metadata(level: str, offset: bool) -> str:
     tag, quantification = ("BOA_ADD_OFFSET", "BOA_QUANTIFICATION_VALUE") if level == "L2A" else ("RADIO_ADD_OFFSET", "QUANTIFICATION_VALUE")
     offsets = "".join(f'<{tag} band_id="{i}">{-1000 - 10 * i}</{tag}>' for i in range(13)) if offset else ""
     start = "<PRODUCT_START_TIME>2024-03-05T10:48:19.024Z</PRODUCT_START_TIME>"
+    start += f"<PROCESSING_BASELINE>{'05.10' if offset else '03.01'}</PROCESSING_BASELINE>"
     return f'<n1:P xmlns:n1="urn:x">{start}<{quantification} unit="none">10000</{quantification}>{offsets}</n1:P>'
 
 

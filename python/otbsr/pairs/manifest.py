@@ -1,0 +1,133 @@
+"""The manifest: which steps made the pairs and with which parameters, what is known of each patch, and on what ground they lie.
+
+A step's record is written after its products have their names; a record with the same parameters is a finished step, so that the
+same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otbsr.errors import OutputError
+from otbsr.grid import Grid
+from otbsr.raster import damage
+
+
+class Steps:
+    """The finished steps in a folder, in the order in which they were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make `folder` unless it is there; raises `OutputError`."""
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another place for the pairs") from error
+        self.records: dict[str, dict[str, Any]] = {}
+        self._before = ""
+
+    def run(self, name: str, parameters: Mapping[str, Any], products: Sequence[str], make: Callable[..., Mapping[str, Any] | None]) -> dict[str, Any]:
+        """Make `products` (file names in the folder) by ``make(*paths)``, unless this very step is finished; returns what `make` did.
+
+        parameters: JSON values that the products depend on besides all earlier steps. `make` gets temporary names, whose rasters are
+        looked at before they get their own. Raises what `make` raises, `OutputError` for products that are not whole.
+        """
+        wanted = json.loads(json.dumps(dict(parameters), default=str))
+        self._before = hashlib.sha256((self._before + json.dumps([name, wanted], sort_keys=True)).encode()).hexdigest()
+        paths, record = [self.folder / product for product in products], self.folder / f"{name}.json"
+        known = read_record(record)
+        if known.get("chain") == self._before and not any(broken(path) for path in paths):
+            self.records[name] = known
+            return dict(known["result"])
+        record.unlink(missing_ok=True)
+        partial = [path.with_name(f"partial.{path.name}") for path in paths]
+        for path in partial:
+            path.unlink(missing_ok=True)
+        try:
+            result = json.loads(json.dumps(dict(make(*partial) or {}), default=str))
+            for path, final in zip(partial, paths, strict=True):
+                if reason := broken(path):
+                    raise OutputError(f"{final}: {reason}; check the free space and run the command again")
+                os.replace(path, final)
+            content = {"step": name, "parameters": wanted, "result": result, "chain": self._before}
+            waiting = record.with_name(f"partial.{record.name}")
+            waiting.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            os.replace(waiting, record)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: step {name} cannot be written ({error.strerror or error}); check the free space") from error
+        finally:
+            for path in partial:
+                path.unlink(missing_ok=True)
+        self.records[name] = content
+        return dict(result)
+
+    def described(self) -> list[dict[str, Any]]:
+        """Steps with parameters and results, as manifest.json has them."""
+        return [{key: record[key] for key in ("step", "parameters", "result")} for record in self.records.values()]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A step's record, {} when there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and "result" in content else {}
+
+
+def broken(path: Path) -> str:
+    """What is wrong with a product, '' when nothing is."""
+    if not path.is_file():
+        return "was not written"
+    return damage(path) if path.suffix.lower() in (".tif", ".vrt") else "" if path.stat().st_size else "is empty"
+
+
+def identity(paths: Iterable[Path]) -> list[list[Any]]:
+    """(name, size, time of change) of files: enough to see that a product is another one, without reading gigabytes."""
+    found = []
+    for path in sorted(set(paths)):
+        if path.is_file():
+            status = path.stat()
+            found.append([path.name, status.st_size, status.st_mtime_ns])
+        else:
+            found.append([str(path), 0, 0])
+    return found
+
+
+def footprints(grid: Grid, corners: NDArray[np.int64], patch: int) -> list[dict[str, Any]]:
+    """The ground of patches as rectangles that do not overlap: [{"crs", "bounds": [left, bottom, right, top]}, ...].
+
+    corners: upper-left pixels (row, column) [n, 2] on `grid`; patch: side in pixels.
+    """
+    return [{"crs": grid.crs, "bounds": [*grid.corner(left, bottom), *grid.corner(right, top)]} for top, left, bottom, right in rectangles(corners, patch)]
+
+
+def rectangles(corners: NDArray[np.int64], patch: int) -> Iterator[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) of disjoint rectangles that cover exactly the squares at `corners`: runs of rows, joined where alike."""
+    by_row: dict[int, list[int]] = {}
+    for row, column in corners.tolist():
+        by_row.setdefault(row, []).append(column)
+    edges = sorted({edge for row in by_row for edge in (row, row + patch)})
+    opened: dict[tuple[int, int], int] = {}
+    rows = sorted(by_row)
+    for top, bottom in zip(edges, [*edges[1:], edges[-1] if edges else 0], strict=True):
+        columns = sorted({column for row in rows if row <= top < row + patch for column in by_row[row]}) if bottom > top else []
+        runs: list[list[int]] = []
+        for column in columns:
+            if runs and column <= runs[-1][1]:
+                runs[-1][1] = column + patch
+            else:
+                runs.append([column, column + patch])
+        now = {(left, right) for left, right in runs}
+        for run in sorted(set(opened) - now):
+            yield opened.pop(run), run[0], top, run[1]
+        for run in now - set(opened):
+            opened[run] = top

@@ -1,0 +1,120 @@
+"""A product's files: a folder, or a zip archive that is read in place; and its XML, parsed without entities.
+
+Nothing of an archive is extracted: GDAL reads its images through /vsizip/, Python its metadata, and both by names that were checked.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path, PurePosixPath
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from otbsr.errors import InputError
+from otbsr.raster import opened
+
+XML_LIMIT = 64 << 20
+"""Bytes of metadata that are held in memory at most: the largest of a real product have two million."""
+MEMBERS = 100_000
+"""Files in an archive at most: a whole SAFE has about a hundred."""
+
+
+class Files:
+    """The files below a folder, or within a zip archive, by their path from there ("GRANULE/x/MTD_TL.xml")."""
+
+    def __init__(self, root: Path) -> None:
+        """List `root`; raises `InputError` for an archive that is damaged, encrypted or holds names that lead out of it."""
+        self.root = root
+        self.archive = root if root.is_file() else None
+        if self.archive:
+            self.names = archive_names(self.archive)
+        else:
+            self.names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+    def path(self, name: str) -> Path:
+        """What GDAL and `read_bytes` open for a name."""
+        return Path(f"/vsizip/{{{self.archive.resolve()}}}/{name}") if self.archive else self.root / name
+
+    def matching(self, pattern: re.Pattern[str]) -> list[tuple[str, re.Match[str]]]:
+        """(name, match) of the files whose last part matches, in order of names."""
+        return [(name, match) for name in self.names if (match := pattern.match(PurePosixPath(name).name))]
+
+    def xml(self, name: str) -> Element:
+        """The root of an XML file; raises `InputError`."""
+        return read_xml(self.path(name))
+
+
+def archive_names(archive: Path) -> list[str]:
+    """The names of a zip archive's files in order; raises `InputError` when one is not safe to use."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeError) as error:
+        raise InputError(f"{archive}: is no whole zip archive ({error}); fetch it again, or unpack it and give the folder") from error
+    if len(members) > MEMBERS:
+        raise InputError(f"{archive}: holds {len(members)} files, expected one product's; unpack the product that you want and give its folder")
+    names: set[str] = set()
+    for member in members:
+        parts = PurePosixPath(member.filename).parts
+        # GDAL would split "{" and "}", and a drive or backslash means another place on another system.
+        if ".." in parts or member.filename.startswith("/") or re.search(r'[\\{}\0:"<>|]', member.filename):
+            raise InputError(f"{archive}: holds the name {member.filename!r}, which leads out of the archive; do not use it, fetch it from its publisher")
+        if member.filename in names:
+            raise InputError(f"{archive}: holds {member.filename} twice; fetch it from its publisher")
+        if member.flag_bits & 1:
+            raise InputError(f"{archive}: {member.filename} is encrypted; unpack it and give the folder")
+        names.add(member.filename)
+    return sorted(names)
+
+
+def read_bytes(path: Path, limit: int = XML_LIMIT) -> bytes:
+    """A file's content; raises `InputError` when it cannot be read or is longer than `limit` bytes."""
+    try:
+        with opened(path) as (stream, _):
+            content = stream.read(limit + 1)
+    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); fetch the file again") from error
+    if len(content) > limit:
+        raise InputError(f"{path}: is longer than {limit >> 20} MiB, far more than such metadata have; fetch the file from its publisher")
+    return content
+
+
+def read_xml(path: Path) -> Element:
+    """The root of an XML file without document type or entities, which could fill the memory or read other files; raises `InputError`."""
+    try:
+        root: Element = fromstring(read_bytes(path), forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise InputError(f"{path}: metadata hold a document type or entities ({type(error).__name__}); do not use the file, fetch it again") from None
+    except (ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: metadata cannot be read ({error}); fetch the file again") from error
+    return root
+
+
+def local(node: Element) -> str:
+    """An element's tag without its namespace."""
+    return str(node.tag).rsplit("}", 1)[-1]
+
+
+def nodes(root: Element, *path: str) -> list[Element]:
+    """The elements at the end of a path of tags, whatever their namespace and what lies between: ("Sun_Angles", "ZENITH_ANGLE")."""
+    found = [root]
+    for tag in path:
+        found = [inner for node in found for inner in node.iter() if inner is not node and local(inner) == tag]
+    return found
+
+
+def text(root: Element, *path: str) -> str | None:
+    """The text of the first element at the end of a path of tags, None without one."""
+    found = nodes(root, *path)
+    return (found[0].text or "").strip() or None if found else None
+
+
+def number(root: Element, *path: str) -> float | None:
+    """The number in the first element at the end of a path of tags, None where there is none."""
+    try:
+        return float(text(root, *path) or "")
+    except ValueError:
+        return None
