@@ -6,19 +6,22 @@ edges.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from otbsr.errors import InputError, UsageError
 from otbsr.evaluation.consistency import Consistency, SpectralDistortion
+from otbsr.evaluation.corrected import Correction, between, rows_of
 from otbsr.evaluation.edges import Edges
 from otbsr.evaluation.maps import Maps, planes
 from otbsr.evaluation.measures import Measure, Score, Sums, added
@@ -39,6 +42,7 @@ GROUPS = {
     "spectra": "frequency-domain gain, overshoot, undershoot, correlation of rings",
     "noise": "noise of image and input",
     "edges": "MTF and width of the point spread, on straight edges of the image",
+    "between": "displacement, gain, bias and blur between image, reference and input; scores of pixels and windows without the first three",
     "opensr": "opensr-test's consistency, synthesis, improvement, omission and hallucination",
 }
 """Scores that are chosen together, from the cheapest on."""
@@ -57,14 +61,15 @@ class Measured:
     border: int
     spectrum: dict[str, Any] = field(default_factory=dict)
     edge: dict[str, Any] = field(default_factory=dict)
+    alignments: dict[str, Any] = field(default_factory=dict)
     maps: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores", "spectrum", "edge", "maps", "remarks"}.
+        """What `--json` prints: {"bands", "pixels", "factor", "border", "scores", "spectrum", "edge", "alignments", "maps", "remarks"}.
 
         scores: {name: {"all", "bands": {band: value}, "unit"}}; spectrum: `Spectrum.curves`, with input and reference only; edge:
-        `Edges.curves`; maps: files.
+        `Edges.curves`; alignments: of "image" and "input" to the reference, as `Alignment.to_json` has them; maps: files.
         """
         rows: dict[str, dict[str, Any]] = {}
         for name, one in self.scores.items():
@@ -79,6 +84,7 @@ class Measured:
             "scores": rows,
             "spectrum": self.spectrum,
             "edge": self.edge,
+            "alignments": self.alignments,
             "maps": list(map(str, self.maps)),
             "remarks": list(self.remarks),
         }
@@ -164,15 +170,17 @@ def measure(
     chosen = choose(groups)
     scene = Scene.open(image, reference, coarse, mask, border, scale)
     counted = measures(scene, chosen)
+    apart = reference is not None and "between" in chosen
     tiled = OpenSR(scene.factor, reference is not None) if coarse and "opensr" in chosen else None
-    if not counted and not maps and not tiled:
+    if not (counted or maps or tiled or apart):
         raise UsageError(f"{image}: nothing to score: {', '.join(chosen) or 'no scores'} need another file; give --reference, --input or other --scores")
     drawn = Maps(maps, scene, overwrite) if maps else None
-    rest = 0.5 if tiled and (counted or drawn) else 1.0
+    ends = np.cumsum([0, bool(counted or drawn), bool(tiled), bool(apart)])
+    steps = [part(report, "quality", begin / ends[-1], end / ends[-1]) for begin, end in itertools.pairwise(ends)]
     total = Counted(0, 0, 0, [], {})
     try:
         if counted or drawn:
-            total = count(scene, counted, scene.places(window), threads, drawn, part(report, "quality", 0, rest))
+            total = count(scene, counted, scene.places(window), threads, drawn, steps[0])
         written = drawn.finish() if drawn else []
     except BaseException:
         if drawn:
@@ -188,9 +196,38 @@ def measure(
         elif isinstance(one, Edges):
             edge = one.curves(sums)
     if tiled:
-        total = count(scene, [tiled], tiled.tiles(scene), threads, None, part(report, "quality", 1 - rest, 1))
+        total = count(scene, [tiled], tiled.tiles(scene), threads, None, steps[1])
         scores |= tiled.scores(total.sums[0])
-    return Measured(scores, scene.names, total.pixels, scene.factor, scene.border, spectrum, edge, tuple(written), scene.remarks)
+    remarks, alignments = list(scene.remarks), dict[str, Any]()
+    if apart:
+        found, alignments, more = without_what_lies_between(scene, window, threads, steps[2])
+        scores, remarks = scores | found, remarks + more
+    pixels = total.pixels or count(scene, [], scene.places(window), threads).pixels
+    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, edge, alignments, tuple(written), tuple(remarks))
+
+
+def without_what_lies_between(scene: Scene, window: int, threads: int | None, report: Report = silent) -> tuple[dict[str, Score], dict[str, Any], list[str]]:
+    """(what lies between reference, image and input, and the image's scores when it is corrected; the estimates; remarks)."""
+    scores: dict[str, Score] = {}
+    alignments: dict[str, Any] = {}
+    remarks: list[str] = []
+    for what, prefix in (("image", "between"), ("input", "sensors")):
+        if what == "input" and scene.coarse is None:
+            continue
+        found = between(scene, what, part(report, "quality", 0, 0.3))
+        if isinstance(found, str):
+            remarks.append(found)
+            continue
+        alignments[what] = found.to_json()
+        scores |= rows_of(found, prefix, scene.image.grid)
+        if what == "image":
+            bands = len(scene.image.bands)
+            counted: list[Measure] = [Pixels(bands, scene.factor), Detail(), Boxes(), Structure()]
+            moved = replace(scene, correction=Correction(found, scene.image.grid))
+            total = count(moved, counted, scene.places(window), threads, None, part(report, "quality", 0.3, 1))
+            for one, sums in zip(counted, total.sums, strict=True):
+                scores |= {f"corrected_{name}": value for name, value in one.scores(sums).items()}
+    return scores, alignments, remarks
 
 
 def count(

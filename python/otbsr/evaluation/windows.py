@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import rasterio
@@ -158,6 +158,17 @@ class Source:
         return values, valid
 
 
+class Correction(Protocol):
+    """Changes an image before it is scored (`corrected.Correction`)."""
+
+    @property
+    def reach(self) -> int:
+        """Pixels around a window that are needed."""
+
+    def apply(self, values: Plane, valid: Mask, place: Place) -> tuple[Plane, Mask]:
+        """Values and validity of `place`, from those of the window with `reach` pixels around it."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """The files of one comparison, checked: same footprint, nested pixels, the same bands in the same order."""
@@ -168,6 +179,7 @@ class Scene:
     mask: Source | None
     factor: int
     border: int
+    correction: Correction | None = None
 
     @classmethod
     def open(cls, image: Path, reference: Path | None, coarse: Path | None, mask: Path | None, border: int, scale: float | None = None) -> Scene:
@@ -259,7 +271,7 @@ class Scene:
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=min(max(2 * row_of_windows, low), high)))
             for number, (row, column, rows, columns) in enumerate(places):
                 place = row - margin, column - margin, rows + 2 * margin, columns + 2 * margin
-                own = [place, place, self.covered(place, self.factor), self.covered(place, self.mask_ratio)]
+                own = [self.wide(place), place, self.covered(place, self.factor), self.covered(place, self.mask_ratio)]
                 found = [one.read(data, at) if one and data else None for one, data, at in zip(sources, datasets, own, strict=True)]
                 yield Reading(self, row, column, rows, columns, margin, tuple(found))
                 report("quality", (number + 1) / len(places))
@@ -269,7 +281,14 @@ class Scene:
         """Spacing of the mask over that of the image."""
         return round(self.mask.grid.dx / self.image.grid.dx) if self.mask else 1
 
-    def covered(self, place: Place, ratio: int) -> Place:
+    def wide(self, place: Place) -> Place:
+        """The pixels of the image that the window `place` is made from: more than its own where it is corrected."""
+        row, column, height, width = place
+        more = self.correction.reach if self.correction else 0
+        return row - more, column - more, height + 2 * more, width + 2 * more
+
+    @staticmethod
+    def covered(place: Place, ratio: int) -> Place:
         """The window in pixels `ratio` times as wide that holds the window `place`."""
         row, column, height, width = place
         top, left = row // ratio, column // ratio
@@ -292,7 +311,9 @@ class Reading:
         """Reflectances and masks of the window, good until the thread asks for the next."""
         scene, factor, margin = self.scene, self.scene.factor, self.margin
         place = self.row - margin, self.column - margin, self.height + 2 * margin, self.width + 2 * margin
-        image, image_valid = scene.image.reflectance(self.found[0], place, "image")
+        image, image_valid = scene.image.reflectance(self.found[0], scene.wide(place), "image")
+        if scene.correction:
+            image, image_valid = scene.correction.apply(image, image_valid, place)
         own = image_valid.copy()
         for axis, total in enumerate((scene.image.grid.height, scene.image.grid.width)):
             before, after = max(scene.border - place[axis], 0), max(place[axis] + place[axis + 2] - (total - scene.border), 0)
