@@ -77,7 +77,7 @@ class Edges:
                 drawn = np.array(values[1:] or values)
                 found[:, 0, band] = values[0]
                 found[:, 1:, band] = np.nanquantile(drawn, (0.025, 0.975), axis=0).T
-        rows = {}
+        rows: dict[str, Score] = {}
         for name, unit, values in (("edge_mtf", "at Nyquist", found[0]), ("edge_sigma", "pixels", found[1])):
             rows |= {name + end: score(one, unit) for end, one in zip(("", "_low", "_high"), values, strict=True)}
         return rows | {"edges": Score(finite(float(number.max(initial=0))), tuple(map(float, number)), "")}
@@ -85,7 +85,7 @@ class Edges:
     def curves(self, total: Sums) -> dict[str, Any]:
         """{"frequency": cycles a pixel, "mtf": [bands][frequencies]}; an empty list for a band with too few edges."""
         frequency = np.linspace(0, 0.5, 33)
-        told = [transfer(*functions[0], frequency).tolist() if number >= LEAST else [] for number, functions in zip(*total, strict=True)]
+        told = [transfer(functions[0][0], functions[0][1], frequency).tolist() if number >= LEAST else [] for number, functions in zip(*total, strict=True)]
         return {"frequency": frequency.tolist(), "mtf": told}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,7 +79,7 @@ def decibels(mean_square: Array) -> Plane:
         return np.asarray(-10 * np.log10(np.maximum(mean_square, 1e-20)))
 
 
-def moments(x: Array, y: Array, number: Array | float) -> tuple[Plane, Plane, Plane, Plane, Plane]:
+def moments(x: Array | Sequence[Array], y: Array | Sequence[Array], number: Array | float) -> tuple[Plane, Plane, Plane, Plane, Plane]:
     """(mean of x, of y, variance of x, of y, covariance) from x = (sum, sum of squares), y alike with sum of products last, and the count.
 
     What float64 cannot tell from 0 is 0.

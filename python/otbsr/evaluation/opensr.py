@@ -173,9 +173,9 @@ def scores(image: Array, reference: Array | None, coarse: Array, factor: int, us
     """
     used = np.ones(image.shape[:2], bool) if used is None else used
     image, coarse = image.astype(np.float64), coarse.astype(np.float64)
-    low = filled(reduced(filled(image, used), factor), np.ones((1, 1), bool))
+    low = reduced(filled(image, used), factor)
     rows, columns = coarse.shape[:2]
-    kept = used.reshape(rows, factor, columns, factor).all((1, 3))
+    kept: Mask = np.asarray(used.reshape(rows, factor, columns, factor).all((1, 3)))
     input_ = filled(coarse, kept)
     shift = displacement(input_[..., :3], low[..., :3])
     found = {

@@ -51,6 +51,18 @@ SETS = {"basic": ("pixels", "consistency"), "all": tuple(GROUPS)}
 
 
 @dataclass(frozen=True)
+class BlockScores:
+    """The scores of one window alone: where it begins, its size, how many of its pixels count, and each score over all bands."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+    pixels: int
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True)
 class Measured:
     """All scores of one image by name, the bands' names, how many fine pixels counted, factor, and border in fine pixels."""
 
@@ -64,6 +76,7 @@ class Measured:
     alignments: dict[str, Any] = field(default_factory=dict)
     maps: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
+    blocks: tuple[BlockScores, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints: {"bands", "pixels", "factor", "border", "scores", "spectrum", "edge", "alignments", "maps", "remarks"}.
@@ -114,6 +127,7 @@ class Counted:
     pixels: int
     sums: list[Sums]
     maps: dict[str, Plane]
+    blocks: list[BlockScores] = field(default_factory=list)
 
 
 def choose(names: Sequence[str]) -> tuple[str, ...]:
@@ -156,6 +170,7 @@ def measure(
     threads: int | None = None,
     maps: Path | None = None,
     overwrite: bool = False,
+    blocks: bool = False,
     report: Report = silent,
 ) -> Measured:
     """Score the super-resolved `image` against a `reference` on its grid, the `coarse` input that it was made from, or both.
@@ -164,8 +179,9 @@ def measure(
     groups: which scores, names of `GROUPS` and `SETS`. border: fine pixels left out on each side, rounded up to whole input pixels.
     scale: reflectance of one DN where a file says nothing itself, 1e-4 by default. window: side of the windows in fine pixels, rounded
     to whole tiles of 16 input pixels; memory grows with its square, the result is the same but for rounding. maps: folder for maps of
-    scores (`MAPS`), named after them. Raises `InputError` (`GridError`) for files that cannot be compared or share no pixel,
-    `UsageError` for nothing to compare, `OutputError` for maps.
+    scores (`MAPS`), named after them. blocks: give the scores of each window too (those of opensr and between have none). Raises
+    `InputError` (`GridError`) for files that cannot be compared or share no pixel, `UsageError` for nothing to compare, `OutputError`
+    for maps.
     """
     chosen = choose(groups)
     scene = Scene.open(image, reference, coarse, mask, border, scale)
@@ -180,7 +196,8 @@ def measure(
     total = Counted(0, 0, 0, [], {})
     try:
         if counted or drawn:
-            total = count(scene, counted, scene.places(window), threads, drawn, steps[0])
+            total = count(scene, counted, scene.places(window), threads, drawn, steps[0], blocks)
+        of_blocks = tuple(total.blocks)
         written = drawn.finish() if drawn else []
     except BaseException:
         if drawn:
@@ -203,7 +220,7 @@ def measure(
         found, alignments, more = without_what_lies_between(scene, window, threads, steps[2])
         scores, remarks = scores | found, remarks + more
     pixels = total.pixels or count(scene, [], scene.places(window), threads).pixels
-    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, edge, alignments, tuple(written), tuple(remarks))
+    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, edge, alignments, tuple(written), tuple(remarks), of_blocks)
 
 
 def without_what_lies_between(scene: Scene, window: int, threads: int | None, report: Report = silent) -> tuple[dict[str, Score], dict[str, Any], list[str]]:
@@ -231,7 +248,13 @@ def without_what_lies_between(scene: Scene, window: int, threads: int | None, re
 
 
 def count(
-    scene: Scene, counted: Sequence[Measure], places: Sequence[Place], threads: int | None, drawn: Maps | None = None, report: Report = silent
+    scene: Scene,
+    counted: Sequence[Measure],
+    places: Sequence[Place],
+    threads: int | None,
+    drawn: Maps | None = None,
+    report: Report = silent,
+    blocks: bool = False,
 ) -> Counted:
     """All blocks at these places together, counted in threads while the next windows are read; raises `InputError` when no pixel counts."""
     kernels = scene.kernels()
@@ -240,14 +263,19 @@ def count(
     def work(reading: Reading) -> Counted:
         block = reading.block()
         found = planes(block, kernels) if drawn else {}
-        return Counted(block.row, block.column, int(block.core(block.common).sum()), [one.sums(block) for one in counted], found)
+        pixels, sums = int(block.core(block.common).sum()), [one.sums(block) for one in counted]
+        alone = {name: value.all for one, part_ in zip(counted, sums, strict=True) for name, value in one.scores(part_).items()} if blocks else {}
+        told = [BlockScores(block.row, block.column, block.height, block.width, pixels, alone)] if blocks else []
+        return Counted(block.row, block.column, pixels, sums, found, told)
 
     sums: list[Sums] | None = None
+    each: list[BlockScores] = []
     pixels = 0
 
     def add(one: Counted) -> None:
         nonlocal sums, pixels
         pixels += one.pixels
+        each.extend(one.blocks)
         sums = one.sums if sums is None else [added(x, y) for x, y in zip(sums, one.sums, strict=True)]
         if drawn:
             drawn.write(one.row, one.column, scene.factor, one.maps)
@@ -263,4 +291,4 @@ def count(
             add(future.result())
     if not pixels or sums is None:
         raise InputError(f"{scene.image.path}: no pixel counts: the files, --mask and a border of {scene.border} pixels leave nothing that all of them hold")
-    return Counted(0, 0, pixels, sums, {})
+    return Counted(0, 0, pixels, sums, {}, each)
