@@ -231,7 +231,7 @@ def without_what_lies_between(scene: Scene, window: int, threads: int | None, re
     for what, prefix in (("image", "between"), ("input", "sensors")):
         if what == "input" and scene.coarse is None:
             continue
-        found = between(scene, what, part(report, "quality", 0, 0.3))
+        found = between(scene, what, part(report, "quality", *((0, 0.3) if what == "image" else (0.9, 1))))
         if isinstance(found, str):
             remarks.append(found)
             continue
@@ -241,7 +241,7 @@ def without_what_lies_between(scene: Scene, window: int, threads: int | None, re
             bands = len(scene.image.bands)
             counted: list[Measure] = [Pixels(bands, scene.factor), Detail(), Boxes(), Structure()]
             moved = replace(scene, correction=Correction(found, scene.image.grid))
-            total = count(moved, counted, scene.places(window), threads, None, part(report, "quality", 0.3, 1))
+            total = count(moved, counted, scene.places(window), threads, None, part(report, "quality", 0.3, 0.9))
             for one, sums in zip(counted, total.sums, strict=True):
                 scores |= {f"corrected_{name}": value for name, value in one.scores(sums).items()}
     return scores, alignments, remarks

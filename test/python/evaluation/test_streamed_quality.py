@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -19,12 +20,17 @@ from rasterio.transform import from_origin
 from scipy import ndimage, special
 
 from otbsr.errors import GridError, InputError, OutputError, UsageError
-from otbsr.evaluation import quality, spectra
-from otbsr.evaluation.streams import Measured, measure
+from otbsr.evaluation import quality, spectra, streams
+from otbsr.evaluation.measures import correlate
+from otbsr.evaluation.pixel_scores import turned
+from otbsr.evaluation.streams import GROUPS, Measured, choose
 from otbsr.evaluation.windows import Scene
 from otbsr.world.sensors import degrade
 
 NAMES = ("B4", "B3", "B2", "B8")
+SUMS = ("pixels", "consistency", "windows", "shift", "spectra", "noise")
+"""Groups that are sums over windows; edges, opensr and between have tests of their own."""
+measure = functools.partial(streams.measure, groups=SUMS)
 
 
 def write(path: Path, image: np.ndarray, spacing: float = 2.5, dtype: str = "float64", names: tuple[str, ...] | None = None, **more) -> Path:
@@ -353,6 +359,39 @@ def test_a_border_is_like_a_smaller_image(tmp_path):
         assert framed[name] == pytest.approx(small[name], rel=1e-9), name
 
 
+def test_scores_are_chosen_by_groups(tmp_path):
+    reference = texture(64, 64)
+    files = [write(tmp_path / "a.tif", reference * 0.9), write(tmp_path / "b.tif", reference)]
+    files.append(write(tmp_path / "c.tif", degrade(reference.astype(np.float32)).astype(np.float64), 10.0))
+    full = everything(measure(*files))
+    for group in SUMS:
+        found = everything(measure(*files, groups=[group]))
+        assert found and found == {name: full[name] for name in found}, group  # whatever is counted beside it
+    assert choose(["basic", "noise"]) == ("pixels", "consistency", "noise") and choose(["all"]) == tuple(GROUPS)
+    assert set(everything(measure(*files, groups=["basic"]))) >= {"psnr", "rmse", "bias", "sam", "ergas", "correlation", "consistency_rmse"}
+    with pytest.raises(UsageError, match="--scores sharpness: no such scores; choose among basic, all, pixels"):
+        measure(*files, groups=["sharpness"])
+    with pytest.raises(UsageError, match="nothing to score: pixels need another file"):
+        measure(files[0], None, files[2], groups=["pixels"])
+
+
+def test_a_band_matrix_correlates_as_a_filter_does():
+    plane, taps = texture(75, 91, 3, 1)[..., 0], np.array([0.1, 0.5, 0.2, 0.7, 0.3])
+    expected = ndimage.correlate1d(ndimage.correlate1d(plane, taps, 0), taps, 1)[2:-2, 2:-2]
+    np.testing.assert_allclose(correlate(plane, taps), expected, rtol=1e-12)
+    for step in (2, 3, 4, 7):
+        np.testing.assert_allclose(correlate(plane, taps, step), expected[::step, ::step], rtol=1e-12)
+
+
+def test_angles_of_bands_without_loops():
+    """By Lagrange's identity, against the arctangent of sine and cosine, with spectra of 0 too."""
+    random = np.random.default_rng(31)
+    for bands in (2, 4, 9):
+        x, e = random.uniform(0, 0.5, (bands, 8, 9)), random.normal(0, 0.1, (bands, 8, 9))
+        x[:, 0, 0], x[:, 1, 1], e[:, 1, 1], e[:, 2, 2] = 0, 0, 0, -x[:, 2, 2]
+        np.testing.assert_allclose(turned(x, e), quality.angles(np.moveaxis(x, 0, -1), np.moveaxis(x + e, 0, -1)), rtol=1e-9, atol=1e-6)
+
+
 # --- windows, masks, files ------------------------------------------------------------------------------------------------------
 
 
@@ -609,7 +648,7 @@ def test_the_example_of_the_help_runs(files, tmp_path):
     names = [word for word in words if word.endswith(".tif")]
     for path, name in zip(files, names, strict=False):
         (tmp_path / name).symlink_to(path)
-    done = otbsr(*words, cwd=tmp_path)
+    done = otbsr(*words, "--scores", ",".join(SUMS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = measure(*files[:3])
     lines = done.stdout.splitlines()
@@ -621,7 +660,7 @@ def test_the_example_of_the_help_runs(files, tmp_path):
 
 
 def test_the_command_prints_json(files):
-    done = otbsr("quality", files[0], "--input", files[2], "--mask", files[3], "--border", 8, "--json", "--quiet")
+    done = otbsr("quality", files[0], "--input", files[2], "--mask", files[3], "--border", 8, "--scores", ",".join(SUMS), "--json", "--quiet")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     found = json.loads(done.stdout)
     expected = measure(files[0], None, files[2], files[3], border=8)
