@@ -587,35 +587,50 @@ def apply_command(
     finish(result, as_json)
 
 
-@app.command("quality", epilog="Example: otbsr quality sr_2m5.tif --reference spot_2m5.tif --input sentinel2_10m.tif --border 16")
+QUALITY_EXAMPLES = """Example: otbsr quality sr_2m5.tif --reference spot_2m5.tif --input sentinel2_10m.tif --border 16
+
+Another: otbsr quality bicubic.tif f.tif p.tif --reference spot_2m5.tif --input sentinel2_10m.tif --html quality.html
+"""
+
+
+@app.command("quality", epilog=QUALITY_EXAMPLES)
 def quality_command(
-    image: Annotated[Path, typer.Argument(metavar="SR", help="Super-resolved image.")],
+    images: Annotated[list[Path] | None, typer.Argument(metavar="SR...", help="Super-resolved image, or several: each is compared with the first.")] = None,
     reference: Annotated[Path | None, typer.Option("--reference", help="Image of the truth on the same grid.")] = None,
     source: Annotated[Path | None, typer.Option("--input", help="Coarser image that SR was made from.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Image on the grid of SR or of the input: only pixels that are not 0 count.")] = None,
+    scenes: Annotated[Path | None, typer.Option("--scenes", help="YAML or JSON list of scenes: name, images {method: file}, reference, input.")] = None,
+    scores: Annotated[
+        str,
+        typer.Option("--scores", help="all, basic (pixels, consistency), or of pixels, consistency, windows, shift, spectra, noise, edges, between, opensr."),
+    ] = "all",
     border: Annotated[int, typer.Option("--border", min=0, help="Pixels of SR left out on each side.")] = 16,
+    block: Annotated[int, typer.Option("--block", min=16, help="Side of the blocks by which images of one scene are compared, pixels.")] = 256,
     scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of files that do not say it [0.0001].")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default 4 at most.")] = None,
-    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for maps: error, angle, ssim, consistency.")] = None,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for maps: error, angle, ssim, consistency (one image only).")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Page to write: table, spectra, frequencies, error maps, zooms.")] = None,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Score an image against a reference, the input it was made from, or both; reads windows, so that any size will do.
 
-    Files hold reflectance (peak 1) times their scale. Pixels that any of them lacks do not count.
+    Files hold reflectance (peak 1) times their scale. Pixels that any of them lacks do not count. Several images are compared in pairs
+    on the same ground, by blocks of one scene or by the scenes of a list, with bootstrap intervals.
     """
-    from otbsr.evaluation.streams import measure
+    from otbsr.evaluation.comparison import score_all
 
+    options = {"groups": words(scores), "border": border, "scale": scale, "threads": threads}
     with bars(quiet, as_json) as report:
-        found = measure(image, reference, source, mask, border=border, scale=scale, threads=threads, maps=maps, overwrite=overwrite, report=report)
+        found = score_all(
+            images or [], scenes, reference, source, mask, block=block, maps=maps, html=html, seed=seed, overwrite=overwrite, report=report, **options
+        )
     if as_json:
         finish(found.as_dict(), as_json)
     else:
-        print(found.table())
-        for remark in found.remarks:
-            print(f"remark: {remark}")
-        finish({"pixels": found.pixels, "factor": found.factor, "border": found.border} | ({"maps": maps} if maps else {}), as_json)
+        print("\n".join(found.lines()))
 
 
 STUDY_EXAMPLES = """Example: otbsr study demo/world --model models/f --out demo/study

@@ -16,7 +16,10 @@ import rasterio
 from numpy.typing import NDArray
 
 from otbsr.errors import InputError
+from otbsr.evaluation import opensr
+from otbsr.evaluation.opensr import bilinear, matched
 from otbsr.evaluation.statistics import Interval, Matrix, difference
+from otbsr.evaluation.windows import BANDS
 from otbsr.grid import Grid
 from otbsr.products.product import SCALE
 from otbsr.world.sensors import degrade
@@ -28,7 +31,6 @@ BORDER = 16
 """Pixels left out on each side of the fine image."""
 COARSE_BORDER = 4
 """Pixels left out on each side of the coarse image."""
-BANDS = ("B4", "B3", "B2", "B8")
 
 
 def within(image: Array, border: int) -> Plane:
@@ -149,58 +151,15 @@ def gradient_spectrum_distance(reference: Array, image: Array, factor: int = 4, 
     return float(np.mean(distances))
 
 
-def matched(image: Array, reference: Array) -> Plane:
-    """`image` with each band's histogram changed into the reference's: equal ranks get equal values."""
-    result = np.empty(image.shape, np.float64)
-    for band in range(image.shape[2]):
-        _, where, counts = np.unique(image[..., band], return_inverse=True, return_counts=True)
-        values, numbers = np.unique(reference[..., band], return_counts=True)
-        ranks, wanted = np.cumsum(counts) / image[..., band].size, np.cumsum(numbers) / reference[..., band].size
-        result[..., band] = np.interp(ranks, wanted, values)[where].reshape(image.shape[:2])
-    return result
-
-
-def bilinear(coarse: Array, factor: int) -> Plane:
-    """The coarse image on the nested fine grid by linear interpolation between pixel centres; beyond the last centre, its value."""
-    result = coarse.astype(np.float64)
-    for axis in (0, 1):
-        size = result.shape[axis]
-        place = np.clip((np.arange(size * factor) + 0.5) / factor - 0.5, 0, size - 1)
-        low = np.minimum(place.astype(int), max(size - 2, 0))
-        share = (place - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        result = np.take(result, low, axis) * (1 - share) + np.take(result, np.minimum(low + 1, size - 1), axis) * share
-    return result
-
-
-def normalised_difference(first: Plane, second: Plane) -> Plane:
-    """opensr-test's distance ND of each pixel, mean over the bands of |x - y| / |x + y + 1e-8|."""
-    distance: Plane = np.mean(np.abs(first - second) / np.abs(first + second + 1e-8), axis=-1)
-    return distance
-
-
 def correctness(reference: Array, image: Array, coarse: Array, factor: int = 4, border: int = BORDER) -> dict[str, float]:
-    """opensr-test's improvement, omission and hallucination (Aybar et al. 2024) with ND by pixel: three shares that sum to 1.
+    """opensr-test's improvement, omission and hallucination (`opensr.correctness`, ND by pixel) of the image with the reference's histograms.
 
-    Distances of a pixel: d_ref from the bilinear input to the reference, d_im from the image to the reference, d_om from the image to the
-    bilinear input; the image has the reference's histogram by then. Pixels count where one of them exceeds the 75th percentile of d_ref.
-    With d_im and d_om over d_ref, H = d_im + d_om - 1 and g = 0.05: improvement d_im + d_om (1 - exp(-g H)), omission
-    d_om + d_im (1 - exp(-g H)), hallucination exp(-g d_im d_om); each pixel's three go through a softmin of temperature 0.25, and their mean
-    is given. opensr-test also moves the image into place first; `shift` is told beside these scores instead.
+    opensr-test also moves the image into place first (`opensr.scores` does); `shift` is told beside these scores instead. Where image,
+    input and reference are one, all is improvement.
     """
     hr, lr = within(reference, border), within(bilinear(coarse, factor), border)
-    sr = matched(within(image, border), hr)
-    d_ref, d_im, d_om = (normalised_difference(*pair) for pair in ((lr, hr), (sr, hr), (sr, lr)))
-    threshold = np.quantile(d_ref, 0.75)
-    kept = (d_ref > threshold) | (d_im > threshold) | (d_om > threshold)
-    if not kept.any():
-        return {"improvement": 1.0, "omission": 0.0, "hallucination": 0.0}
-    scale = np.maximum(d_ref[kept], 1e-8)
-    im, om = d_im[kept] / scale, d_om[kept] / scale
-    rest = 1 - np.exp(-0.05 * (im + om - 1))
-    scores = np.stack([im + om * rest, om + im * rest, np.exp(-0.05 * im * om)])
-    weights = np.exp(-(scores - scores.min(0)) / 0.25)
-    shares = np.mean(weights / weights.sum(0), axis=1)
-    return dict(zip(("improvement", "omission", "hallucination"), map(float, shares), strict=True))
+    found = opensr.correctness(lr, matched(within(image, border), hr), hr)
+    return found if math.isfinite(found["improvement"]) else {"improvement": 1.0, "omission": 0.0, "hallucination": 0.0}
 
 
 # --- without a reference --------------------------------------------------------------------------------------------------------

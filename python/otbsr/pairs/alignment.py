@@ -262,7 +262,7 @@ def estimate(fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSe
                 pool[band].append(column)
         before = displacement
         used, displacement, precision = choose(looks, before, limit, spacing[1], settings.field if iteration else 0)
-        new = blur_and_line([[columns[i] for i in used] for columns in pool], variance, settings.sigma is None, spacing[1])
+        new = blur_and_line([[columns[i] for i in used] for columns in pool], variance, settings.sigma is None, spacing[1], 3.0 if equal else 0.9)
         change = max(float(np.abs(np.sqrt(new) - np.sqrt(variance)).max()) / spacing[1], moved(displacement, before, looks, used) / spacing[1])
         variance = new
         report("alignment", 0.4 + 0.6 * min(1.0, (iteration + 1) / 8))
@@ -494,8 +494,8 @@ def moved(new: Field, old: Field, looks: list[Look], used: list[int]) -> float:
     return max(abs(a - b) for i in used for a, b in zip(new.at(*looks[i].place), old.at(*looks[i].place), strict=True))
 
 
-def blur_and_line(pool: list[list[NDArray[np.float32]]], variance: Vector, free: bool, spacing: float) -> Vector:
-    """The blur's variance of each band after one Gauss-Newton step with gain and bias."""
+def blur_and_line(pool: list[list[NDArray[np.float32]]], variance: Vector, free: bool, spacing: float, widest: float = 0.9) -> Vector:
+    """The blur's variance of each band after one Gauss-Newton step with gain and bias; its deviation at most `widest` coarse pixels."""
     new = variance.copy()
     if not free:
         return new
@@ -504,7 +504,7 @@ def blur_and_line(pool: list[list[NDArray[np.float32]]], variance: Vector, free:
         fit = robust_fit(np.stack([np.ones(len(values)), values[:, 1], values[:, 2]], -1), values[:, 0])
         if fit.coefficients[1] > 0:
             step = fit.coefficients[2] / fit.coefficients[1]
-            new[band] = np.clip(variance[band] + step, variance[band] / 4, min(4 * variance[band] + (0.1 * spacing) ** 2, (0.9 * spacing) ** 2))
+            new[band] = np.clip(variance[band] + step, variance[band] / 4, min(4 * variance[band] + (0.1 * spacing) ** 2, (widest * spacing) ** 2))
     return new
 
 

@@ -11,14 +11,12 @@ import pytest
 from scipy import ndimage
 
 from otbsr.errors import InputError, UsageError
+from otbsr.evaluation.opensr import bilinear, matched, normalised_difference
 from otbsr.evaluation.quality import (
     angles,
-    bilinear,
     consistency,
     correctness,
     gradient_spectrum_distance,
-    matched,
-    normalised_difference,
     paired,
     psnr,
     radial_spectrum,

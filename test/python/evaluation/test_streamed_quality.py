@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -19,11 +20,17 @@ from rasterio.transform import from_origin
 from scipy import ndimage, special
 
 from otbsr.errors import GridError, InputError, OutputError, UsageError
-from otbsr.evaluation import quality, streams
-from otbsr.evaluation.streams import Measured, measure
+from otbsr.evaluation import quality, spectra, streams
+from otbsr.evaluation.measures import correlate
+from otbsr.evaluation.pixel_scores import turned
+from otbsr.evaluation.streams import GROUPS, Measured, choose
+from otbsr.evaluation.windows import Scene
 from otbsr.world.sensors import degrade
 
 NAMES = ("B4", "B3", "B2", "B8")
+SUMS = ("pixels", "consistency", "windows", "shift", "spectra", "noise")
+"""Groups that are sums over windows; edges, opensr and between have tests of their own."""
+measure = functools.partial(streams.measure, groups=SUMS)
 
 
 def write(path: Path, image: np.ndarray, spacing: float = 2.5, dtype: str = "float64", names: tuple[str, ...] | None = None, **more) -> Path:
@@ -201,7 +208,7 @@ def test_the_cubic_input_restores_nothing_and_the_truth_everything(tmp_path):
     seen = texture(144, 144, 11)
     coarse = degrade(seen.astype(np.float32)).astype(np.float64)
     wide = np.pad(coarse, ((2, 2), (2, 2), (0, 0)), mode="edge")
-    lazy = np.moveaxis(streams.cubic(np.moveaxis(wide, -1, 0), 4), 0, -1)
+    lazy = np.moveaxis(spectra.cubic(np.moveaxis(wide, -1, 0), 4), 0, -1)
     nothing, all_ = in_tiles(lazy, seen, tmp_path).scores, in_tiles(seen, seen, tmp_path).scores
     assert nothing["frequency_gain"].bands == pytest.approx((0,) * 4, abs=1e-9) and nothing["undershoot"].all > 10
     assert nothing["overshoot"].all == 0
@@ -214,7 +221,7 @@ def test_the_spectrum_of_one_tile_by_definition(tmp_path):
     seen, image = texture(80, 80, 15, 1), texture(80, 80, 16, 1) * 0.8
     coarse = degrade(seen.astype(np.float32), bands=("B4",)).astype(np.float64)
     found = score(image, seen, tmp_path, coarse, border=8)
-    base = streams.cubic(np.moveaxis(coarse, -1, 0), 4)[0]  # 2 coarse pixels less on each side
+    base = spectra.cubic(np.moveaxis(coarse, -1, 0), 4)[0]  # 2 coarse pixels less on each side
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(64) + 0.5) / 64)
     window = np.outer(hann, hann)
     transforms = [np.fft.fft2((x - np.average(x, weights=window)) * window) for x in (seen[8:-8, 8:-8, 0], image[8:-8, 8:-8, 0], base)]
@@ -245,7 +252,7 @@ def test_the_cubic_input_is_exact_on_quadratic_ground():
     y, x = np.mgrid[:12, :14] - 1.5  # coarse centres, two more on each side
     planes = np.stack([1 + 2 * x - y, x * x + x * y])
     fine_y, fine_x = np.meshgrid((np.arange(32) + 0.5) / 4, (np.arange(40) + 0.5) / 4, indexing="ij")
-    np.testing.assert_allclose(streams.cubic(planes, 4), np.stack([1 + 2 * fine_x - fine_y, fine_x**2 + fine_x * fine_y]), atol=1e-12)
+    np.testing.assert_allclose(spectra.cubic(planes, 4), np.stack([1 + 2 * fine_x - fine_y, fine_x**2 + fine_x * fine_y]), atol=1e-12)
 
 
 def test_gain_of_detail_is_told_in_decibels(tmp_path):
@@ -350,6 +357,39 @@ def test_a_border_is_like_a_smaller_image(tmp_path):
     assert len(kept) == 13
     for name in kept:
         assert framed[name] == pytest.approx(small[name], rel=1e-9), name
+
+
+def test_scores_are_chosen_by_groups(tmp_path):
+    reference = texture(64, 64)
+    files = [write(tmp_path / "a.tif", reference * 0.9), write(tmp_path / "b.tif", reference)]
+    files.append(write(tmp_path / "c.tif", degrade(reference.astype(np.float32)).astype(np.float64), 10.0))
+    full = everything(measure(*files))
+    for group in SUMS:
+        found = everything(measure(*files, groups=[group]))
+        assert found and found == {name: full[name] for name in found}, group  # whatever is counted beside it
+    assert choose(["basic", "noise"]) == ("pixels", "consistency", "noise") and choose(["all"]) == tuple(GROUPS)
+    assert set(everything(measure(*files, groups=["basic"]))) >= {"psnr", "rmse", "bias", "sam", "ergas", "correlation", "consistency_rmse"}
+    with pytest.raises(UsageError, match="--scores sharpness: no such scores; choose among basic, all, pixels"):
+        measure(*files, groups=["sharpness"])
+    with pytest.raises(UsageError, match="nothing to score: pixels need another file"):
+        measure(files[0], None, files[2], groups=["pixels"])
+
+
+def test_a_band_matrix_correlates_as_a_filter_does():
+    plane, taps = texture(75, 91, 3, 1)[..., 0], np.array([0.1, 0.5, 0.2, 0.7, 0.3])
+    expected = ndimage.correlate1d(ndimage.correlate1d(plane, taps, 0), taps, 1)[2:-2, 2:-2]
+    np.testing.assert_allclose(correlate(plane, taps), expected, rtol=1e-12)
+    for step in (2, 3, 4, 7):
+        np.testing.assert_allclose(correlate(plane, taps, step), expected[::step, ::step], rtol=1e-12)
+
+
+def test_angles_of_bands_without_loops():
+    """By Lagrange's identity, against the arctangent of sine and cosine, with spectra of 0 too."""
+    random = np.random.default_rng(31)
+    for bands in (2, 4, 9):
+        x, e = random.uniform(0, 0.5, (bands, 8, 9)), random.normal(0, 0.1, (bands, 8, 9))
+        x[:, 0, 0], x[:, 1, 1], e[:, 1, 1], e[:, 2, 2] = 0, 0, 0, -x[:, 2, 2]
+        np.testing.assert_allclose(turned(x, e), quality.angles(np.moveaxis(x, 0, -1), np.moveaxis(x + e, 0, -1)), rtol=1e-9, atol=1e-6)
 
 
 # --- windows, masks, files ------------------------------------------------------------------------------------------------------
@@ -484,9 +524,9 @@ def test_bands_coarser_than_the_input_are_left_out_of_consistency(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_image(tmp_path):
-    """Eight times the pixels in the same memory, less than the larger image has as numbers."""
+    """Four times the windows in the same memory, less than the larger image has as numbers."""
     peaks = []
-    for size in (192, 544):
+    for size in (288, 544):
         image = texture(size, size, 1)
         pair = write(tmp_path / f"{size}.tif", image, dtype="int16"), write(tmp_path / f"r{size}.tif", image, dtype="int16")
         coarse = write(tmp_path / f"c{size}.tif", image[::4, ::4], 10.0, "int16")
@@ -502,8 +542,8 @@ def test_strips_are_decoded_once(tmp_path):
     """GDAL's cache holds every strip that a row of windows needs, in bytes, up to a limit."""
     wide = write(tmp_path / "wide.tif", np.full((80, 60000, 1), 0.2), dtype="float64", compress="deflate", names=("B4",))
     coarse = write(tmp_path / "input.tif", np.full((20, 15000, 1), 0.2), 10.0, compress="deflate", names=("B4",))
-    scene = streams.Scene.open(wide, None, coarse, None, 8)
-    blocks = scene.blocks(64)
+    scene = Scene.open(wide, None, coarse, None, 8)
+    blocks = scene.read(scene.places(64), 28)
     next(blocks)
     cache = getenv()["GDAL_CACHEMAX"]
     blocks.close()
@@ -608,7 +648,7 @@ def test_the_example_of_the_help_runs(files, tmp_path):
     names = [word for word in words if word.endswith(".tif")]
     for path, name in zip(files, names, strict=False):
         (tmp_path / name).symlink_to(path)
-    done = otbsr(*words, cwd=tmp_path)
+    done = otbsr(*words, "--scores", ",".join(SUMS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = measure(*files[:3])
     lines = done.stdout.splitlines()
@@ -620,7 +660,7 @@ def test_the_example_of_the_help_runs(files, tmp_path):
 
 
 def test_the_command_prints_json(files):
-    done = otbsr("quality", files[0], "--input", files[2], "--mask", files[3], "--border", 8, "--json", "--quiet")
+    done = otbsr("quality", files[0], "--input", files[2], "--mask", files[3], "--border", 8, "--scores", ",".join(SUMS), "--json", "--quiet")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     found = json.loads(done.stdout)
     expected = measure(files[0], None, files[2], files[3], border=8)

@@ -1,0 +1,134 @@
+"""What lies between an image and the reference (displacement, gain, bias, blur), and the image with displacement, gain and bias taken away.
+
+PSNR between two sensors is mostly their displacement and calibration: scores are told before and after. The blur is told only; to take
+it away would be to sharpen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.windows import Window
+from scipy import ndimage
+
+from otbsr.errors import InputError
+from otbsr.evaluation.measures import Score, score
+from otbsr.evaluation.windows import Mask, Place, Plane, Scene, Source, spread
+from otbsr.grid import Grid
+from otbsr.pairs.alignment import Alignment, AlignmentSettings, estimate
+from otbsr.progress import Report, silent
+
+DECAY = 20
+"""Pixels over which a cubic spline forgets the image's edge: below 1e-11."""
+SPOILED = 6
+"""Pixels around one without data that a spline makes useless: 4e-4 of the step is left beyond."""
+
+SETTINGS = AlignmentSettings(window=48, most=24, field=1)
+"""For two images of one grid: 55,000 pixels tell the displacement to some thousandths of a pixel."""
+
+
+class View:
+    """A file as `alignment.estimate` reads images: [bands, rows, columns] of reflectance with NaN where nothing counts."""
+
+    def __init__(self, source: Source, dataset: rasterio.DatasetReader, border: int, mask: tuple[Source, rasterio.DatasetReader] | None) -> None:
+        self.source, self.dataset, self.border, self.mask = source, dataset, border, mask
+        self.grid, self.names = source.grid, tuple(band.name for band in source.bands)
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """Values of an integer window that may reach beyond the image (NaN there)."""
+        place: Place = (int(window.row_off), int(window.col_off), int(window.height), int(window.width))
+        values, valid = self.source.reflectance(self.source.read(self.dataset, place), place, "view")
+        for axis, total in ((0, self.grid.height), (1, self.grid.width)):
+            index = np.arange(place[axis], place[axis] + place[axis + 2])
+            inside = (index >= self.border) & (index < total - self.border)
+            valid = valid & (inside[:, None] if axis == 0 else inside[None, :])
+        if self.mask and self.mask[0].grid.dx >= self.grid.dx:
+            source, dataset = self.mask
+            ratio = round(source.grid.dx / self.grid.dx)
+            at = Scene.covered(place, ratio)
+            marks, _ = source.reflectance(source.read(dataset, at), at, "mask")
+            skip = place[0] % ratio, place[1] % ratio
+            valid = valid & spread(marks[0] != 0, ratio)[skip[0] : skip[0] + place[2], skip[1] : skip[1] + place[3]]
+        found: NDArray[np.float32] = values.astype(np.float32)
+        found[:, ~valid] = np.nan
+        return found
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Moves the image's content onto the reference and gives it its radiometry: (image(x - shift(x)) - bias) / gain."""
+
+    alignment: Alignment
+    grid: Grid
+
+    @property
+    def reach(self) -> int:
+        """Pixels around a window that are needed."""
+        left, right, top, bottom = self.grid.left, self.grid.right, self.grid.top, self.grid.bottom
+        places = [(x, y) for x in (left, (left + right) / 2, right) for y in (bottom, (bottom + top) / 2, top)]
+        most = max(abs(part) for place in places for part in self.alignment.field.at(*place))
+        return math.ceil(most / min(self.grid.dx, self.grid.dy)) + DECAY
+
+    def apply(self, values: Plane, valid: Mask, place: Place) -> tuple[Plane, Mask]:
+        """Values and validity of `place`, from those of the window with `reach` pixels around it."""
+        row, column, height, width = place
+        reach, field = self.reach, self.alignment.field
+        rows, columns = np.mgrid[row : row + height, column : column + width].astype(np.float64)
+        x, y = self.grid.centre(columns, rows)  # type: ignore[arg-type]
+        left, bottom, right, top = field.bounds
+        terms = field.terms(np.clip(x, left, right).ravel(), np.clip(y, bottom, top).ravel())
+        east, north = (np.reshape(terms @ np.array(part), rows.shape) for part in (field.east, field.north))
+        at = rows - row + reach + north / self.grid.dy, columns - column + reach - east / self.grid.dx
+        if not valid.all():
+            lost = ndimage.binary_dilation(~valid, np.ones((3, 3)), iterations=SPOILED)
+            valid = ndimage.map_coordinates(lost.astype(np.float64), at, order=1, mode="constant", cval=1.0) < 1e-6
+        else:
+            valid = np.ones(rows.shape, bool)
+        found = np.empty((len(values), height, width))
+        for band, plane in enumerate(values):
+            found[band] = (ndimage.map_coordinates(plane, at, order=3, mode="mirror") - self.alignment.bias[band]) / self.alignment.gain[band]
+            found[band][~valid] = 0.0
+        return found, valid
+
+
+def between(scene: Scene, what: str, report: Report = silent) -> Alignment | str:
+    """What lies between the reference and the "image" or the "input" (`alignment.estimate`); why it cannot be told where it cannot."""
+    assert scene.reference is not None
+    source = scene.image if what == "image" else scene.coarse
+    assert source is not None
+    with rasterio.open(scene.reference.path) as fine, rasterio.open(source.path) as coarse:
+        mask = (scene.mask, rasterio.open(scene.mask.path)) if scene.mask else None
+        try:
+            border = scene.border if what == "image" else scene.border // scene.factor
+            views: list[Any] = [View(scene.reference, fine, scene.border, mask), View(source, coarse, border, mask)]
+            return estimate(views[0], views[1], SETTINGS if what == "image" else None, report)
+        except InputError as error:
+            return f"what lies between reference and {what} cannot be told: {error}"
+        finally:
+            if mask:
+                mask[1].close()
+
+
+def rows_of(alignment: Alignment, prefix: str, grid: Grid) -> dict[str, Score]:
+    """What was found as scores: displacement of the image in the reference's pixels (down, right), its range, gain, bias, blur, windows used.
+
+    image = gain * blurred reference + bias, things in the image lie `shift` off their place in the reference.
+    """
+    bounds, field = alignment.field.bounds, alignment.field
+    places = [field.at(x, y) for x in np.linspace(bounds[0], bounds[2], 9) for y in np.linspace(bounds[1], bounds[3], 9)]
+    apart = max(math.hypot((e - alignment.shift[0]) / grid.dx, (n - alignment.shift[1]) / grid.dy) for e, n in places)
+    return {
+        f"{prefix}_shift_rows": Score(alignment.shift[1] / grid.dy, None, "pixels"),
+        f"{prefix}_shift_columns": Score(-alignment.shift[0] / grid.dx, None, "pixels"),
+        f"{prefix}_shift_error": Score(math.hypot(alignment.precision[0] / grid.dx, alignment.precision[1] / grid.dy), None, "pixels"),
+        f"{prefix}_shift_range": Score(apart, None, "pixels"),
+        f"{prefix}_gain": score(np.array(alignment.gain)),
+        f"{prefix}_bias": score(np.array(alignment.bias), "reflectance"),
+        f"{prefix}_blur": score(np.array(alignment.sigma) / grid.dx, "pixels"),
+        f"{prefix}_windows": Score(float(alignment.used), None, ""),
+    }

@@ -1,0 +1,122 @@
+"""Spectra of image, reference and input: how much of what the input lacks is restored, frequency by frequency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import fft
+
+from otbsr.evaluation.measures import Score, Sums, finite, ratio, score, whole
+from otbsr.evaluation.windows import TILE, Array, Block, Plane
+
+
+class Spectrum:
+    """Frequency-domain gain: how much of the spectrum that the input lacks is restored, and how much too strong or weak it is.
+
+    Power of image, reference and cubic input, each band, by rings of frequency over tiles of 16 input pixels (Hann, mean taken away; Welch
+    1967) that count wholly. In dB, above the input's Nyquist frequency: share restored = (image - input) / (reference - input), held
+    within 0 and 1; overshoot and undershoot, what the image has above and below the reference. The power is blind to place; the
+    correlation of the rings (Saxton and Baumeister 1982) tells how much of it lies where the reference has it: it falls with
+    displacement as with invention.
+    """
+
+    def __init__(self, bands: int, factor: int) -> None:
+        self.bands, self.factor, self.side = bands, factor, TILE * factor
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(self.side) + 0.5) / self.side)
+        self.taper = np.outer(hann, hann)
+        rows, columns = np.fft.fftfreq(self.side), np.fft.rfftfreq(self.side)
+        self.ring = np.rint(np.hypot(rows[:, None], columns[None, :]) * self.side).astype(int).ravel()
+        self.twice = np.where((columns == 0) | (columns == 0.5), 1.0, 2.0)  # columns that stand for their mirror image too
+        self.count = self.side // 2 + 1
+        self.frequency = np.arange(self.count) / self.side
+        self.missing = self.frequency > 0.5 / factor
+        self.margin = 2 * factor
+
+    def sums(self, block: Block) -> Sums:
+        """Number of tiles; by ring [4, bands, rings]: powers of reference, image, cubic input; cross-power of the first two."""
+        assert block.seen is not None and block.coarse is not None and block.coarse_valid is not None
+        side, count = self.side, (block.height // self.side, block.width // self.side)
+        tiles = whole(block.coarse_core(block.coarse_valid, 2), TILE + 4)[::TILE, ::TILE][: count[0], : count[1]]
+        tiles = tiles & self.tiled(block.core(block.common)[None], count)[0].all((2, 3))
+        powers = np.zeros((4, self.bands, side, side // 2 + 1))
+        for row in np.flatnonzero(tiles.any(1)):
+            rows, chosen = slice(row * side, (row + 1) * side), tiles[row]
+            coarse = block.coarse_core(block.coarse, 2)[:, row * TILE : (row + 1) * TILE + 4]
+            for band in range(self.bands):
+                planes = block.core(block.seen)[band, rows], block.core(block.image)[band, rows], cubic(coarse[band : band + 1], self.factor)[0]
+                first, second, third = (self.spectra(self.tiled(plane[None], (1, count[1]))[0, 0][chosen]) for plane in planes)
+                for index, (one, other) in enumerate(((first, first), (second, second), (third, third), (second, first))):
+                    # of a cross-power, the imaginary part and its mirror image add up to 0
+                    powers[index, band] += np.einsum("tij,tij->ij", one.real, other.real) + np.einsum("tij,tij->ij", one.imag, other.imag)
+        powers *= self.twice
+        rings = [np.bincount(self.ring, power.ravel(), self.ring.max() + 1)[: self.count] for power in powers.reshape(-1, side, side // 2 + 1)]
+        return np.array(float(tiles.sum())), np.reshape(rings, (4, self.bands, self.count))
+
+    def tiled(self, planes: Array, count: tuple[int, int]) -> Array:
+        """Planes [n, rows, columns] as tiles [n, tiles down, tiles across, side, side]; what is left over is left out."""
+        rows, columns = count
+        cut = planes[:, : rows * self.side, : columns * self.side]
+        return cut.reshape(len(planes), rows, self.side, columns, self.side).swapaxes(2, 3)
+
+    def spectra(self, tiles: Plane) -> Array:
+        """Half spectra of tapered tiles [tiles, side, side / 2 + 1]."""
+        level = np.einsum("tij,ij->t", tiles, self.taper) / self.taper.sum()
+        return np.asarray(fft.rfft2((tiles - level[:, None, None]) * self.taper))
+
+    def profiles(self, total: Sums) -> tuple[Plane, Plane, Plane]:
+        """By band and ring: power in dB [3: reference, image, cubic input], share restored (NaN where nothing lacks), correlation."""
+        power = total[1]
+        level = 10 * np.log10(np.maximum(power[:3], 1e-30))
+        lack = level[0] - level[2]
+        share = np.where(lack > 1e-6, np.clip(ratio(level[1] - level[2], lack), 0, 1), np.nan)
+        return level, share, ratio(power[3], np.sqrt(power[0] * power[1]))
+
+    def scores(self, total: Sums) -> dict[str, Score]:
+        """The scores of all blocks together."""
+        names = {"frequency_gain": "", "overshoot": "dB", "undershoot": "dB", "ring_correlation": ""}
+        if not total[0]:
+            return {name: score(np.full(self.bands, np.nan), unit) for name, unit in names.items()}
+        level, share, correlation = (part[..., self.missing] for part in self.profiles(total))
+        lack = np.where(np.isnan(share), 0.0, level[0] - level[2])
+        excess = level[1] - level[0]
+        found = (
+            ratio((np.nan_to_num(share) * lack).sum(1), lack.sum(1)),
+            np.maximum(excess, 0).mean(1),
+            np.maximum(-excess, 0).mean(1),
+            correlation.mean(1),
+        )
+        return {name: score(values, unit) for (name, unit), values in zip(names.items(), found, strict=True)}
+
+    def curves(self, total: Sums) -> dict[str, Any]:
+        """By frequency (cycles per fine pixel): share restored, image over reference in dB, correlation: [bands][frequencies], None without a value."""
+        if not total[0]:
+            return {}
+        level, share, correlation = self.profiles(total)
+
+        def listed(values: Plane) -> list[list[float | None]]:
+            return [[finite(float(value)) for value in band[1:]] for band in values]
+
+        return {
+            "frequency": self.frequency[1:].tolist(),
+            "restored": listed(np.where(self.missing, share, np.nan)),
+            "over_reference_db": listed(level[1] - level[0]),
+            "ring_correlation": listed(correlation),
+        }
+
+
+def cubic(planes: Plane, factor: int) -> Plane:
+    """Coarse planes with 2 more pixels on each side on the fine grid, by Keys' cubic convolution (1981; a = -1/2) about pixel centres."""
+    for axis in (1, 2):
+        size = planes.shape[axis] - 4
+        shape = list(planes.shape)
+        shape[axis] = size * factor
+        result = np.empty(shape)
+        for phase in range(factor):
+            distance = np.abs((phase + 0.5) / factor - 0.5 - np.arange(-2, 3))
+            near, far = (1.5 * distance - 2.5) * distance**2 + 1, ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+            weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+            total = sum(weight * np.take(planes, range(k, k + size), axis) for k, weight in enumerate(weights) if weight)
+            result[(slice(None),) * axis + (slice(phase, None, factor),)] = total
+        planes = result
+    return planes

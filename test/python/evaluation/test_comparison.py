@@ -1,0 +1,222 @@
+"""Correction of what lies between image and reference, images compared in pairs, and their page."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from rasterio.transform import from_origin
+from scipy import ndimage
+
+from otbsr.errors import InputError, OutputError, UsageError
+from otbsr.evaluation.comparison import compare, image_names, read_scenes, score_all
+from otbsr.evaluation.streams import measure
+from otbsr.world.sensors import degrade
+
+NAMES = ("B4", "B3", "B2", "B8")
+
+
+def ground(side: int, seed: int = 0) -> np.ndarray:
+    """Reflectance [side, side, 4] that goes on around its edges: so that displacement by a Fourier transform is exact."""
+    random = np.random.default_rng(seed)
+    image = ndimage.gaussian_filter(random.standard_normal((side, side, 4)), (1.5, 1.5, 0), mode="wrap")
+    return 0.3 + 0.15 * image + 0.3 * ndimage.gaussian_filter(random.standard_normal((side, side, 1)), (6, 6, 0), mode="wrap")
+
+
+def moved(image: np.ndarray, rows: float, columns: float, blur: float = 0.0) -> np.ndarray:
+    planes = [np.fft.fft2(ndimage.gaussian_filter(plane, blur, mode="wrap") if blur else plane) for plane in np.moveaxis(image, -1, 0)]
+    return np.stack([np.fft.ifft2(ndimage.fourier_shift(plane, (rows, columns))).real for plane in planes], -1)
+
+
+def write(path: Path, image: np.ndarray, spacing: float = 2.5) -> Path:
+    profile = {"driver": "GTiff", "count": 4, "height": image.shape[0], "width": image.shape[1], "dtype": "float64", "crs": "EPSG:32631", "nodata": -1}
+    with rasterio.open(path, "w", **profile, transform=from_origin(500000, 4800000, spacing, spacing)) as dataset:
+        dataset.write(np.moveaxis(np.where(image == -1, -1, image * 1e4), -1, 0))
+        dataset.descriptions = NAMES
+    return path
+
+
+# --- what lies between ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_between_is_found_and_taken_away(tmp_path):
+    """Down by 0.8 pixel, left by 1.4, gains and biases of each band, blur of 1.2 pixels: told; but for the blur, gone from the scores."""
+    reference, gain, bias = ground(224), np.array([1.1, 0.9, 1.05, 1.0]), np.array([0.01, 0.0, -0.01, 0.02])
+    image = moved(reference, 0.8, -1.4, 1.2) * gain + bias
+    files = write(tmp_path / "a.tif", image), write(tmp_path / "b.tif", reference)
+    found = measure(*files, groups=["pixels", "windows", "between"])
+    told = found.scores
+    assert (told["between_shift_rows"].all, told["between_shift_columns"].all) == pytest.approx((0.8, -1.4), abs=0.02)
+    assert told["between_gain"].bands == pytest.approx(gain, rel=0.005) and told["between_bias"].bands == pytest.approx(bias, abs=0.002)
+    assert told["between_blur"].bands == pytest.approx((1.2,) * 4, rel=0.03)
+    assert told["between_windows"].all >= 4 and found.alignments["image"]["used"] == told["between_windows"].all
+    blurred = measure(write(tmp_path / "c.tif", moved(reference, 0, 0, 1.2)), files[1], groups=["pixels", "windows"]).scores
+    for name in ("psnr", "ssim", "sam", "spatial_correlation"):  # what is left is the blur
+        assert told[f"corrected_{name}"].all == pytest.approx(blurred[name].all, rel=0.02), name
+    assert told["corrected_psnr"].all > told["psnr"].all + 3
+    other = measure(*files, groups=["between"], window=64)
+    for name, one in other.scores.items():
+        if one.all is not None:  # ERGAS needs the input's spacing
+            assert one.all == pytest.approx(told[name].all, rel=1e-6, abs=1e-9), name
+
+
+def test_a_hole_does_not_spread_into_corrected_scores(tmp_path):
+    reference = ground(224, 1)
+    image = moved(reference, 0.5, 0.25)
+    holed, spoiled = image.copy(), image.copy()
+    holed[100:110, 50:70] = -1
+    spoiled[100:110, 50:70] = 0.9
+    mask = tmp_path / "mask.tif"
+    keep = np.ones((224, 224), "uint8")
+    keep[85:125, 35:85] = 0
+    with rasterio.open(write(tmp_path / "a.tif", holed)) as dataset:
+        profile = dataset.profile | {"count": 1, "dtype": "uint8", "nodata": None}
+    with rasterio.open(mask, "w", **profile) as dataset:
+        dataset.write(keep, 1)
+    told = measure(tmp_path / "a.tif", write(tmp_path / "b.tif", reference), groups=["between"]).scores
+    assert told["corrected_psnr"].all > 60  # nothing of 0.9 or of what is written for no-data is near
+    masked = measure(write(tmp_path / "s.tif", spoiled), tmp_path / "b.tif", mask=mask, groups=["between"]).scores
+    assert masked["corrected_psnr"].all > 60
+
+
+def test_images_of_other_ground_get_a_remark(tmp_path):
+    flat = np.full((96, 96, 4), 0.2)
+    found = measure(write(tmp_path / "a.tif", flat), write(tmp_path / "b.tif", flat + 0.01), groups=["pixels", "between"])
+    assert len(found.remarks) == 1 and found.remarks[0].startswith("what lies between reference and image cannot be told: ")
+    assert found.scores["bias"].all == pytest.approx(-0.01) and not any(name.startswith(("between", "corrected")) for name in found.scores)
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_are_compared_in_pairs(tmp_path):
+    """Errors of 0.010 and 0.005, times what differs from block to block by far more: 6.02 dB in every block."""
+    reference, random = ground(256, 2), np.random.default_rng(3)
+    level = np.kron(10 ** random.uniform(-1, 1, (4, 4)), np.ones((64, 64)))[..., None]
+    sign = np.indices((256, 256)).sum(0)[..., None] % 2 * 2 - 1
+    for name, error in (("a", 0.010), ("b", 0.005)):
+        write(tmp_path / f"{name}.tif", reference + error * level * sign)
+    write(tmp_path / "ref.tif", reference)
+    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    found = score_all(paths, None, tmp_path / "ref.tif", None, None, block=64, groups=["pixels", "noise"], border=0).comparison
+    assert found.unit == "block" and found.images == ("a", "b")
+    psnr = next(one for one in found.differences if one.score == "psnr")
+    assert psnr.units == 16 and psnr.value == pytest.approx(20 * np.log10(2), rel=1e-6)
+    assert psnr.interval.shown and (psnr.interval.low, psnr.interval.high) == pytest.approx((psnr.value,) * 2, rel=1e-6)
+    bias = next(one for one in found.differences if one.score == "bias")
+    assert not bias.interval.shown
+    rmse = next(one for one in found.differences if one.score == "rmse")
+    ones = [[block.scores["rmse"] for block in found.measured["scene"][name].blocks] for name in "ab"]
+    assert rmse.value == pytest.approx(np.mean(ones[1]) - np.mean(ones[0])) and rmse.interval.low < rmse.value < rmse.interval.high
+    row = next(line for line in found.table().splitlines() if line.startswith("psnr"))
+    assert row.endswith("+6.021 [6.021, 6.021] *")
+
+
+def scene_list(folder: Path, count: int, suffix: str = ".yaml") -> Path:
+    entries = []
+    for number in range(count):
+        reference = ground(64, number)
+        write(folder / f"ref{number}.tif", reference)
+        for name, error in (("a", 0.02), ("b", 0.01)):
+            write(folder / f"{name}{number}.tif", reference + error)
+        entries.append(
+            {"name": f"s{number}", "images": {"a": f"a{number}.tif", "b": f"b{number}.tif"}, "reference": f"ref{number}.tif", "ground": f"g{number // 2}"}
+        )
+    path = folder / f"scenes{suffix}"
+    path.write_text(yaml.safe_dump(entries) if suffix == ".yaml" else json.dumps(entries))
+    return path
+
+
+def test_scenes_of_a_list_are_compared_and_grounds_drawn_together(tmp_path):
+    found = compare(read_scenes(scene_list(tmp_path, 10, ".json")), groups=["pixels"], border=0)
+    bias = next(one for one in found.differences if one.score == "bias")
+    assert found.unit == "scene" and bias.units == 5 and bias.value == pytest.approx(-0.01) and bias.interval.shown
+    content = found.as_dict()
+    assert set(content["scenes"]) == {f"s{k}" for k in range(10)} and content["differences"][0]["minus"] == "a"
+    few = compare(read_scenes(scene_list(tmp_path, 4)), groups=["pixels"], border=0)
+    assert all(one.interval is None for one in few.differences) and "(2 only)" in few.table()
+
+
+def test_lists_that_cannot_be_read(tmp_path):
+    path = tmp_path / "scenes.yaml"
+    for text, message in (
+        ("a: [", "cannot be read as a list of scenes"),
+        ("{}", "holds no list of scenes"),
+        ("- {name: a}", "images: Field required"),
+        ("- {name: a, images: {x: a.tif}, target: b}", "target: Extra inputs"),
+        ("- {name: a, images: {x: a.tif}}\n- {name: a, images: {x: a.tif}}", "two scenes are called a"),
+        ("- {name: a, images: {x: a.tif}}\n- {name: b, images: {y: a.tif}}", "scene b has images y, expected x as in a"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_scenes(path)
+    assert list(image_names([Path("f/sr.tif"), Path("p/sr.tif")])) == ["f/sr", "p/sr"]
+    for images, listed, more, message in (
+        ([], None, {}, "either images"),
+        ([path, path], None, {}, "the same image is given twice"),
+        ([path], path, {}, "either images"),
+        ([Path("a"), Path("b")], None, {"maps": tmp_path}, "--maps .*: maps are those of one image"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            score_all(images, listed, None, None, None, block=64, **more)
+
+
+# --- the page -------------------------------------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """Counts tags, checks that they close, and collects links."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: dict[str, int] = {}
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen[tag] = self.seen.get(tag, 0) + 1
+        self.links += [value for key, value in attrs if key in ("src", "href")]
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_with_all_that_was_asked(tmp_path):
+    reference = ground(192, 5)
+    coarse = degrade(reference.astype(np.float32)).astype(np.float64)
+    files = [write(tmp_path / "soft.tif", moved(reference, 0, 0, 1.5)), write(tmp_path / "sharp.tif", moved(reference, 0.3, 0, 0.5))]
+    write(tmp_path / "ref.tif", reference), write(tmp_path / "in.tif", coarse, 10)
+    page = tmp_path / "page.html"
+    groups = ["pixels", "windows", "consistency", "spectra", "between"]
+    for paths, pictures in ((files[:1], 3), (files, 4)):
+        page.unlink(missing_ok=True)
+        score_all(paths, None, tmp_path / "ref.tif", tmp_path / "in.tif", None, block=64, html=page, groups=groups, border=0)
+        text, reader = page.read_text(), Reader()
+        reader.feed(text)
+        assert not reader.open and reader.seen["table"] == len(paths)
+        assert all(link.startswith("data:image/png;base64,") for link in reader.links)
+        assert not re.search(r"https?://|//[a-z]", re.sub(r"base64,[^\"]*", "", text))
+        assert reader.seen["img"] == pictures + 4 * (2 + 2 * len(paths))  # plots and error maps; zooms: input, reference, images, errors
+        assert "corrected" in text and "Error map of soft" in text and ("Paired differences" in text) == (len(paths) == 2)
+    with pytest.raises(OutputError, match=r"page.html: exists already; choose another name or give --overwrite"):
+        score_all(files, None, tmp_path / "ref.tif", None, None, block=64, html=page, groups=groups)
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium:
+        done = subprocess.run(
+            [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", page.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0 and 'id="differences"' in done.stdout
