@@ -130,8 +130,10 @@ class Grid:
     def window_over(self, other: Grid, margin: int = 0) -> Window | None:
         """The smallest window of this grid's pixels that covers `other` and `margin` pixels around it, within this grid; None when they are apart."""
         (first, upper), (last, lower) = self.position(other.left, other.top), self.position(other.right, other.bottom)
-        columns = max(0, math.floor(first) - margin), min(self.width, math.ceil(last) + margin)
-        rows = max(0, math.floor(upper) - margin), min(self.height, math.ceil(lower) + margin)
+        # An edge that lies on a pixel's edge but for rounding takes no further pixel.
+        near_x, near_y = TOLERANCE * max(1, other.width), TOLERANCE * max(1, other.height)
+        columns = max(0, math.floor(first + near_x) - margin), min(self.width, math.ceil(last - near_x) + margin)
+        rows = max(0, math.floor(upper + near_y) - margin), min(self.height, math.ceil(lower - near_y) + margin)
         return Window.from_slices(rows, columns) if rows[0] < rows[1] and columns[0] < columns[1] else None
 
     def holds_pixels_of(self, fine: Grid) -> bool:
