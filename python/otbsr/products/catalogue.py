@@ -54,7 +54,7 @@ class Found:
 def search(
     endpoint: str, collection: str, footprint: BaseGeometry, when: datetime, days: float = 5, cloud: float = 20, coverage: float = 0.5, limit: int = 50
 ) -> list[Found]:
-    """Scenes of a STAC catalogue that cover a footprint (longitude, latitude), the best first: nearest in time, then least cloud.
+    """Scenes of a STAC catalogue that cover a footprint (longitude, latitude), the best first: nearest in days, widest, least cloud, newest baseline.
 
     Args:
         endpoint: the API's root (https://.../v1).
@@ -94,7 +94,15 @@ def search(
     except Exception as error:
         # pystac raises many types for an answer that is not STAC.
         raise InputError(f"{endpoint}: does not answer as a STAC catalogue ({type(error).__name__}: {str(error)[:200]}); check the address") from error
-    return sorted(found, key=lambda one: (round(one.gap), -round(one.coverage, 1), one.cloud or 0.0, one.gap, one.id))[:limit]
+    return sorted(found, key=lambda one: (round(one.gap), -round(one.coverage, 1), one.cloud or 0.0, round(one.gap, 3), -newness(one.item), one.id))[:limit]
+
+
+def newness(item: Mapping[str, Any]) -> float:
+    """The processing baseline as a number, 0 without one: of two versions of one image the newer is better."""
+    try:
+        return float(baseline(item.get("properties") or {}))
+    except ValueError:
+        return 0.0
 
 
 def judged(item: Mapping[str, Any], footprint: BaseGeometry, when: datetime) -> Found | None:

@@ -134,7 +134,7 @@ def placed(shape: dict[str, Any], crs: str, grid: Grid, sensor: Sequence[Path]) 
         return shape
     try:
         own = rasterio.CRS.from_user_input(crs)
-    except RasterioError:
+    except (RasterioError, ValueError):  # CRSError is the latter
         return shape  # a name that only its publisher knows: the product's own CRS
     if own.is_geographic and crs.lower().startswith(("urn:", "http")):  # these names put latitude first
         shape = {**shape, "coordinates": [[(y, x) for x, y in points] for points in shape["coordinates"]]}

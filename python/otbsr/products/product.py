@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -15,7 +16,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
@@ -255,8 +256,11 @@ def readable_grid(source: Path | Band, sensor: bool = False) -> Grid:
 def grid_once(path: Path, modified: int, size: int, sensor: bool) -> Grid:
     """The grid of a file as it was then."""
     try:
-        with rasterio.open(path) as dataset:
-            return Grid.of(dataset, south_up=sensor)
+        with warnings.catch_warnings():
+            if sensor:
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                return Grid.of(dataset, south_up=sensor)
     except RasterioError as error:
         raise InputError(f"{path}: cannot be read as an image ({first_line(error)}); fetch the file again") from error
 
@@ -288,6 +292,8 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
     if path.is_dir() or path.suffix.lower() == ".zip":
         files = Files(path)
         product = sentinel2.read(files) or theia.read(files, surface.upper()) or spot.read(files) or (catalogue.read_item(path) if path.is_dir() else None)
+        if product and files.packed:
+            return replace(product, remarks=(*product.remarks, "images in the archive are compressed once more: unpacked they are read faster"))
         if product:
             return product
         raise InputError(

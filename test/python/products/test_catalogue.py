@@ -119,6 +119,10 @@ def test_found_by_place_date_and_cloud_nearest_first(site: Site) -> None:
     partial = search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN, days=1, cloud=20, coverage=0.01)
     assert [one.id for one in partial] == ["corner"] and partial[0].coverage == pytest.approx(0.04, abs=1e-6)
     assert len(search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN, days=5, limit=1)) == 1
+    again = scene(site, "a-near-clear", "2023-06-15T10:50:00Z", 1.0)  # the same image, processed earlier
+    again["properties"]["s2:processing_baseline"] = "03.01"
+    items.append(again)
+    assert [one.id for one in search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN)][:2] == ["near-clear", "a-near-clear"]
     assert search(f"{site.url}/v1", "sentinel-2-l2a", box(9, 9, 10, 10), WHEN) == []
 
 

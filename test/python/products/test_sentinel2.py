@@ -217,6 +217,7 @@ def test_archives_are_read_in_place(tmp_path: Path, method: int, monkeypatch: py
     plain = open_product(safe)
     monkeypatch.chdir(tmp_path)
     product = open_product("p q.zip")
+    assert bool(product.remarks) == (method == zipfile.ZIP_DEFLATED)
     assert product.name == plain.name and product.angles == plain.angles and list(product.bands) == list(plain.bands)
     assert np.array_equal(product.read(["B4", "B11"]), plain.read(["B4", "B11"]))
     assert np.array_equal(product.mask(), plain.mask())
