@@ -13,7 +13,10 @@ import argparse
 from pathlib import Path
 
 from otbsr.errors import OtbsrError
-from otbsr.methods.training import Patches, TrainingSettings, limit_threads, read_pairs, train
+from otbsr.methods.devices import limit_threads
+from otbsr.methods.patches import Patches, read_pairs
+from otbsr.methods.settings import TrainingSettings
+from otbsr.methods.training import train
 from otbsr.progress import bars
 
 COMMON = {

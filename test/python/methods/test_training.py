@@ -20,20 +20,14 @@ from typer.testing import CliRunner
 
 from otbsr.cli import app
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.methods.augmentation import Augmentation, augmented
+from otbsr.methods.checkpoints import read_checkpoint
 from otbsr.methods.model_folder import ModelFolder
+from otbsr.methods.patches import Patches, batch_indices
 from otbsr.methods.sensor import sensor_kernels
-from otbsr.methods.training import (
-    Augmentation,
-    Patches,
-    Trainer,
-    TrainingSettings,
-    augmented,
-    batch_indices,
-    read_checkpoint,
-    read_settings,
-    scores,
-    train,
-)
+from otbsr.methods.settings import TrainingSettings, read_settings
+from otbsr.methods.trainer import Trainer
+from otbsr.methods.training import scores, train
 from otbsr.world.sensors import degrade
 
 BANDS = ("B4", "B3", "B2", "B8")
@@ -251,7 +245,10 @@ import sys, tensorflow as tf
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 import json, numpy as np
 from otbsr.errors import UsageError
-from otbsr.methods.training import Patches, TrainingSettings, open_strategy, train
+from otbsr.methods.devices import open_strategy
+from otbsr.methods.patches import Patches
+from otbsr.methods.settings import TrainingSettings
+from otbsr.methods.training import train
 data = np.load(sys.argv[1] + "/pairs.npz")
 pairs = Patches(data["a"], data["b"]), Patches(data["c"], data["d"])
 strategy = open_strategy("CPU:0,CPU:1")
@@ -472,8 +469,8 @@ def test_gain_of_a_target_band_is_its_inputs():
     assert np.abs(changed[..., 0] - changed[..., 3]).min() > 1e-4
 
 
-def write_pairs(folder: Path, training: Patches, validation: Patches) -> Path:
-    """A folder as `otbsr pairs` writes it."""
+def write_pairs(folder: Path, training: Patches, validation: Patches, **also) -> Path:
+    """A folder as `otbsr pairs` writes it, with more in its manifest."""
     folder.mkdir(parents=True)
     splits = {}
     for split, patches in (("train", training), ("valid", validation)):
@@ -484,7 +481,7 @@ def write_pairs(folder: Path, training: Patches, validation: Patches) -> Path:
             ) as dataset:
                 dataset.write(pixels)
         splits[split] = {"lr": f"{split}_lr.tif", "target": f"{split}_target.tif", "accepted": len(patches)}
-    manifest = {"bands": BANDS, "spacing": 10.0, "factor": 4, "patch": patches.lr.shape[1], "data": "edges", "seed": 1, "splits": splits}
+    manifest = {"bands": BANDS, "spacing": 10.0, "factor": 4, "patch": patches.lr.shape[1], "data": "edges", "seed": 1, "splits": splits, **also}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
