@@ -172,7 +172,9 @@ def train(
         run = Run(trainer, settings, checkpoint_of(checkpoint, out), identity)
         if not run.resume() and start_from:
             run.start(Path(start_from))
-        run.state["source"] = {"data": data, "seeds": sorted(seeds), "footprints": footprints, "pairs": len(training)}
+        own, past = {"seeds": seeds, "footprints": footprints}, run.state["history"]
+        areas = trained_areas([own, *past]) | {"areas_complete": trained_areas([own, *past[-1:]])["areas_complete"]}  # the last one speaks for its past
+        run.state["source"] = {"data": data, "pairs": len(training)} | areas
         trainer.require_agreement(json.dumps([identity, run.state["step"]]))
         diary = Diary(tensorboard if trainer.writes else None)
         baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
@@ -192,7 +194,7 @@ def train(
     }
     record = {
         "data": data,
-        **trained_areas([state["source"], *state["history"]]),
+        **areas,
         "pairs": len(training),
         "validation_pairs": len(validation),
         "training_hash": identity["training"],

@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_run_is_refused_but_can_be_a_start(tmp_path, pai
     first = read_checkpoint(start)[0]["average"]
     for x, y in zip(first, read_checkpoint(tmp_path / "second.checkpoint.npz")[0]["weight"], strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
-    assert second.sidecar.training["history"] == [{"data": "edges", "seeds": [101], "pairs": 24, "steps": 2}]
+    assert second.sidecar.training["history"] == [{"data": "edges", "pairs": 24, "seeds": [101], "footprints": [], "areas_complete": False, "steps": 2}]
     assert second.sidecar.training["seeds"] == [101], "what it learned before counts as seen"
     assert "It started from weights trained for 2 steps on edges." in (second.path / "README.md").read_text()
 
@@ -545,12 +545,18 @@ def test_a_start_of_another_network_is_refused(tmp_path, pairs):
 
 def test_a_model_folder_can_be_a_start(tmp_path, pairs):
     """The same function at the first step, other weights refused, what it had seen counts as seen."""
-    first = run(tmp_path, pairs, steps=2, validate_every=2)
+    here = {"crs": "EPSG:26917", "bounds": [0.0, 0.0, 90.0, 90.0]}
+    settings = TrainingSettings.model_validate(QUICK | {"steps": 2, "validate_every": 2})
+    first = train(*pairs, settings, tmp_path / "model", data="edges", seeds=[101], footprints=[here])
     more = TrainingSettings.model_validate(QUICK | {"steps": 1, "rate": 1e-12, "average": 0.0})
-    second = train(*pairs, more, tmp_path / "second", start_from=first.path)
+    second = train(*pairs, more, tmp_path / "second", start_from=first.path, seeds=[7], footprints=[])
     image = np.random.default_rng(0).uniform(500, 3000, (20, 24, 4)).astype(np.float32)
     np.testing.assert_allclose(second(image), first(image), atol=0.05)
-    assert second.sidecar.training["history"] == [{"data": "edges", "seeds": [101], "pairs": 24, "steps": 2}]
+    areas = {"seeds": [101], "footprints": [here], "areas_complete": True}
+    assert second.sidecar.training["history"] == [{"data": "edges", "pairs": 24, **areas, "steps": 2}]
+    assert {key: second.sidecar.training[key] for key in areas} == areas | {"seeds": [7, 101]}
+    third = train(*pairs, more, tmp_path / "unknown", start_from=second.path).sidecar.training
+    assert {key: third[key] for key in areas} == {"seeds": [7, 101], "footprints": [here], "areas_complete": False}
     larger = TrainingSettings.model_validate(QUICK | {"steps": 1, "network": QUICK["network"] | {"channels": 12}})
     with pytest.raises(InputError, match=r"model: its weights are not those of the network .*choose the size, factor and bands"):
         train(*pairs, larger, tmp_path / "third", start_from=first.path)
