@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -82,6 +83,11 @@ class Grid:
     def bounds(self) -> tuple[float, float, float, float]:
         """(left, bottom, right, top) edges."""
         return self.left, self.bottom, self.right, self.top
+
+    @property
+    def footprint(self) -> dict[str, Any]:
+        """The ground for a JSON file: {"crs": its short name where it has one ("EPSG:32631"), "bounds": [left, bottom, right, top]}."""
+        return {"crs": rasterio.CRS.from_string(self.crs).to_string() if self.crs else "", "bounds": list(self.bounds)}
 
     def refined(self, factor: int) -> Grid:
         """The nested grid with `factor` times smaller spacing: same corner, same footprint."""

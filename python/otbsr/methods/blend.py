@@ -11,7 +11,7 @@ from typing import Any
 
 from otbsr.errors import ModelError, UsageError
 from otbsr.methods.import_model import one_line
-from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, digest, graph_files, save_model
+from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, digest, graph_files, save_model, trained_areas
 from otbsr.progress import Report, silent
 
 
@@ -39,7 +39,7 @@ def blend(
         training={
             "data": f"blend of {f.name} (share {1 - share:g}) and {p.name} (share {share:g})",
             "share": share,
-            "seeds": seeds_of(f, p),
+            **trained_areas([side.training for side in (f, p) if side.method != "baseline"]),
             "sources": [
                 {
                     "name": source.sidecar.name,
@@ -66,12 +66,6 @@ def blend(
     folder = save_model(blended, out, sidecar, card(sidecar), overwrite)
     report("blend", 1.0)
     return folder
-
-
-def seeds_of(*sides: Sidecar) -> list[int]:
-    """Seeds of the landscapes that any of the models was trained on; none when a trained model does not tell its own."""
-    told = [side.training.get("seeds") or [] for side in sides if side.method != "baseline"]
-    return sorted({int(seed) for seeds in told for seed in seeds}) if all(told) else []
 
 
 def require_alike(first: ModelFolder, second: ModelFolder) -> None:

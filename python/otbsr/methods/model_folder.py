@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -256,6 +256,20 @@ def before_depth_to_space(model: Any) -> Any:
     if not isinstance(model, keras.Model) or type(model.layers[-1]).__name__ != "DepthToSpace":
         return None
     return keras.Model(model.inputs, model.layers[-1].input)
+
+
+def trained_areas(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `model.json` says of where a network was trained, from the records of its runs, or of the models that it is made of.
+
+    seeds: of simulated landscapes. footprints: real ground, each {"crs": name, "bounds": [xmin, ymin, xmax, ymax] in that CRS}. Whoever judges a
+    model takes none of these. areas_complete: whether that is all; false: it may have been trained elsewhere too, where nobody can tell.
+    """
+    given = [footprint for run in runs for footprint in run.get("footprints") or []]
+    return {
+        "seeds": sorted({int(seed) for run in runs for seed in run.get("seeds") or []}),
+        "footprints": [footprint for index, footprint in enumerate(given) if footprint not in given[:index]],
+        "areas_complete": all(run.get("areas_complete", run.get("footprints") is not None) for run in runs),
+    }
 
 
 def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "", overwrite: bool = False) -> ModelFolder:

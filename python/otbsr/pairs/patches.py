@@ -153,7 +153,7 @@ def extract_pairs(
             "factor": factor,
             "patch": settings.patch,
             "data": data,
-            "seed": world_seed(Path(lr)),
+            **ground(Path(lr), coarse),
             "input": {"file": Path(lr).name, "sha256": file_hash(lr)},
             "target": {"file": Path(target).name, "sha256": file_hash(target)},
             "settings": settings.model_dump(mode="json"),
@@ -198,12 +198,20 @@ def extract_pairs(
     return manifest
 
 
-def world_seed(image: Path) -> int | None:
-    """Seed of the simulated world that an image lies in (`world.json` beside it): kept, so that no model is tested on its own ground."""
+def ground(image: Path, grid: Grid) -> dict[str, Any]:
+    """What the pairs of an image show, kept so that no model is tested on its own ground: `seed` of a simulated world or null, and `footprint`.
+
+    footprint: {"crs": name, "bounds": [xmin, ymin, xmax, ymax]} of the image, or of the aerial image that it was made from; null for a simulated
+    world, which lies nowhere; left out where nobody knows. The world is read from `world.json` beside the image.
+    """
     try:
-        return int(json.loads((image.parent / "world.json").read_text(encoding="utf-8"))["settings"]["seed"])
+        world = json.loads((image.parent / "world.json").read_text(encoding="utf-8"))
+        seed = world["settings"]["seed"]
+        if seed is not None:
+            return {"seed": int(seed), "footprint": None}
+        return {"seed": None} | ({"footprint": world["ground"]} if world.get("ground") else {})
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {"seed": None} | ({"footprint": grid.footprint} if grid.crs else {})
 
 
 @contextmanager
