@@ -177,6 +177,13 @@ class ModelFolder:
             raise ModelError(f"{self.path}: no signature {self.sidecar.input.signature}; it has {', '.join(loaded.signatures) or 'none'}: correct {SIDECAR}")
         return loaded.signatures[self.sidecar.input.signature]  # type: ignore[no-any-return]
 
+    @cached_property
+    def phases(self) -> Callable[..., dict[str, Any]] | None:
+        """The signature without the last depth-to-space (see `before_depth_to_space`), of the same size as the input; None if there is none."""
+        found: Any = self.signature and self.__dict__["loaded"].signatures.get(f"{self.sidecar.input.signature}_phases")
+        given = found.structured_outputs.get(self.sidecar.output.name) if found else None
+        return found if given is not None and given.shape.rank == 4 and given.shape[3] == self.sidecar.factor**2 * len(self.sidecar.output.bands) else None
+
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Super-resolve an image held in memory, as serving does: [h, w, bands] DN -> [factor h, factor w, bands] DN, float32.
 
@@ -246,14 +253,16 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
 
 
 def before_depth_to_space(model: Any) -> Any:
-    """A Keras model without its last layer where that is `networks.DepthToSpace`, else None.
+    """A Keras model without its last layer where that is `networks.DepthToSpace`, a function's attribute `phases`, else None.
 
     It is saved as the signature `<name>_phases`: the applications put the fine pixels in place in the copy that they make anyway, which
     saves TensorFlow a pass over the largest tensor.
     """
     import keras
 
-    if not isinstance(model, keras.Model) or type(model.layers[-1]).__name__ != "DepthToSpace":
+    if not isinstance(model, keras.Model):
+        return getattr(model, "phases", None)
+    if type(model.layers[-1]).__name__ != "DepthToSpace":
         return None
     return keras.Model(model.inputs, model.layers[-1].input)
 

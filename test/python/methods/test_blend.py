@@ -78,6 +78,18 @@ def test_a_trained_model_and_an_imported_one_that_crops(tmp_path, models, image,
     assert mixed.sidecar.training["sources"][0]["metrics"] == ModelFolder.open(light).sidecar.metrics
 
 
+def test_phases_of_both_are_blended(tmp_path, models, image, cropping):
+    """The faster signature for the applications: depth to space of it is the blend, to the bit. Only where both models have it."""
+    import tensorflow as tf
+
+    light = models / "f-light-x4"
+    mixed = blend(light, light, 0.25, tmp_path / "mixed")
+    assert mixed.phases is not None
+    lr = tf.constant(image[None], tf.float32)
+    np.testing.assert_array_equal(tf.nn.depth_to_space(mixed.phases(lr=lr)["sr"], 4), mixed.signature(lr=lr)["sr"])
+    assert blend(light, cropping, 0.25, tmp_path / "other").phases is None
+
+
 @pytest.mark.usefixtures("serving")
 def test_served_equals_python_in_any_blocks(tmp_path, models, image, cropping, run_application):
     mixed = blend(models / "bicubic-x4", cropping, 0.5, tmp_path / "mixed")
