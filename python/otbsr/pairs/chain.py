@@ -429,10 +429,9 @@ def means(image: Path, corners: NDArray[np.int64], patch: int) -> NDArray[np.flo
 def write_tfrecords(folder: Path, manifest: dict[str, Any]) -> None:
     """The patches of each split as TFRecords with keys lr and target, in `<split>_tfrecords`; raises `InputError` where otbtf or TensorFlow is missing."""
     try:
+        from otbsr.methods.training import in_order
         from otbtf import DatasetFromPatchesImages
         from otbtf.tfrecords import TFRecords
-
-        from otbsr.methods.training import in_order
     except ImportError as error:
         raise InputError(f"TFRecords need TensorFlow and otbtf ({error}); install them, or leave --tfrecords out") from error
     for split, entry in manifest["splits"].items():
