@@ -5,6 +5,7 @@ input and masks -> Spot in reflectance -> on a map -> pansharpened -> aligned ->
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -426,10 +427,27 @@ def means(image: Path, corners: NDArray[np.int64], patch: int) -> NDArray[np.flo
     return found
 
 
+def in_order() -> type:
+    """An OTBTF iterator that visits the patches in the file's order, over and over (its own default draws at random)."""
+    from otbtf.dataset import IteratorBase
+
+    class InOrder(IteratorBase):  # type: ignore[misc]
+        def __init__(self, patches_reader: Any) -> None:
+            super().__init__(patches_reader)
+            self.indices = itertools.cycle(range(patches_reader.get_size()))  # the dataset's thread reads ahead of the last patch
+
+        def __next__(self) -> int:
+            return next(self.indices)
+
+        def shuffle(self) -> None:
+            """Nothing to shuffle."""
+
+    return InOrder
+
+
 def write_tfrecords(folder: Path, manifest: dict[str, Any]) -> None:
     """The patches of each split as TFRecords with keys lr and target, in `<split>_tfrecords`; raises `InputError` where otbtf or TensorFlow is missing."""
     try:
-        from otbsr.methods.training import in_order
         from otbtf import DatasetFromPatchesImages
         from otbtf.tfrecords import TFRecords
     except ImportError as error:

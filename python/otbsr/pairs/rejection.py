@@ -58,7 +58,8 @@ def masks(product: Product, names: Sequence[str], grid: Grid, window: Window, ow
             found = product.mask((kind,), names, window, grid)
         else:
             found = np.zeros((int(around.height), int(around.width)), bool)
-            sensor = product.select(names)[0].path if product.sensor else None
+            first = product.select(names)[0]
+            sensor = (first.path, *first.files) if product.sensor else ()
             for layer in product.layers:
                 if layer.kind == kind and (not layer.bands or set(layer.bands) & set(names)):
                     found |= layer.read(grid.cropped(around), sensor)

@@ -288,7 +288,8 @@ def test_classes_have_patterns_on_grey_paper(done: Path, browser: Browser) -> No
     browser.run("document.querySelector('[data-side=right]').value = 'image-f'; document.querySelector('[data-side=right]').dispatchEvent(new Event('change'))")
     assert (
         browser.run(
-            "document.querySelector('.stage img.right').decode().then(() => new Promise(setTimeout)).then(() => document.querySelector('.stage img.right').hidden)"
+            "document.querySelector('.stage img.right').decode().then(() => new Promise(setTimeout))"
+            ".then(() => document.querySelector('.stage img.right').hidden)"
         )
         is False
     )
