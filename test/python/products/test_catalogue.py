@@ -126,6 +126,19 @@ def test_found_by_place_date_and_cloud_nearest_first(site: Site) -> None:
     assert search(f"{site.url}/v1", "sentinel-2-l2a", box(9, 9, 10, 10), WHEN) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_catalogues_that_cannot_be_asked_for_cloud(site: Site) -> None:
+    """Scenes without a cloud cover are kept by such a catalogue's answer, and those with too much are left out here."""
+    catalogue(site, [scene(site, "cloudy", "2023-06-14T10:50:00Z", 60.0), scene(site, "clear", "2023-06-15T10:50:00Z", 3.0)])
+    root = site.handlers["/v1"]("", {})
+    root["conformsTo"].pop()
+    bodies = []
+    answer = site.handlers["/v1/search"]
+    site.handlers["/v1/search"] = lambda path, body: (bodies.append(body), answer(path, body))[1]
+    assert [one.id for one in search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN)] == ["clear"]
+    assert bodies and "query" not in bodies[0]
+
+
 def test_catalogues_that_do_not_answer_are_one_message(site: Site) -> None:
     with pytest.raises(InputError, match="catalogue cannot be asked"):
         search("http://127.0.0.1:9/v1", "c", PLACE, WHEN)
