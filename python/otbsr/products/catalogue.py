@@ -82,7 +82,11 @@ def search(
         client = Client.open(endpoint)
         # Cloud is judged here too: asking for it only saves pages, and not every catalogue can be asked.
         query = {"eo:cloud_cover": {"lte": cloud}} if client.conforms_to(ConformanceClasses.QUERY) else None
-        asked = client.search(collections=[collection], intersects=mapping(footprint), datetime=[begin, end], query=query, limit=min(100, limit * 2))
+        methods = {str(link.extra_fields.get("method", "")).upper() for link in client.links if link.rel == "search"}
+        method = "GET" if methods == {"GET"} else "POST"
+        asked = client.search(
+            method=method, collections=[collection], intersects=mapping(footprint), datetime=[begin, end], query=query, limit=min(100, limit * 2)
+        )
         found = []
         for item in asked.items_as_dicts():
             scene = judged(item, footprint, when)
