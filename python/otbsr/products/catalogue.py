@@ -70,6 +70,7 @@ def search(
 
     """
     from pystac_client import Client
+    from pystac_client.conformance import ConformanceClasses
     from pystac_client.exceptions import APIError
 
     if urlsplit(endpoint).scheme not in ("http", "https"):
@@ -79,8 +80,12 @@ def search(
     begin, end = when - timedelta(days=days), when + timedelta(days=days)
     try:
         client = Client.open(endpoint)
+        # Cloud is judged here too: asking for it only saves pages, and not every catalogue can be asked.
+        query = {"eo:cloud_cover": {"lte": cloud}} if client.conforms_to(ConformanceClasses.QUERY) else None
+        methods = {str(link.extra_fields.get("method", "")).upper() for link in client.links if link.rel == "search"}
+        method = "GET" if methods == {"GET"} else "POST"
         asked = client.search(
-            collections=[collection], intersects=mapping(footprint), datetime=[begin, end], query={"eo:cloud_cover": {"lte": cloud}}, limit=min(100, limit * 2)
+            method=method, collections=[collection], intersects=mapping(footprint), datetime=[begin, end], query=query, limit=min(100, limit * 2)
         )
         found = []
         for item in asked.items_as_dicts():
