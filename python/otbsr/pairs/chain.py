@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -102,10 +101,14 @@ def make_pairs(
     patches, settings, out = patches or PatchSettings(), settings or ChainSettings(), Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
-    chain = Chain(open_product(sentinel2), open_product(spot).renamed(), settings, patches, Steps(out.with_name(f"{out.name}.steps")), report)
-    manifest = chain.run(out, data, overwrite)
-    if not keep:
-        shutil.rmtree(chain.steps.folder, ignore_errors=True)
+    products = open_product(sentinel2), open_product(spot).renamed()
+    steps = Steps(out.with_name(f"{out.name}.steps"))
+    finished = False
+    try:
+        manifest = Chain(*products, settings, patches, steps, report).run(out, data, overwrite)
+        finished = True
+    finally:
+        steps.close(remove=finished and not keep)
     return manifest
 
 

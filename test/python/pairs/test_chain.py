@@ -9,9 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -172,7 +174,8 @@ def test_training_reads_the_pairs(made):
 
 
 def chain_of(sentinel2, spot, folder, settings=None):
-    return Chain(sentinel2, spot, settings or ChainSettings(), PATCHES, Steps(folder), silent)
+    folder.mkdir(exist_ok=True)
+    return Chain(sentinel2, spot, settings or ChainSettings(), PATCHES, Steps(Path(tempfile.mkdtemp(dir=folder))), silent)
 
 
 def edited(folder, copy, **changes):
@@ -293,13 +296,22 @@ def test_steps_are_made_again_when_what_they_depend_on_changes(tmp_path):
         steps = Steps(tmp_path / "steps")
         steps.run("a", {"value": first}, ["a.txt"], make("a"))
         assert steps.run("b", {"value": second}, ["b.txt"], make("b")) == {"of": "b"}
+        with pytest.raises(OutputError, match="another run works in it"):
+            Steps(tmp_path / "steps")
+        steps.close(remove=False)
     assert made == ["a", "b", "b", "a", "b"]
     (tmp_path / "steps" / "b.txt").unlink()
     steps = Steps(tmp_path / "steps")
     steps.run("a", {"value": 2}, ["a.txt"], make("a"))
     with pytest.raises(InputError, match="stopped"):
         steps.run("b", {"value": 2}, ["b.txt"], make("b", fail=True))
-    assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["a.json", "a.txt"], "no half product, no record of it"
+    assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == [".steps", "a.json", "a.txt"], "no half product, no record of it"
+    steps.close(remove=True)
+    assert not (tmp_path / "steps").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("of the user")
+    with pytest.raises(OutputError, match="holds no steps of pairs"):
+        Steps(tmp_path / "mine")
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=12), st.integers(1, 5))
