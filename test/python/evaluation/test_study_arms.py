@@ -150,6 +150,26 @@ def test_wrong_date_of_the_same_date_is_the_model_itself(area: Area, tmp_path: P
     assert np.abs(made(two, images, {"other_date": str(P)}, tmp_path / "w.tif") - f).max() <= 1
 
 
+@pytest.mark.usefixtures("serving")
+def test_all_bands_and_a_model_that_wants_more_than_four(tmp_path: Path) -> None:
+    folder = draw_area(tmp_path / "stack", town(96))
+    with rasterio.open(folder / "sentinel2_10m.tif") as dataset:
+        profile, four = dataset.profile, dataset.read()
+    more = np.concatenate([four, four[:1] + 100, four[1:2] + 200, four[:1], four[:1], four[2:3], four[3:]])
+    with rasterio.open(folder / "sentinel2_stack_10m.tif", "w", **{**profile, "count": 10}) as dataset:
+        dataset.write(more)
+        dataset.descriptions = ("B4", "B3", "B2", "B8", "B5", "B6", "B7", "B8A", "B11", "B12")
+    stacked, images = Area.open(folder), {}
+    for arm in resolve(["s2-13-f"], {}, MODELS / "f-light-x4-10bands", None):
+        images[arm.name] = tmp_path / f"{arm.name}.tif"
+        make(arm, Making(stacked, images), images[arm.name])
+    found = pixels(images["s2-13-f"])
+    assert found.shape == (20, 96, 96) and np.array_equal(found[:4], pixels(images["bicubic"])) and np.abs(found[4] - found[0] - 100).max() <= 1
+    assert np.array_equal(found[10:], pixels(images["f"])) and np.abs(found[10:14] - found[:4]).mean() < 300
+    with rasterio.open(images["s2-13-f"]) as dataset:
+        assert dataset.descriptions[0] == "s2-13 B4" and dataset.descriptions[19] == "f B12"
+
+
 def test_arms_come_after_what_they_are_made_of() -> None:
     found = resolve(["s2-13-f", "shuffled"], {"mine": {"stack": ["f-p", "native"]}}, F, P)
     order = {arm.name: place for place, arm in enumerate(found)}
