@@ -286,13 +286,8 @@ def test_classes_have_patterns_on_grey_paper(done: Path, browser: Browser) -> No
     })(document.querySelector('.stage canvas'))"""
     assert browser.run(tones) == [600, 1 + 2 * 3 + 1]  # not judged; three classes with a pattern, one without
     browser.run("document.querySelector('[data-side=right]').value = 'image-f'; document.querySelector('[data-side=right]').dispatchEvent(new Event('change'))")
-    assert (
-        browser.run(
-            "document.querySelector('.stage img.right').decode().then(() => new Promise(setTimeout))"
-            ".then(() => document.querySelector('.stage img.right').hidden)"
-        )
-        is False
-    )
+    image = "document.querySelector('.stage img.right')"
+    assert browser.run(f"{image}.decode().then(() => new Promise(setTimeout)).then(() => {image}.hidden)") is False
     browser.run("document.getElementById('patterns').click()")
     assert browser.run(hidden) == browser.run(drawn) == 0 and not browser.complaints
 
