@@ -7,6 +7,10 @@ throws its results away; its import and loading are not counted. The application
 writing; what they take for an image of 64 x 64 pixels is printed as `start`, and `ratio_without_start` leaves it out. One line of JSON for each
 case: `ratio` is that of the medians, 1 would be as fast as TensorFlow alone; `processor_ratio` is the same of processor time, which a busy
 machine disturbs less. Sides of blocks are in input pixels.
+
+On processors with AVX2 but without AVX512-VNNI the applications switch oneDNN's convolutions on, which TensorFlow by itself does not:
+`ratio` is to TensorFlow as it comes, `ratio_same_kernels` to TensorFlow with TF_ENABLE_ONEDNN_OPTS=1. --kernels own leaves TensorFlow's choice
+to both.
 """
 
 from __future__ import annotations
@@ -53,6 +57,10 @@ for block in blocks:
     model(**{name: block})
 print("SECONDS", time.perf_counter() - start, time.process_time() - processor)
 """
+
+
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+DEFAULT = "import tensorflow; from tensorflow.python.util import _pywrap_util_port as port; print(port.IsMklEnabled())"
 
 
 def image(path: Path, size: int) -> None:
@@ -107,9 +115,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cases", default="", help="only the cases whose name matches this regular expression")
+    parser.add_argument("--kernels", choices=["ours", "own"], default="ours", help="own: the applications do not choose oneDNN either")
     parser.add_argument("--memory", action="store_true", help="also the peak memory for images of 1024 to 8192 pixels")
     options = parser.parse_args()
-    environment = {**os.environ, **otb.otb_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    plain = {name: value for name, value in os.environ.items() if name != ONEDNN}
+    kernels = {"as it comes": plain, "same kernels": {**plain, ONEDNN: "1"}}
+    environment = {**plain, **otb.otb_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if options.kernels == "own":
+        del kernels["same kernels"]
+        environment[ONEDNN] = str(int("True" in timed([sys.executable, "-c", DEFAULT], plain)[3]))
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
         source, small, out = folder / "in.tif", folder / "small.tif", folder / "out.tif"
@@ -138,15 +153,16 @@ def main() -> None:
             "TensorflowModelServe, tiles of 512 output pixels, strips": (model_serve(options.model, 128, strips), (options.model, 128)),
             "SuperResolution, light model, blocks of 512": (super_resolution(lighter, 512), (lighter, 512)),
         }
+        cases = {name: case for name, case in cases.items() if re.search(options.cases, name)}
         served: dict[str, list[tuple[float, float, float]]] = {name: [] for name in cases}
-        alone: dict[tuple[Path, int], list[tuple[float, float, float]]] = {reference: [] for _, reference in cases.values()}
-        starts: dict[Path, list[float]] = {model: [] for model in (options.model, lighter)}
+        alone: dict[tuple[str, tuple[Path, int]], list[tuple[float, float, float]]] = {(k, reference): [] for k in kernels for _, reference in cases.values()}
+        starts: dict[Path, list[float]] = {model: [] for _, (model, _) in cases.values()}
         for repeat in range(options.repeats):
             for model, seconds in starts.items():
                 seconds.append(timed(super_resolution(model, 512, small), environment)[0])
-            for (model, block), results in alone.items():
+            for (kernel, (model, block)), results in alone.items():
                 child = [sys.executable, "-c", ALONE, str(model), str(options.size), str(block), str(options.threads)]
-                _, _, peak, log = timed(child, environment)
+                _, _, peak, log = timed(child, {**kernels[kernel], "TF_CPP_MIN_LOG_LEVEL": "2"})
                 found = re.search(r"SECONDS ([\d.]+) ([\d.]+)", log)
                 assert found is not None, log
                 results.append((float(found[1]), float(found[2]), peak))
@@ -155,13 +171,24 @@ def main() -> None:
                 served[case].append((wall, used, peak))
             print(f"repeat {repeat + 1} of {options.repeats}", flush=True)
         for case, (_, reference) in cases.items():
-            ours, theirs = ([statistics.median(column) for column in zip(*rows, strict=True)] for rows in (served[case], alone[reference]))
+            ours, theirs, *same = (
+                [statistics.median(column) for column in zip(*rows, strict=True)] for rows in (served[case], *(alone[kernel, reference] for kernel in kernels))
+            )
             start = statistics.median(starts[reference[0]])
             result = {
                 "name": case,
                 "ratio": round(ours[0] / theirs[0], 3),
                 "ratio_without_start": round((ours[0] - start) / theirs[0], 3),
                 "processor_ratio": round(ours[1] / theirs[1], 3),
+                **{
+                    key: round(value, 3)
+                    for rows in same
+                    for key, value in {
+                        "ratio_same_kernels": ours[0] / rows[0],
+                        "ratio_same_kernels_without_start": (ours[0] - start) / rows[0],
+                        "processor_ratio_same_kernels": ours[1] / rows[1],
+                    }.items()
+                },
                 "seconds": round(ours[0], 2),
                 "start": round(start, 2),
                 "peak_mb": round(ours[2]),

@@ -4,7 +4,7 @@
 
 `published`: its documentation's example, as far as it can be had here: L1 200 at three scales, least-squares adversarial term of weight 1, batches of
 4, Adam at a constant 2e-4; no VGG term. `quick` (the default) is kinder to it where hours are few: L1 alone (its own --pretrain), one pair a
-step, 1e-3 falling along a cosine. Validation is on a few pairs only, since its forward pass alone takes seconds for each.
+step, 3e-3 falling along a cosine. Validation is on a few pairs only, since its forward pass alone takes seconds for each.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import argparse
 from pathlib import Path
 
 from otbsr.errors import OtbsrError
-from otbsr.methods.training import Patches, TrainingSettings, read_pairs, train
+from otbsr.methods.devices import limit_threads
+from otbsr.methods.patches import Patches, read_pairs
+from otbsr.methods.settings import TrainingSettings
+from otbsr.methods.training import train
 from otbsr.progress import bars
 
 COMMON = {
@@ -56,10 +59,12 @@ def main() -> None:
     parser.add_argument("--recipe", choices=RECIPES, default="quick")
     parser.add_argument("--validation", type=int, default=16, help="validation pairs, evenly spread over all there are")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="limit of threads, as `otbsr train` has it")
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args()
     settings = TrainingSettings.model_validate(COMMON | RECIPES[options.recipe] | {"minutes": options.minutes, "seed": options.seed})
     try:
+        limit_threads(options.threads)
         training, validation, common = read_pairs(options.pairs)
         few = slice(None, None, max(1, len(validation) // options.validation))
         validation = Patches(validation.lr[few], validation.target[few])

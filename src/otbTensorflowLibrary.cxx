@@ -6,7 +6,11 @@
 
 #include <dlfcn.h>
 #include <glob.h>
+#include <malloc.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <new>
@@ -88,6 +92,66 @@ void ConstructStandardStreams()
   dlclose(library);
 }
 
+/** While it lives, what goes to the standard error stream is kept; then all but TensorFlow's notes on oneDNN is written. TensorFlow's own
+ * switch, TF_CPP_MIN_LOG_LEVEL, does not reach what is said while the library is being loaded. */
+class QuietLoading
+{
+public:
+  QuietLoading() : m_Kept(memfd_create("stderr", MFD_CLOEXEC)), m_Stream(dup(STDERR_FILENO))
+  {
+    if (m_Kept < 0 || m_Stream < 0 || dup2(m_Kept, STDERR_FILENO) < 0)
+    {
+      this->Close();
+    }
+  }
+
+  ~QuietLoading()
+  {
+    if (m_Stream < 0)
+    {
+      return;
+    }
+    dup2(m_Stream, STDERR_FILENO);
+    std::string text;
+    char part[4096];
+    off_t at = 0;
+    for (ssize_t count; (count = pread(m_Kept, part, sizeof(part), at)) > 0; at += count)
+    {
+      text.append(part, static_cast<size_t>(count));
+    }
+    for (size_t start = 0, end = 0; start < text.size(); start = end)
+    {
+      end = std::min(text.find('\n', start), text.size() - 1) + 1;
+      const std::string line = text.substr(start, end - start);
+      if (line.find("oneDNN custom operations are on") == std::string::npos &&
+          line.find("before absl::InitializeLog()") == std::string::npos && write(STDERR_FILENO, line.data(), line.size()) < 0)
+      {
+        break; // nobody reads it
+      }
+    }
+    this->Close();
+  }
+
+  QuietLoading(const QuietLoading&) = delete;
+  QuietLoading& operator=(const QuietLoading&) = delete;
+
+private:
+  void Close()
+  {
+    for (int* file : {&m_Kept, &m_Stream})
+    {
+      if (*file >= 0)
+      {
+        close(*file);
+      }
+      *file = -1;
+    }
+  }
+
+  int m_Kept;
+  int m_Stream;
+};
+
 std::string FolderOf(const std::string& path)
 {
   const auto slash = path.rfind('/');
@@ -134,6 +198,31 @@ std::vector<std::string> Candidates(std::vector<std::string>& lookedAt)
   return found;
 }
 
+// oneDNN's convolutions, which TensorFlow itself uses only on processors with AVX512-VNNI or newer, are compiled for AVX2 when they run;
+// the wheel's other ones are compiled for AVX. TF_ENABLE_ONEDNN_OPTS, if the user sets it, decides.
+void PreferOneDnn()
+{
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+  {
+    setenv("TF_ENABLE_ONEDNN_OPTS", "1", 0);
+  }
+#endif
+}
+
+// Tensors and tiles are freed by other threads than those that made them: what the arenas of a dozen threads keep of them adds up, the more
+// the larger the image. MALLOC_ARENA_MAX, if the user sets it, decides.
+void BoundArenas()
+{
+#if defined(M_ARENA_MAX)
+  if (std::getenv("MALLOC_ARENA_MAX") == nullptr)
+  {
+    mallopt(M_ARENA_MAX, 2);
+  }
+#endif
+}
+
 template <class TFunction>
 void Bind(void* library, const std::string& path, const char* name, TFunction& function)
 {
@@ -154,6 +243,8 @@ const TensorflowLibrary& TensorflowLibrary::Get()
 TensorflowLibrary::TensorflowLibrary()
 {
   setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0); // TensorFlow's start-up notes are not the user's business
+  PreferOneDnn();
+  BoundArenas();
 
   void* library = nullptr;
   std::string errors;
@@ -168,6 +259,7 @@ TensorflowLibrary::TensorflowLibrary()
   if (library == nullptr)
   {
     const bool deepBind = std::getenv("OTB_TF_NODEEPBIND") == nullptr;
+    const QuietLoading quiet;
     for (const auto& candidate : Candidates(lookedAt))
     {
       library = dlopen(candidate.c_str(), RTLD_LAZY | RTLD_LOCAL | (deepBind ? RTLD_DEEPBIND : 0));

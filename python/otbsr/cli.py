@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from otbsr import __version__
-from otbsr.errors import OtbsrError
+from otbsr.errors import InputError, OtbsrError
 from otbsr.progress import bars
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ def words(text: str) -> list[str]:
 
 def main(run: Callable[[], Any] = app) -> None:
     """Entry point: errors of `otbsr.errors` become one line on stderr and their exit status."""
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # images in sensor geometry are none the worse for it
     try:
         run()
     except OtbsrError as error:
@@ -143,33 +145,190 @@ def aerial_command(
     finish({"out": out, **made["pair"]}, as_json)
 
 
-@app.command()
+PAIRS_EXAMPLES = """Example: otbsr pairs S2A_MSIL2A_20230614T105031_N0509_R051_T31TCJ_20230614T165000.SAFE PROD_SPOT6_001 -o pairs/toulouse
+
+Another, of two images that are aligned already: otbsr pairs world/sentinel2_10m.tif world/reference_2m5.tif -o pairs/world
+"""
+
+
+@app.command(epilog=PAIRS_EXAMPLES)
 def pairs(
-    lr: Annotated[Path, typer.Argument(metavar="INPUT", help="Image of the input sensor (Sentinel-2, 10 m).")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Aligned image on a nested finer grid (2.5 m).")],
+    lr: Annotated[Path, typer.Argument(metavar="INPUT", help="Sentinel-2: product (folder or archive), or image of 10 m.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Spot-6/7 product, or an image; aligned and on a nested grid when INPUT is an image too.")],
     out: Output,
     patch: Annotated[int, typer.Option(help="Side of a patch in input pixels; even.")] = 32,
     step: Annotated[int, typer.Option(help="Distance between patches in input pixels.")] = 16,
     block: Annotated[int, typer.Option(help="Side of the blocks that go whole to training or validation, input pixels.")] = 64,
     buffer: Annotated[int, typer.Option(help="Least distance between training and validation patches, input pixels.")] = 2,
     valid: Annotated[float, typer.Option(help="Share of the blocks kept for validation.")] = 0.15,
+    align: Annotated[bool, typer.Option("--align", help="Treat two images as products: co-register, harmonise, reject.")] = False,
+    bands: Annotated[str, typer.Option("--bands", help="Bands of the input: ten (10 and 20 m), or names with commas [B4,B3,B2,B8].")] = "",
+    factor: Annotated[int | None, typer.Option(min=1, max=8, help="Input over target spacing [4].")] = None,
+    method: Annotated[str | None, typer.Option(help="Pansharpening: rcs, lmvm or bayes [rcs].")] = None,
+    dem: Annotated[Path | None, typer.Option(help="Folder of elevation tiles, for products in sensor geometry.")] = None,
+    geoid: Annotated[Path | None, typer.Option(help="Geoid file, for products in sensor geometry.")] = None,
+    days: Annotated[int | None, typer.Option(min=0, help="Largest difference of dates [any].")] = None,
+    masked: Annotated[float | None, typer.Option(min=0, max=1, help="Share of a patch that may be under cloud, shadow or snow [0.005].")] = None,
+    changed: Annotated[float | None, typer.Option(min=0, max=1, help="Share of a patch that may have changed [0.03].")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Land cover, for the share of artificial surfaces [guessed from NDVI].")] = None,
+    artificial: Annotated[str, typer.Option(help="Codes of artificial surfaces in LABELS, with commas.")] = "1,2",
+    most: Annotated[int | None, typer.Option(min=1, help="Training patches at most, evenly from all shares of artificial surfaces [all].")] = None,
+    tfrecords: Annotated[bool, typer.Option("--tfrecords", help="Write the patches as TFRecords too.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the steps' products in OUT.steps, among them the whole aligned images.")] = False,
     data: Annotated[str, typer.Option(help="One sentence on where the images come from, for the model card.")] = "",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Cut two aligned images into pairs of patches for training, split by ground.
+    """Make pairs of patches for training, split by ground, from two products or from two aligned images.
 
-    Example: otbsr pairs world/sentinel2_10m.tif world/reference_2m5.tif -o pairs/world
+    Products are calibrated, orthorectified where they need it, pansharpened, co-registered, resampled once and harmonised; patches with
+    clouds, changes or saturation are rejected. OUT/pairs.html shows them. The same command goes on after an interruption.
     """
     from otbsr.pairs.patches import PatchSettings, extract_pairs
 
-    settings = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
+    where = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
     with bars(quiet, as_json) as report:
-        manifest = extract_pairs(lr, target, out, settings, data=data, overwrite=overwrite, report=report)
+        if align or lr.is_dir() or target.is_dir() or {lr.suffix.lower(), target.suffix.lower()} & {".zip", ".xml"}:
+            from otbsr.pairs.chain import make_pairs, read_settings
+
+            chosen = read_settings(
+                bands=words(bands),
+                factor=factor,
+                method=method,
+                dem=dem,
+                geoid=geoid,
+                days=days,
+                masked=masked,
+                changed=changed,
+                labels=labels,
+                artificial=words(artificial),
+                most=most,
+                tfrecords=tfrecords,
+            )
+            manifest = make_pairs(lr, target, out, where, chosen, data=data, overwrite=overwrite, keep=keep, report=report)
+        else:
+            manifest = extract_pairs(lr, target, out, where, data=data, overwrite=overwrite, report=report)
     splits = manifest["splits"]
-    finish({"out": out, **{f"{name}_{key}": splits[name][key] for name in splits for key in ("accepted", "rejected")}}, as_json)
+    found: dict[str, Any] = {f"{name}_{key}": splits[name][key] for name in splits for key in ("accepted", "rejected")}
+    if "alignment" in manifest:
+        alignment = manifest["alignment"]
+        found |= {"shift": [round(value, 3) for value in alignment["shift"]], "score": round(alignment["score"], 4), "gain": alignment["gain"]}
+        found |= {f"rejected ({reason})": count for reason, count in manifest["rejected"].items() if count} | {"page": out / "pairs.html"}
+    finish({"out": out, **found}, as_json)
+
+
+products_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at products, find and download them, import data sets.")
+app.add_typer(products_app, name="products", epilog="Example: otbsr products info S2A_MSIL2A_20230821.SAFE")
+Token = Annotated[Path | None, typer.Option("--token-file", help="File with a token, sent as 'Authorization: Bearer'.")]
+
+
+def authorised(token_file: Path | None) -> dict[str, str]:
+    """Headers with the token in a file."""
+    if token_file is None:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {token_file.read_text().strip()}"}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{token_file}: cannot be read ({error}); give a text file that holds the token") from error
+
+
+@products_app.command("info", epilog="Example: otbsr products info S2A_MSIL2A_20230821.SAFE --json")
+def products_info(
+    path: Annotated[Path, typer.Argument(metavar="PRODUCT", help="SAFE, Theia or Spot DIMAP folder or zip, or an image.")],
+    bands: Annotated[str, typer.Option(help="Names of an image's bands, in order, with commas.")] = "",
+    surface: Annotated[str, typer.Option(help="Of a Theia product: FRE (corrected for slopes) or SRE.")] = "FRE",
+    as_json: Json = False,
+) -> None:
+    """Print what a product is: bands, spacing, date, baseline, offsets, angles, masks, CRS, and what it lacks."""
+    from otbsr.products import open_product
+    from otbsr.products.info import describe, lines
+
+    about = describe(open_product(path, words(bands) or None, surface=surface))
+    if as_json:
+        finish(about, as_json)
+    else:
+        print("\n".join(lines(about)))
+
+
+SEARCH_EXAMPLE = "Example: otbsr products search DIM_SPOT6_PMS.XML --catalogue https://earth-search.aws.element84.com/v1 --days 5 --cloud 10"
+
+
+@products_app.command("search", epilog=SEARCH_EXAMPLE)
+def products_search(
+    path: Annotated[Path, typer.Argument(metavar="PRODUCT", help="The scene that Sentinel-2 is wanted for, such as a Spot-6/7 product.")],
+    catalogue: Annotated[str, typer.Option("--catalogue", help="Address of a STAC API.")],
+    collection: Annotated[str, typer.Option(help="Collection of the catalogue.")] = "sentinel-2-l2a",
+    when: Annotated[str, typer.Option("--date", help="Date wanted, such as 2023-06-14; default the product's.")] = "",
+    days: Annotated[float, typer.Option(min=0, help="Largest gap between the dates.")] = 5.0,
+    cloud: Annotated[float, typer.Option(min=0, max=100, help="Most cloud over a scene, percent.")] = 20.0,
+    coverage: Annotated[float, typer.Option(min=0, max=1, help="Least share of the product that a scene covers.")] = 0.5,
+    limit: Annotated[int, typer.Option(min=1, help="Scenes at most.")] = 10,
+    bands: Annotated[str, typer.Option(help="Bands to download where scenes are no archives, with commas.")] = "B2,B3,B4,B8",
+    download: Annotated[Path | None, typer.Option("--download", metavar="FOLDER", help="Download the best scene into this folder.")] = None,
+    token_file: Token = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a STAC catalogue for Sentinel-2 of a product's place and time; on request, download the best. Uses the network."""
+    from otbsr.products import catalogue as stac
+    from otbsr.products import open_product
+
+    product = open_product(path)
+    time = stac.time_wanted(product, when)
+    scenes = stac.search(catalogue, collection, stac.footprint_of(product), time, days, cloud, coverage, limit)
+    result: dict[str, Any] = {"found": [scene.as_dict() for scene in scenes]} if as_json else {"found": len(scenes)}
+    if not as_json:
+        print("\n".join(stac.table(scenes)) or "no scene: allow more --days, --cloud or less --coverage")
+    if download is not None and scenes:
+        with bars(quiet, as_json) as report:
+            result["product"] = stac.fetch_item(scenes[0], download, words(bands), authorised(token_file), overwrite, report)
+    finish(result, as_json)
+
+
+@products_app.command("download", epilog="Example: otbsr products download sen2venus --file 'ARM_*' -o data/sen2venus")
+def products_download(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="An address, or a data set: worldstrat, flair-hub, sen2venus, breizhsr.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")],
+    file: Annotated[list[str] | None, typer.Option("--file", help="Of a data set: only files of this name; * and ? stand for any; may be repeated.")] = None,
+    checksum: Annotated[str, typer.Option(help="Of an address: sha256: or md5: and its digits.")] = "",
+    listed: Annotated[bool, typer.Option("--list", help="Print the files and their sizes, download nothing.")] = False,
+    token_file: Token = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Download a file or a data set, checked by size and checksum; goes on where it stopped. Uses the network."""
+    from otbsr.products.datasets import remotes
+    from otbsr.products.download import fetch_all
+
+    files = remotes(source, file or ["*"], checksum or None)
+    if listed:
+        finish({"files": [{"name": one.name, "bytes": one.size, "checksum": one.checksum, "url": one.url} for one in files]}, as_json)
+        return
+    with bars(quiet, as_json) as report:
+        paths = fetch_all(files, out, authorised(token_file), overwrite, report)
+    finish({"out": out, "files": len(paths), "bytes": sum(path.stat().st_size for path in paths)}, as_json)
+
+
+@products_app.command("import", epilog="Example: otbsr products import worldstrat data/worldstrat -o areas/worldstrat --limit 100")
+def products_import(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="worldstrat, flair-hub, sen2venus or breizhsr.")],
+    root: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the data set's archives were unpacked.")],
+    out: Output,
+    limit: Annotated[int | None, typer.Option(min=1, help="Areas at most.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a data set's areas as aligned input.tif and target.tif for `otbsr pairs`; goes on where it stopped."""
+    from otbsr.products.datasets import import_dataset
+
+    with bars(quiet, as_json) as report:
+        done = import_dataset(dataset, root, out, limit, overwrite, report)
+    finish({"out": out, **done}, as_json)
 
 
 TRAIN_EXAMPLES = """Example: otbsr train pairs/a pairs/b -o models/f --size light --minutes 40
@@ -211,7 +370,10 @@ def train(
 
     Several hosts train together when each runs the same command with TensorFlow's TF_CONFIG set and the same folders in reach.
     """
-    from otbsr.methods.training import limit_threads, open_strategy, read_manifests, read_pairs, read_settings, require_new, train
+    from otbsr.methods.devices import limit_threads, open_strategy
+    from otbsr.methods.patches import read_manifests, read_pairs
+    from otbsr.methods.settings import read_settings
+    from otbsr.methods.training import require_new, train
 
     require_new(out, overwrite)
     limit_threads(threads)
@@ -399,7 +561,9 @@ def apply_command(
     against: Annotated[Path | None, typer.Option("--against", help="Second model (P): OUT_disagreement.tif gets how far it is from --model, in DN.")] = None,
     validity: Annotated[bool, typer.Option("--validity", help="OUT_validity.tif gets 0: no data, 1: partly supported by data, 2: supported.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
-    ram: Annotated[int | None, typer.Option("--ram", min=1, help="MiB of memory for pixels.")] = None,
+    ram: Annotated[int | None, typer.Option("--max-memory", "--ram", min=1, help="MiB of memory for pixels.")] = None,
+    window: Annotated[int, typer.Option("--window", min=512, help="Side of the windows that are kept until the end, input pixels.")] = 4096,
+    trust_model: Annotated[bool, typer.Option("--trust-model", help="Run a model whose model.json lists no hashes of its files.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -418,6 +582,8 @@ def apply_command(
             validity=validity,
             threads=threads,
             ram=ram,
+            window=window,
+            trust_model=trust_model,
             overwrite=overwrite,
             report=report,
         )
@@ -472,28 +638,98 @@ def quality_command(
         print("\n".join(found.lines()))
 
 
-@app.command("study", epilog="Example: otbsr study demo/world --model models/f --out demo/study")
+STUDY_EXAMPLES = """Example: otbsr study demo/world --model models/f --out demo/study
+
+Another: otbsr study areas/* --model models/f --against models/p --arms native,bicubic,f,p,spot,shuffled --learners rf,libsvm --out answer
+"""
+
+
+@app.command("study", epilog=STUDY_EXAMPLES)
 def study_command(
-    world: Annotated[Path, typer.Argument(metavar="WORLD", help="Folder written by `otbsr simulate`.")],
-    model: ModelFolder,
+    areas: Annotated[list[Path], typer.Argument(metavar="AREA...", help="Folders written by `otbsr simulate`, or real ones with the same file names.")],
     out: Output,
-    seed: Seed = 1,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Samplings of the training pixels, each with its own classifiers.")] = 3,
-    folds: Annotated[int, typer.Option("--folds", min=1, max=2, help="2: training and test halves are swapped too, so that every block is judged.")] = 2,
-    block: Annotated[float, typer.Option("--block", min=100, help="Side of the blocks that training and test areas are made of, metres.")] = 500.0,
-    samples: Annotated[int, typer.Option("--samples", min=10, help="Training pixels per class, at most.")] = 1000,
+    model: Annotated[Path | None, typer.Option("--model", help="Model folder of method F.")] = None,
+    against: Annotated[Path | None, typer.Option("--against", help="Second model (P): the arms p, f-p and blend.")] = None,
+    settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML file with settings and arms of your own; flags win.")] = None,
+    arms: Annotated[str, typer.Option("--arms", help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].")] = "",
+    learners: Annotated[str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number [1].")] = None,
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Samplings of the training pixels, each with its own learners [3; 1 of 3 areas or more].")
+    ] = None,
+    folds: Annotated[int | None, typer.Option("--folds", help="Parts of the blocks, each judged by a learner trained on the others [5].")] = None,
+    block: Annotated[float | None, typer.Option("--block", help="Side of the blocks, metres [500].")] = None,
+    buffer: Annotated[float | None, typer.Option("--buffer", help="Metres around test blocks that nothing is trained on [60].")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="Training pixels per class and fold, at most [500].")] = None,
+    artificial: Annotated[bool | None, typer.Option("--artificial", help="Map two classes: artificial surfaces and the rest.")] = None,
+    pool: Annotated[bool | None, typer.Option("--pool", help="One learner for all areas, folds over the blocks of all: for small areas.")] = None,
+    smooth: Annotated[int | None, typer.Option("--smooth", help="Radius of a majority vote over the maps, pixels [0: none].")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Arms and areas worked on at once [2].")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Classify native, bicubic, super-resolved and Spot images alike and say whether super-resolution helped. Goes on where it stopped."""
-    from otbsr.evaluation.report import write_report
-    from otbsr.evaluation.study import Protocol, study
+    """Classify native, interpolated, super-resolved and Spot images alike and say whether super-resolution helped. Goes on where it stopped."""
+    from otbsr.evaluation.study import StudySettings, study
+
+    settings = StudySettings.read(
+        settings_file,
+        model=model,
+        against=against,
+        choice=words(arms) or None,
+        learners=words(learners) or None,
+        seed=seed,
+        repeats=repeats,
+        folds=folds,
+        block=block,
+        buffer=buffer,
+        samples=samples,
+        artificial=artificial,
+        pool=pool,
+        smooth=smooth,
+        jobs=jobs,
+    )
+    with bars(quiet, as_json) as report:
+        content = study(areas, out, settings, overwrite=overwrite, report=report)
+    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
+    finish({"answer": said, "report": out / "report.html"}, as_json)
+
+
+@app.command("classify", epilog="Example: otbsr classify sr_2m5.tif --polygons training.gpkg --out map.tif --learner rf --confidence")
+def classify_command(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to map; every band is a feature.")],
+    polygons: Annotated[Path, typer.Option("--polygons", help="Vector file with labelled polygons.")],
+    out: Output,
+    learner: Annotated[str, typer.Option("--learner", help="rf, libsvm, boost (two classes) or knn.")] = "rf",
+    field: Annotated[str, typer.Option("--field", help="Integer field with the class code, 1 to 255.")] = "class",
+    confidence: Annotated[bool, typer.Option("--confidence", help="OUT_confidence.tif gets the learner's confidence.")] = False,
+    smooth: Annotated[int, typer.Option("--smooth", min=0, max=30, help="Radius of a majority vote over the map, pixels; 0: none.")] = 0,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Training pixels per class, at most.")] = 1000,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a land-cover map of one image by OTB: statistics, selection and extraction of samples, training, map."""
+    from otbsr.evaluation.learners import classify_image
 
     with bars(quiet, as_json) as report:
-        result = study(world, model, out, Protocol(seed=seed, folds=folds, repeats=repeats, block=block, samples=samples), overwrite=overwrite, report=report)
-        page = write_report(out, report=report)
-    finish({"answer": result.answer, "report": page}, as_json)
+        counts = classify_image(
+            image,
+            polygons,
+            out,
+            learner=learner,
+            field=field,
+            confidence=confidence,
+            radius=smooth,
+            samples=samples,
+            seed=seed,
+            overwrite=overwrite,
+            threads=threads,
+            report=report,
+        )
+    finish({"out": out, "learner": learner, "samples": " ".join(f"{code}:{number}" for code, number in counts.items())}, as_json)
 
 
 @app.command("report", epilog="Example: otbsr report demo/study")
@@ -502,12 +738,15 @@ def report_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a study's report again from its study.json and images."""
+    """Judge a study's maps again and write its report: study.json, measures.csv, differences.csv, changes/*.tif, report.html."""
+    from otbsr.evaluation.evaluate import evaluate
     from otbsr.evaluation.report import write_report
 
     with bars(quiet, as_json) as report:
+        content = evaluate(folder, report)
         page = write_report(folder, report=report)
-    finish({"report": page}, as_json)
+    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
+    finish({"answer": said, "report": page}, as_json)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -45,6 +46,8 @@ class Grid:
         With `south_up`, rows that grow northward (and images without georeferencing) are taken as they are: dy < 0.
         """
         t = dataset.transform
+        if not all(math.isfinite(value) for value in t[:6]):
+            raise GridError(f"{dataset.name}: geotransform {tuple(t[:6])} has values that are no numbers; fetch the file again")
         if t.b != 0 or t.d != 0:
             raise GridError(f"{dataset.name}: geotransform is rotated or sheared ({t.b:g}, {t.d:g}); warp it to a north-up grid (gdalwarp) first")
         if t.a <= 0 or (t.e >= 0 and not south_up):
@@ -80,6 +83,11 @@ class Grid:
     def bounds(self) -> tuple[float, float, float, float]:
         """(left, bottom, right, top) edges."""
         return self.left, self.bottom, self.right, self.top
+
+    @property
+    def footprint(self) -> dict[str, Any]:
+        """The ground for a JSON file: {"crs": its short name where it has one ("EPSG:32631"), "bounds": [left, bottom, right, top]}."""
+        return {"crs": rasterio.CRS.from_string(self.crs).to_string() if self.crs else "", "bounds": list(self.bounds)}
 
     def refined(self, factor: int) -> Grid:
         """The nested grid with `factor` times smaller spacing: same corner, same footprint."""
@@ -135,8 +143,10 @@ class Grid:
     def window_over(self, other: Grid, margin: int = 0) -> Window | None:
         """The smallest window of this grid's pixels that covers `other` and `margin` pixels around it, within this grid; None when they are apart."""
         (first, upper), (last, lower) = self.position(other.left, other.top), self.position(other.right, other.bottom)
-        columns = max(0, math.floor(first) - margin), min(self.width, math.ceil(last) + margin)
-        rows = max(0, math.floor(upper) - margin), min(self.height, math.ceil(lower) + margin)
+        # An edge that lies on a pixel's edge but for rounding takes no further pixel.
+        near_x, near_y = TOLERANCE * max(1, other.width), TOLERANCE * max(1, other.height)
+        columns = max(0, math.floor(first + near_x) - margin), min(self.width, math.ceil(last - near_x) + margin)
+        rows = max(0, math.floor(upper + near_y) - margin), min(self.height, math.ceil(lower - near_y) + margin)
         return Window.from_slices(rows, columns) if rows[0] < rows[1] and columns[0] < columns[1] else None
 
     def holds_pixels_of(self, fine: Grid) -> bool:

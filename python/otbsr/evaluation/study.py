@@ -1,261 +1,683 @@
-"""The study: the same learner on the same samples in every arm, judged on blocks that its learner did not see."""
+"""The study: the same learner on the same samples in every arm, each block mapped by a learner that did not see it.
+
+Writes images, maps and maps.json; what they say is read by `evaluate` and `write_report`. Every image and map is a unit of work with a
+key of all that decides it: a finished unit with the same key is kept, so the same command goes on after any interruption.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import rasterio
+import yaml
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.warp import reproject
-from rasterio.windows import Window
-from shapely.geometry import box
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from rasterio.errors import RasterioError
 
 from otbsr import __version__
-from otbsr.errors import InputError, ModelError, OutputError, ProcessingError, UsageError
-from otbsr.evaluation import landcover, statistics
-from otbsr.evaluation.quality import quality
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.evaluation import learners
+from otbsr.evaluation.area import INPUT, LAND_COVER, LEGEND, POLYGONS, Area, burn, open_areas
+from otbsr.evaluation.arms import BASELINE, Arm, ImageFile, Making, Model, default_arms, make, resolve
+from otbsr.evaluation.blocks import LEAST_BLOCK, Blocks, assign_folds, refuse_leak, refuse_samples_in_test, training_polygons, training_record
+from otbsr.evaluation.learners import FIELD, Learner
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report, part, silent
-from otbsr.serving.apply import apply
+from otbsr.raster import damage, first_line
+from otbsr.serving.apply import write_disagreement
 
-BASELINE = "bicubic"
-TITLES = {
-    "native": "Native 10 m (nearest)",
-    "bicubic": "Bicubic to 2.5 m",
-    "f": "Method F",
-    "spot": "Spot oracle 2.5 m",
-}
+FORMAT = 2
+MAPS = "maps.json"
+Positive = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What can be chosen: lengths in metres, samples in pixels a class, at most.
+class StudySettings(BaseModel):
+    """What can be chosen, also in a YAML file; lengths in metres.
 
-    With two `folds` the chequerboard is judged twice, training and test halves swapped, so that every block is a test block once per
-    repeat; one fold judges the half that `seed` chooses.
+    Folds: parts of the blocks, each judged by a learner trained on the others. Repeats: samplings of the training pixels, each with its own
+    learners: an interval of one area and one repeat would know nothing of how much the choice of samples matters. Areas have learners of
+    their own unless `pool`ed: local training data are what a mapper has, and areas stay independent of each other, which intervals over
+    areas assume. Pooled, folds run over the blocks of all areas (for areas too small to be split).
     """
 
-    seed: int = 1
-    folds: int = 2
-    repeats: int = 3
-    block: float = 500.0
-    buffer: float = 60.0
-    samples: int = 1000
-    replicates: int = 2000
-    learner: dict[str, object] = field(default_factory=lambda: dict(landcover.FOREST))
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def __post_init__(self) -> None:
-        """Raises `UsageError`."""
-        if self.folds not in (1, 2):
-            raise UsageError(f"{self.folds} folds; a chequerboard has two halves: choose 1 or 2")
-        if self.repeats < 1:
-            raise UsageError(f"{self.repeats} repeats; choose 1 at least")
+    seed: int = Field(default=1, ge=0)
+    folds: int = Field(default=5, ge=2)
+    repeats: int | None = Field(default=None, ge=1, description="default: as many as make 3 with the areas, so that samples vary in the answer")
+    block: float = Field(default=LEAST_BLOCK, gt=0)
+    buffer: float = Field(default=60.0, ge=0)
+    samples: int = Field(default=500, ge=2, description="of each class and fold at most")
+    least: Positive = Field(default=learners.LEAST, description="a class scarcer than this does not lower the number of the others")
+    learners: tuple[str, ...] = Field(default=("rf",), min_length=1)
+    arms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="arms of one's own: name and recipe")
+    choice: tuple[str, ...] = Field(default=(), description="the arms compared; default: `default_arms` and one's own")
+    model: Path | None = Field(default=None, description="model folder of F")
+    against: Path | None = Field(default=None, description="model folder of P")
+    artificial: bool = Field(default=False, description="two classes: artificial surfaces and the rest")
+    pool: bool = False
+    smooth: int = Field(default=0, ge=0, le=30, description="radius of the majority vote over the map, pixels; 0: none")
+    replicates: int = Field(default=2000, ge=100, description="of the bootstrap")
+    jobs: int = Field(default=2, ge=1, description="arms and areas worked on at once")
 
-
-@dataclass(frozen=True)
-class World:
-    """A simulated area: its files, checked."""
-
-    path: Path
-    settings: dict[str, Any]
-    classes: list[dict[str, Any]]
-    fine: Grid
+    @field_validator("learners")
+    @classmethod
+    def known_learners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """OTB's names, each once."""
+        for name in value:
+            if name not in learners.LEARNERS:
+                raise ValueError(f"{name} is none of {', '.join(learners.LEARNERS)}")
+        return tuple(dict.fromkeys(value))
 
     @classmethod
-    def open(cls, path: str | Path) -> World:
-        """Check that the folder holds what `otbsr simulate` writes, on nested grids; raises `InputError` and `GridError`."""
-        folder = Path(path)
-        for name in ("world.json", "legend.json", "landcover_2m5.tif", "polygons.gpkg", "reference_2m5.tif", "spot_2m5.tif", "sentinel2_10m.tif"):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder}: no {name} in it; expected a folder written by `otbsr simulate`")
+    def read(cls, path: Path | None, **given: Any) -> StudySettings:
+        """Settings of a YAML file, if any; those `given` that are not None win. Raises `InputError` and `UsageError`."""
+        content: Any = {}
+        if path is not None:
+            try:
+                content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise InputError(f"{path}: cannot be read as YAML ({first_line(error)}); expected lines such as `folds: 5`") from error
+            if not isinstance(content, dict):
+                raise InputError(f"{path}: holds no mapping; expected lines such as `folds: 5`")
         try:
-            settings = json.loads((folder / "world.json").read_text(encoding="utf-8"))["settings"]
-            classes = sorted(json.loads((folder / "legend.json").read_text(encoding="utf-8"))["classes"], key=lambda one: int(one["code"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder}: world.json or legend.json cannot be read ({error}); simulate the area again") from error
-        if [int(one["code"]) for one in classes] != list(range(1, len(classes) + 1)):
-            raise InputError(f"{folder / 'legend.json'}: class codes are {[one['code'] for one in classes]}, expected 1 to {len(classes)}")
-        fine = Grid.read(folder / "landcover_2m5.tif")
-        for name in ("reference_2m5.tif", "spot_2m5.tif"):
-            fine.require_same(Grid.read(folder / name), name)
-        Grid.read(folder / "sentinel2_10m.tif").factor_to(fine)
-        return cls(folder, settings, classes, fine)
+            return cls.model_validate({**content, **{key: value for key, value in given.items() if value is not None}})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(one) for one in first["loc"])
+            raise UsageError(f"{key} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; see `otbsr study --help`") from None
 
 
 @dataclass(frozen=True)
-class Study:
-    """What `study` found: the answer in a sentence and the content of study.json."""
+class Site:
+    """An area in the study: its blocks, the fold that judges each, the number of folds, and the key of what decides split and samples."""
 
-    answer: str
-    content: dict[str, Any]
+    area: Area
+    folder: Path
+    blocks: Blocks
+    folds: NDArray[np.int64]
+    count: int
+    group: int
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The area's name."""
+        return self.area.name
+
+    @property
+    def reference(self) -> Path:
+        """The labels that judge."""
+        return self.folder / "reference_2m5.tif"
+
+    def mask(self, fold: int) -> Path:
+        """1 where the fold judges."""
+        return self.folder / f"test_{fold}_2m5.tif"
+
+    def tested(self, fold: int) -> list[int]:
+        """The blocks that a fold judges."""
+        return [int(block) for block in np.flatnonzero(self.folds == fold)]
 
 
-def study(
-    world: str | Path, model: str | Path, out: str | Path, protocol: Protocol | None = None, *, overwrite: bool = False, report: Report = silent
-) -> Study:
-    """Compare the arms native, bicubic, F and Spot oracle on one simulated area; write study.json, maps and matrices into `out`.
+@dataclass(frozen=True)
+class Unit:
+    """One kind of map: an arm, a learner and a repeat, in a group of areas that share their learners."""
 
-    Finished arms are taken from `out` when area, model and protocol are the same; `overwrite` does them again. Raises `InputError`,
-    `UsageError` (an area that is too small, or one that the network was trained on), and what `apply` and OTB raise.
+    group: int
+    arm: str
+    learner: str
+    repeat: int
+
+
+def study(areas: Sequence[str | Path], out: str | Path, settings: StudySettings, *, overwrite: bool = False, report: Report = silent) -> dict[str, Any]:
+    """Make every arm's image and maps of the areas in `out`, judge them and write the report; returns study.json's content.
+
+    Finished images and maps are kept where all that decides them is the same; `overwrite` makes them again. Raises `InputError`,
+    `UsageError` (a model was trained here, areas too small, arms that cannot be), and what `apply` and OTB raise.
     """
-    protocol, out = protocol or Protocol(), Path(out)
-    area, folder = World.open(world), ModelFolder.open(model)
-    seen = refuse_leak(area, folder)
-    prepare_folder(out, overwrite)
-    identity = {"world": file_hash(area.path / "world.json", area.path / "sentinel2_10m.tif", area.path / "landcover_2m5.tif"), "protocol": asdict(protocol)}
-    folds, blocks = split(area.fine, protocol)
-    report("areas", 0.0)
-    counts = write_areas(area, folds, blocks, protocol, out)
-    report("areas", 1.0)
+    from otbsr.evaluation.evaluate import evaluate
+    from otbsr.evaluation.report import write_report
 
-    makers: dict[str, Callable[[Path, Report], None]] = {
-        "native": lambda path, _: resample(area, path, Resampling.nearest),
-        "bicubic": lambda path, _: resample(area, path, Resampling.cubic),
-        "f": lambda path, progress: super_resolve(area, folder.path, path, progress),
-        "spot": lambda path, _: link(area.path / "spot_2m5.tif", path),
-    }
-    keys = {name: fingerprint({**identity, "arm": name, "model": folder.sidecar.sha256 if name == "f" else ""}) for name in makers}
-    finished = {name: read_arm(out / "arms" / name, key) for name, key in keys.items()}
-    for name, make in makers.items():
-        image = out / "arms" / name / "image_2m5.tif"
-        if finished[name] is None:
-            image.parent.mkdir(parents=True, exist_ok=True)
-            make(image, report)
-    todo = [name for name in makers if finished[name] is None]
-    done: dict[str, float] = dict.fromkeys(todo, 0.0)
+    make_maps(areas, out, settings, overwrite=overwrite, report=report)
+    content = evaluate(Path(out), report)
+    write_report(Path(out), report=report)
+    return content
 
-    def progress(name: str) -> Report:
+
+def make_maps(areas: Sequence[str | Path], out: str | Path, settings: StudySettings, *, overwrite: bool = False, report: Report = silent) -> dict[str, Any]:
+    """The study's first half: all files up to maps.json, whose content is returned. Raises as `study` does."""
+    out = Path(out)
+    given = open_areas(areas, settings.artificial)
+    classes = given[0].classes
+    chosen = [learners.learner_of(name, len(classes)) for name in settings.learners]
+    if settings.repeats is None:
+        settings = settings.model_copy(update={"repeats": math.ceil(3 / (1 if settings.pool else len(given)))})
+    names = settings.choice or (*default_arms(given, settings.model, settings.against), *settings.arms)
+    return Study(given, chosen, resolve(names, settings.arms, settings.model, settings.against), settings, out).run(overwrite, report)
+
+
+class Study:
+    """The work of one study, in the order of its methods."""
+
+    def __init__(self, areas: Sequence[Area], chosen: Sequence[Learner], arms: Sequence[Arm], settings: StudySettings, out: Path) -> None:
+        """Nothing is written yet."""
+        self.areas, self.learners, self.arms, self.settings, self.out = areas, {one.name: one for one in chosen}, arms, settings, out
+        self.repeats = range(settings.repeats or 1)
+        self.models = {str(path): ModelFolder.open(path) for one in arms for path in one.recipe.models}
+        self.warnings: list[str] = []
+        self.sites: list[Site] = []
+
+    def run(self, overwrite: bool, report: Report) -> dict[str, Any]:
+        """Everything up to maps.json."""
+        cuts = [Blocks.cut(area.fine, self.settings.block) for area in self.areas]
+        trained = {
+            folder.sidecar.name: {area.name: refuse_leak(area, blocks, folder) for area, blocks in zip(self.areas, cuts, strict=True)}
+            for folder in self.models.values()
+        }
+        for area in self.areas:
+            for arm in self.arms:
+                if lacking := arm.recipe.missing(area):
+                    raise InputError(f"{area.path}: arm {arm.name} needs {lacking}; add it, or leave the arm out")
+        self.warn_of_training(trained)
+        truth = [(area.labels(), area.polygons()) for area in self.areas]
+        self.sites = self.split(cuts, truth)
+        prepare_folder(self.out, overwrite)
+        with scratch_folder(self.out) as self.scratch:
+            write_text(self.out / "study.yaml", yaml.safe_dump(json.loads(self.settings.model_dump_json()), sort_keys=False, allow_unicode=True))
+            for number, (site, (labels, polygons)) in enumerate(zip(self.sites, truth, strict=True)):
+                self.write_site(site, labels, polygons)
+                report("areas", (number + 1) / len(self.sites))
+            images = self.make_images(report)
+            samples = self.select(report)
+            self.make_maps(images, report)
+            content = self.content(trained, samples)
+            write_json(self.out / MAPS, content)
+        return content
+
+    def warn_of_training(self, trained: Mapping[str, Mapping[str, str]]) -> None:
+        """Say which models do not tell where they were trained."""
+        for name, areas in trained.items():
+            if unknown := [area for area, said in areas.items() if said == "unknown"]:
+                self.warnings.append(f"{name} does not list where it was trained: whether it saw {', '.join(unknown)} is not known")
+
+    # --- areas, blocks, folds ----------------------------------------------------------------------------------------------
+
+    def split(self, cuts: Sequence[Blocks], truth: Sequence[tuple[NDArray[np.uint8], gpd.GeoDataFrame]]) -> list[Site]:
+        """The areas with the fold of each block, dealt within groups of areas; truth: labels and training polygons. Raises `UsageError`."""
+        settings, count = self.settings, len(self.areas[0].classes)
+        if settings.block < LEAST_BLOCK:
+            self.warnings.append(f"blocks of {settings.block:g} m: neighbours may be alike, so that intervals may be too narrow (expected {LEAST_BLOCK:g} m)")
+        groups = [list(range(len(self.areas)))] if settings.pool else [[index] for index in range(len(self.areas))]
+        sites: dict[int, Site] = {}
+        for group, members in enumerate(groups):
+            content = np.concatenate([cuts[i].count(truth[i][0], count) for i in members])
+            trained = np.concatenate([cuts[i].count(burn(truth[i][1], self.areas[i].fine), count) for i in members])
+            named = self.areas[members[0]].name if len(members) == 1 else "all"
+            if len(content) < settings.folds:
+                self.warnings.append(f"{named}: {len(content)} blocks, so {len(content)} folds instead of {settings.folds}")
+            folds = assign_folds(np.concatenate([content, trained], axis=1), settings.folds, settings.seed)
+            files = [
+                file_hash(*(self.areas[i].path / name for name in (INPUT, LAND_COVER, "landcover.gpkg", POLYGONS, LEGEND, "clouds_10m.tif"))) for i in members
+            ]
+            first = 0
+            for i in members:
+                last = first + len(cuts[i].outlines)
+                key = fingerprint(
+                    {
+                        "area": [self.areas[i].name, self.areas[i].classes],
+                        "files": files,
+                        "folds": [first, folds.tolist()],
+                        **settings.model_dump(mode="json", include={"seed", "block", "buffer", "samples", "least", "artificial"}),
+                    }
+                )
+                sites[i] = Site(self.areas[i], self.out / "areas" / self.areas[i].name, cuts[i], folds[first:last], int(folds.max()) + 1, group, key)
+                first = last
+        return [sites[i] for i in range(len(sites))]
+
+    def write_site(self, site: Site, labels: NDArray[np.uint8], polygons: gpd.GeoDataFrame) -> None:
+        """reference_2m5.tif, blocks_2m5.tif, blocks.gpkg, test_N_2m5.tif, train_N.gpkg; kept when made from the same things."""
+        if read_key(site.folder / "area.json") == site.key and site.reference.is_file():
+            return
+        site.folder.mkdir(parents=True, exist_ok=True)
+        (site.folder / "area.json").unlink(missing_ok=True)
+        write_raster(site.reference, labels, site.area.fine, 0)
+        write_raster(site.folder / "blocks_2m5.tif", site.blocks.index, site.area.fine, -1)
+        table = gpd.GeoDataFrame({"block": range(len(site.folds)), "fold": site.folds}, geometry=list(site.blocks.outlines), crs=site.area.fine.crs or None)
+        write_vector(table, site.folder / "blocks.gpkg", "blocks")
+        for fold in sorted(set(site.folds.tolist())):
+            write_raster(site.mask(fold), ((site.folds[site.blocks.index] == fold) & (labels > 0)).astype(np.uint8), site.area.fine, None)
+        for fold in range(site.count):
+            kept = training_polygons(polygons, [site.blocks.outlines[block] for block in site.tested(fold)], self.settings.buffer)
+            chosen = gpd.GeoDataFrame({FIELD: kept["class"].astype(int).to_numpy()}, geometry=kept.geometry.to_numpy(), crs=polygons.crs)
+            write_vector(chosen, site.folder / f"train_{fold}.gpkg", "train")
+        write_json(site.folder / "area.json", {"key": site.key})
+
+    # --- images ------------------------------------------------------------------------------------------------------------
+
+    def image(self, site: Site, arm: str) -> Path:
+        """Where an arm's image is."""
+        return self.out / "arms" / site.name / arm / "image_2m5.tif"
+
+    def make_images(self, report: Report) -> dict[tuple[str, str], str]:
+        """Every arm's image in every area; returns their keys by (area, arm)."""
+        keys: dict[tuple[str, str], str] = {}
+        for site in self.sites:
+            files = file_hash(site.area.input, *(site.area.others[key] for key in ("spot", "other", "stack") if key in site.area.others))
+            for arm in self.arms:
+                model = [self.models[str(path)].sidecar.sha256 for path in arm.recipe.models]
+                own = {"recipe": json.loads(arm.recipe.model_dump_json()), "verb": type(arm.recipe).__name__, "model": model, "seed": self.settings.seed}
+                for option in ("model", "other_date"):  # a model's content counts, not its folder's name
+                    if own["recipe"].get(option):
+                        own["recipe"][option] = True
+                if isinstance(arm.recipe, ImageFile):
+                    own["image"] = file_hash(site.area.path / arm.recipe.image)
+                keys[site.name, arm.name] = fingerprint({**own, "files": files, "sources": [keys[site.name, source] for source in arm.recipe.sources]})
+
+        def work(site: Site) -> Callable[[Report], None]:
+            def images(progress: Report) -> None:
+                for number, arm in enumerate(self.arms):
+                    inner = part(progress, "images", number / len(self.arms), (number + 1) / len(self.arms))
+                    self.make_image(site, arm, keys[site.name, arm.name], inner)
+                    inner("", 1.0)
+                self.make_disagreement(site, keys)
+
+            return images
+
+        parallel([work(site) for site in self.sites], self.settings.jobs, "images", report)
+        return keys
+
+    def make_image(self, site: Site, arm: Arm, key: str, report: Report) -> None:
+        """One arm's image, unless it is there."""
+        image = self.image(site, arm.name)
+        if read_key(image.with_name("arm.json")) == key and image.is_file():
+            return
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.with_name("arm.json").unlink(missing_ok=True)
+        sources = {source: self.image(site, source) for source in arm.recipe.sources}
+        make(arm, Making(site.area, sources, self.settings.seed, report), image)
+        write_json(image.with_name("arm.json"), {"key": key, "name": arm.name, "recipe": json.loads(arm.recipe.model_dump_json())})
+
+    def disagreement(self, site: Site) -> Path | None:
+        """How far F's and P's images are apart, where both are there."""
+        names = {arm.name for arm in self.arms}
+        return self.out / "arms" / site.name / "disagreement_2m5.tif" if {"f", "p"} <= names else None
+
+    def make_disagreement(self, site: Site, keys: Mapping[tuple[str, str], str]) -> None:
+        """Write it once."""
+        out = self.disagreement(site)
+        if out is None:
+            return
+        key = fingerprint({"disagreement": [keys[site.name, "f"], keys[site.name, "p"]]})
+        beside = out.with_suffix(".json")
+        if read_key(beside) == key and out.is_file():
+            return
+        sides = [next(self.models[str(arm.recipe.model)].sidecar for arm in self.arms if arm.name == name and isinstance(arm.recipe, Model)) for name in "fp"]
+        temporary = out.with_name(".disagreement.part.tif")
+        write_disagreement(self.image(site, "f"), self.image(site, "p"), temporary, sides[0], sides[1], site.area.fine, silent)
+        os.replace(temporary, out)
+        write_json(beside, {"key": key})
+
+    # --- samples -----------------------------------------------------------------------------------------------------------
+
+    def points(self, site: Site, repeat: int) -> Path:
+        """The samples of all folds of a repeat: fields label and fold."""
+        return self.out / "samples" / site.name / f"points_{repeat}.gpkg"
+
+    def select(self, report: Report) -> dict[str, dict[str, dict[int, int]]]:
+        """Select the samples of every area and repeat; returns counts by area, fold and class of the first repeat."""
+
+        def work(group: int, repeat: int) -> Callable[[Report], None]:
+            return lambda _progress: self.select_group(self.members(group), repeat)
+
+        tasks = [work(group, repeat) for group in sorted({site.group for site in self.sites}) for repeat in self.repeats]
+        parallel(tasks, self.settings.jobs, "samples", report)
+        counts: dict[str, dict[str, dict[int, int]]] = {}
+        for site in self.sites:
+            points = gpd.read_file(self.points(site, 0), ignore_geometry=True)
+            counts[site.name] = {
+                str(fold): {int(code): int(number) for code, number in rows[FIELD].value_counts().sort_index().items()} for fold, rows in points.groupby("fold")
+            }
+        self.warn_of_scarce(counts)
+        return counts
+
+    def select_group(self, sites: Sequence[Site], repeat: int) -> None:
+        """The samples of one repeat in areas that share learners: a selection for each fold, away from its test blocks."""
+        if all(read_key(self.points(site, repeat).with_suffix(".json")) == site.key and self.points(site, repeat).is_file() for site in sites):
+            return
+        tables: dict[str, list[gpd.GeoDataFrame]] = {site.name: [] for site in sites}
+        for fold in range(sites[0].count):
+            scratch = {site.name: self.scratch / f"{site.name}-{repeat}-{fold}" for site in sites}
+            there = []
+            for site in sites:
+                scratch[site.name].mkdir()
+                polygons = site.folder / f"train_{fold}.gpkg"
+                there.append(learners.count_polygons(site.reference, polygons, scratch[site.name]) if len(gpd.read_file(polygons, rows=1)) else {})
+            if not any(there):
+                raise UsageError(
+                    f"{sites[0].area.path}: no training polygon lies outside the test blocks of fold {fold} and {self.settings.buffer:g} m around them; "
+                    "take a smaller --block or --buffer, or more polygons"
+                )
+            for site, wanted in zip(sites, learners.share_out(there, self.settings.samples, self.settings.least), strict=True):
+                if wanted:
+                    seed = seed_of(self.settings.seed, site.name, repeat, fold)
+                    points = learners.select_samples(site.reference, site.folder / f"train_{fold}.gpkg", wanted, seed, scratch[site.name])
+                    refuse_samples_in_test(site.area, site.blocks, site.tested(fold), points.geometry, self.settings.buffer)
+                    points["fold"] = fold
+                    # Shuffled: learners that take fewer samples take the first of each class.
+                    tables[site.name].append(points.sample(frac=1.0, random_state=seed).reset_index(drop=True))
+        for site in sites:
+            out, beside = self.points(site, repeat), self.points(site, repeat).with_suffix(".json")
+            if not tables[site.name]:
+                raise UsageError(f"{site.area.path}: holds no training polygon that any fold may use; leave the area out, or take more folds")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            beside.unlink(missing_ok=True)
+            table = gpd.GeoDataFrame(pd.concat(tables[site.name], ignore_index=True), geometry="geometry", crs=tables[site.name][0].crs)
+            write_vector(table[[FIELD, "fold", "geometry"]], out, "samples")
+            write_json(beside, {"key": site.key})
+
+    def warn_of_scarce(self, counts: Mapping[str, Mapping[str, Mapping[int, int]]]) -> None:
+        """Say which classes a fold has fewer samples of than of the others, or none."""
+        for group in sorted({site.group for site in self.sites}):
+            sites = self.members(group)
+            scarce: set[str] = set()
+            for fold in range(sites[0].count):
+                total = {one["code"]: sum(counts[site.name].get(str(fold), {}).get(one["code"], 0) for site in sites) for one in self.areas[0].classes}
+                scarce |= {one["name"] for one in self.areas[0].classes if total[one["code"]] < max(total.values())}
+            if scarce:
+                where = sites[0].name if len(sites) == 1 else "all areas"
+                self.warnings.append(f"{where}: fewer samples than of other classes, in a fold at least, of {', '.join(sorted(scarce))}")
+
+    # --- maps --------------------------------------------------------------------------------------------------------------
+
+    def map(self, site: Site, unit: Unit) -> Path:
+        """Where a map is."""
+        return self.out / "maps" / site.name / unit.arm / f"{unit.learner}_{unit.repeat}.tif"
+
+    def confidence(self, site: Site, unit: Unit) -> Path | None:
+        """Where its confidence is, where OTB gives one."""
+        path = self.map(site, unit)
+        return path.with_name(f"{path.stem}_confidence.tif") if self.learners[unit.learner].confidence else None
+
+    def members(self, group: int) -> list[Site]:
+        """The areas that share learners."""
+        return [site for site in self.sites if site.group == group]
+
+    def units(self) -> Iterator[Unit]:
+        """All maps to be made: arms side by side, so that an interrupted study has whole repeats."""
+        for repeat in self.repeats:
+            for learner in self.learners:
+                for group in sorted({site.group for site in self.sites}):
+                    for arm in self.arms:
+                        if not arm.hidden:
+                            yield Unit(group, arm.name, learner, repeat)
+
+    def make_maps(self, images: Mapping[tuple[str, str], str], report: Report) -> None:
+        """Train and map every unit that is not there."""
+
+        def key(site: Site, unit: Unit) -> str:
+            mates = [[one.key, images[one.name, unit.arm]] for one in self.members(unit.group)]
+            learner = {"name": unit.learner, **self.learners[unit.learner].parameters, "most": self.learners[unit.learner].most}
+            return fingerprint(
+                {"image": images[site.name, unit.arm], "group": mates, "learner": learner, "repeat": unit.repeat, "smooth": self.settings.smooth}
+            )
+
+        def finished(site: Site, unit: Unit) -> bool:
+            path, sure = self.map(site, unit), self.confidence(site, unit)
+            return read_key(path.with_suffix(".json")) == key(site, unit) and path.is_file() and (sure is None or sure.is_file())
+
+        def work(unit: Unit) -> Callable[[Report], None]:
+            return lambda progress: self.run_unit(unit, {site.name: key(site, unit) for site in self.members(unit.group)}, progress)
+
+        units = list(self.units())
+        todo = [unit for unit in units if not all(finished(site, unit) for site in self.members(unit.group))]
+        parallel([work(unit) for unit in todo], self.settings.jobs, "maps", report, len(units) - len(todo))
+
+    def run_unit(self, unit: Unit, keys: Mapping[str, str], report: Report) -> None:
+        """Train each fold's learner and map its test blocks; the folds' maps together are the area's map, checked and counted."""
+        sites, learner = self.members(unit.group), self.learners[unit.learner]
+        scratch = self.scratch / f"{unit.group}-{unit.arm}-{unit.learner}-{unit.repeat}"
+        scratch.mkdir()
+        folds = sites[0].count
+        tables = {site.name: self.extract(site, unit, scratch) for site in sites}
+        with rasterio.open(self.image(sites[0], unit.arm)) as dataset:
+            features = dataset.count
+        scaling = scratch / "scaling.xml" if learner.scaled else None
+        if scaling:
+            learners.write_scaling([self.image(site, unit.arm) for site in sites], scaling)
+        shape = {site.name: (site.area.fine.height, site.area.fine.width) for site in sites}
+        maps = {name: np.zeros(size, np.uint8) for name, size in shape.items()}
+        sure = {name: np.zeros(size, np.float32) for name, size in shape.items()} if learner.confidence else {}
+        for fold in range(folds):
+            vectors = []
+            for name, table in tables.items():
+                rows = table[table["fold"] == fold]
+                if learner.most:
+                    rows = rows.groupby(FIELD, group_keys=False).head(max(1, learner.most // len(sites)))
+                if len(rows):
+                    vectors.append(scratch / f"{name}-{fold}.gpkg")
+                    learners.write_points(rows, vectors[-1])
+            model = scratch / f"{fold}.model"
+            seed = seed_of(self.settings.seed, "learner", unit.repeat, fold)
+            learners.train(vectors, features, model, learner, seed, scaling)
+            report("", (fold + 0.5) / folds)
+            for site in sites:
+                if not site.tested(fold):
+                    continue
+                found, given = scratch / "map.tif", scratch / "confidence.tif" if learner.confidence else None
+                learners.classify(self.image(site, unit.arm), model, found, confidence=given, mask=site.mask(fold), scaling=scaling, threads=1)
+                maps[site.name] += read_band(found)  # no pixel is in the test blocks of two folds
+                if given:
+                    sure[site.name] += read_band(given)
+            report("", (fold + 1) / folds)
+        for site in sites:
+            self.finish_map(site, unit, maps[site.name], sure.get(site.name), keys[site.name], scratch)
+        shutil.rmtree(scratch)
+
+    def extract(self, site: Site, unit: Unit, scratch: Path) -> gpd.GeoDataFrame:
+        """The arm's features at the samples of all folds of the repeat."""
+        out = scratch / f"{site.name}.sqlite"
+        table = learners.extract_samples(self.image(site, unit.arm), self.points(site, unit.repeat), out)
+        expected = len(gpd.read_file(self.points(site, unit.repeat), ignore_geometry=True))
+        if len(table) != expected:
+            raise ProcessingError(f"{out}: SampleExtraction wrote {len(table)} samples of {expected}; report this as a bug")
+        return table
+
+    def finish_map(self, site: Site, unit: Unit, found: NDArray[np.uint8], sure: NDArray[np.float32] | None, key: str, scratch: Path) -> None:
+        """Check that every judged pixel is mapped and that OTB counts the matrix that we do, and give the map its name."""
+        path, beside = self.map(site, unit), self.confidence(site, unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reference, classes = read_band(site.reference), len(site.area.classes)
+        temporary = scratch / "whole.tif"
+        write_raster(temporary, found, site.area.fine, 0)
+        if self.settings.smooth:
+            learners.regularise(temporary, scratch / "smooth.tif", self.settings.smooth)
+            found = np.where(reference > 0, read_band(scratch / "smooth.tif"), 0).astype(np.uint8)
+            write_raster(temporary, found, site.area.fine, 0)
+        if ((found > 0) != (reference > 0)).any() or found.max(initial=0) > classes:
+            wrong = int(((found > 0) != (reference > 0)).sum())
+            raise ProcessingError(f"{path}: {wrong} judged pixels are not mapped or others are, labels up to {found.max()} of {classes}; report this as a bug")
+        counted = learners.confusion_of(temporary, site.reference, scratch / "confusion.csv", classes)
+        if not np.array_equal(counted, learners.count_confusion(found, reference, classes)):
+            raise ProcessingError(f"{path}: OTB counted {counted.sum()} pixels and another confusion matrix than otbsr; report this as a bug")
+        path.with_suffix(".json").unlink(missing_ok=True)
+        if beside is not None and sure is not None:
+            write_raster(scratch / "sure.tif", sure, site.area.fine, None)
+            os.replace(scratch / "sure.tif", beside)
+        os.replace(temporary, path)
+        write_json(path.with_suffix(".json"), {"key": key, "confusion": counted.tolist()})
+
+    # --- what the other half reads -------------------------------------------------------------------------------------------
+
+    def content(self, trained: Mapping[str, Mapping[str, str]], samples: Mapping[str, Mapping[str, Mapping[int, int]]]) -> dict[str, Any]:
+        """maps.json, paths relative to the study's folder."""
+        shown = [arm for arm in self.arms if not arm.hidden]
+
+        def relative(path: Path | None) -> str:
+            return Path(os.path.relpath(path.absolute(), self.out.absolute())).as_posix() if path is not None else ""
+
+        areas, runs = [], []
+        for site in self.sites:
+            areas.append(
+                {
+                    "name": site.name,
+                    "path": relative(site.area.path),
+                    "reference": relative(site.reference),
+                    "blocks": relative(site.folder / "blocks_2m5.tif"),
+                    "block_size": site.blocks.size,
+                    "folds": site.folds.tolist(),
+                    "simulated": site.area.seed is not None,
+                    "source": site.area.source,
+                    "image": relative(site.area.others.get("image")),
+                    "input": relative(site.area.input),
+                    "disagreement": relative(self.disagreement(site)),
+                    "settings": site.area.settings,
+                }
+            )
+        for unit in self.units():
+            for site in self.members(unit.group):
+                paths = {"map": relative(self.map(site, unit)), "confidence": relative(self.confidence(site, unit))}
+                runs.append({"area": site.name, "arm": unit.arm, "learner": unit.learner, "repeat": unit.repeat, **paths})
+        return {
+            "format": FORMAT,
+            "baseline": BASELINE,
+            "classes": self.areas[0].classes,
+            "areas": areas,
+            "arms": [
+                {"name": arm.name, "title": arm.title, "kind": arm.kind, "control": arm.control, "oracle": arm.oracle, "model": arm.model} for arm in shown
+            ],
+            "learners": list(self.learners),
+            "runs": runs,
+            "images": {site.name: {arm.name: relative(self.image(site, arm.name)) for arm in shown} for site in self.sites},
+            "counts": {site.name: {"samples": {fold: {str(c): n for c, n in row.items()} for fold, row in samples[site.name].items()}} for site in self.sites},
+            "protocol": json.loads(self.settings.model_dump_json(exclude={"arms", "model", "against", "jobs"})),
+            "models": [
+                {
+                    "name": folder.sidecar.name,
+                    "method": folder.sidecar.method,
+                    "sha256": folder.sidecar.sha256,
+                    "training_areas": {key: value for key, value in training_record(folder).items() if key != "known"},
+                    "data": folder.sidecar.training.get("data", ""),
+                    "areas": trained[folder.sidecar.name],
+                }
+                for folder in self.models.values()
+            ],
+            "versions": versions(),
+            "command": self.command(),
+            "warnings": self.warnings,
+        }
+
+    def command(self) -> str:
+        """What repeats the study."""
+        return f"otbsr study {' '.join(str(area.path) for area in self.areas)} --settings {self.out / 'study.yaml'} --out {self.out}"
+
+
+def parallel(tasks: Sequence[Callable[[Report], None]], jobs: int, step: str, report: Report, done: int = 0) -> None:
+    """Run tasks, `jobs` at once, reporting their mean share; `done`: how many others count as finished. The first error ends the work."""
+    total = len(tasks) + done
+    report(step, 1.0 if not tasks else done / total)
+    shares = [0.0] * len(tasks)
+
+    def progress(index: int) -> Report:
         def advance(_step: str, share: float) -> None:
-            done[name] = share
-            report("classification", sum(done.values()) / len(done))
+            shares[index] = max(shares[index], share)
+            report(step, min((done + sum(shares)) / total, 1.0))
 
         return advance
 
-    # OpenCV's training uses one core: two arms at once use both.
-    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        futures = {name: pool.submit(run_arm, area, out, name, keys[name], protocol, blocks, progress(name)) for name in todo}
-        arms = {name: futures[name].result() if name in futures else finished[name] for name in makers}
-    report("classification", 1.0)
-    report("intervals", 0.0)
-    content = evaluate(area, folder, seen, protocol, {name: arm for name, arm in arms.items() if arm}, counts, out)
-    write_json(out / "study.json", content)
-    report("intervals", 1.0)
-    return Study(content["answer"], content)
+    def run(index: int) -> None:
+        tasks[index](progress(index))
+        progress(index)("", 1.0)
+
+    with ThreadPoolExecutor(max_workers=min(jobs, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(run, index) for index in range(len(tasks))]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            future.cancel()
+    for future in futures:
+        if not future.cancelled():
+            future.result()
 
 
-def refuse_leak(area: World, folder: ModelFolder) -> str:
-    """What the sidecar says of this area: "untrained" (a baseline), "unseen", or "unknown" when it lists no seeds of landscapes.
-
-    Raises `UsageError` when the network was trained on a landscape with this seed, whatever its other settings: its result would be
-    no answer.
-    """
-    if folder.sidecar.method == "baseline":
-        return "untrained"
-    training = folder.sidecar.training
-    given = [seed for key in ("world_seeds", "seeds") for seed in training.get(key) or []]
-    if not given:
-        return "unknown"
-    try:
-        seeds = {int(seed) for seed in given}
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{folder.path}: model.json lists {given} as seeds of the training landscapes, expected integers; correct the list") from error
-    if area.settings.get("seed") in seeds:
-        raise UsageError(
-            f"{area.path}: seed {area.settings['seed']} is among those that {folder.sidecar.name} was trained on; simulate an area with another seed"
-        )
-    return "unseen"
+def seed_of(*parts: object) -> int:
+    """A seed of 31 bits from anything printable, the same on every machine; never 0, which OTB takes for the clock."""
+    return zlib.crc32("/".join(map(str, parts)).encode()) % (2**31 - 1) + 1
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:
-    """Make `out`; empty its arms with `overwrite`; refuse a folder of somebody else's files."""
+    """Make `out`; empty it of a study's files with `overwrite`; refuse a folder of somebody else's files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
-    if any(out.iterdir()) and not (out / "arms").is_dir():
+    if any(out.iterdir()) and not (out / "study.yaml").is_file():
         raise OutputError(f"{out}: is not empty and not a study's folder; choose another folder")
     if overwrite:
-        shutil.rmtree(out / "arms", ignore_errors=True)
-    (out / "arms").mkdir(exist_ok=True)
+        for name in ("areas", "arms", "samples", "maps"):
+            shutil.rmtree(out / name, ignore_errors=True)
 
 
-def split(fine: Grid, protocol: Protocol) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
-    """(folds, blocks): a chequerboard of blocks of about `protocol.block` metres on the fine grid.
-
-    folds: the fold whose test block it is, by (row, column) of blocks: 0 or 1, or -1 for the half that one fold never judges; the other
-    blocks are that fold's training blocks. blocks: (height, width) int32, index of each pixel's block, row by row. Raises `UsageError`
-    when fewer than 2 x 2 blocks fit.
-    """
-    block = protocol.block
-    rows, columns = (round(size * spacing / block) for size, spacing in ((fine.height, fine.dy), (fine.width, fine.dx)))
-    if min(rows, columns) < 2:
-        size = f"{fine.width * fine.dx:g} x {fine.height * fine.dy:g} m"
-        raise UsageError(
-            f"area of {size} holds {columns} x {rows} blocks of {block:g} m, expected 2 x 2 at least; simulate a larger area or take a smaller --block"
-        )
-    row = np.minimum(np.arange(fine.height) * rows // fine.height, rows - 1)
-    column = np.minimum(np.arange(fine.width) * columns // fine.width, columns - 1)
-    first = (np.add.outer(np.arange(rows), np.arange(columns)) + protocol.seed) % 2 == 1
-    return np.where(first, 0, 1 if protocol.folds == 2 else -1).astype(np.int8), (row[:, None] * columns + column[None, :]).astype(np.int32)
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """A folder for what is not finished; those of killed runs are removed."""
+    for old in out.glob(".scratch-*"):
+        if not process_runs(old.name.rpartition("-")[2]):
+            shutil.rmtree(old, ignore_errors=True)
+    scratch = out / f".scratch-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_areas(area: World, folds: NDArray[np.int8], blocks: NDArray[np.int32], protocol: Protocol, out: Path) -> dict[str, Any]:
-    """Write what the folds train on and are judged by.
-
-    areas.gpkg: blocks, and the fold that judges each. train_N.gpkg: polygons wholly inside the training blocks of fold N less the
-    buffer. test_N_2m5.tif: reference in the test blocks of fold N; test_2m5.tif: in those of every fold.
-    Returns counts by class: training polygons of each fold, and pixels of the test reference.
-    """
-    rows = []
-    for index, judge in enumerate(folds.ravel()):
-        inside = np.argwhere(blocks == index)
-        (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
-        grid = area.fine.cropped(Window(int(left), int(top), int(right - left), int(bottom - top)))
-        rows.append({"block": index, "fold": int(judge), "geometry": box(*grid.bounds)})
-    areas = gpd.GeoDataFrame(rows, crs=area.fine.crs or None)
-    write_vector(areas, out / "areas.gpkg", "areas")
-    polygons = gpd.read_file(area.path / "polygons.gpkg", layer="polygons")
-    with rasterio.open(area.path / "landcover_2m5.tif") as dataset:
-        exact, profile = dataset.read(1), dataset.profile
-    profile.update(dtype="uint8", count=1, nodata=None, compress="deflate")
-    codes, trained = [int(one["code"]) for one in area.classes], []
-    for fold in range(protocol.folds):
-        train_area = areas[areas.fold != fold].geometry.buffer(-protocol.buffer).union_all()
-        kept = polygons[polygons.within(train_area)]
-        if kept.empty:
-            raise UsageError(f"no training polygon lies inside the training blocks less {protocol.buffer:g} m; take larger blocks (--block)")
-        chosen = gpd.GeoDataFrame({landcover.FIELD: kept["class"].astype(int).to_numpy()}, geometry=kept.geometry.to_numpy(), crs=polygons.crs)
-        write_vector(chosen, out / f"train_{fold}.gpkg", "train")
-        write_labels(out / f"test_{fold}_2m5.tif", np.where(folds.ravel()[blocks] == fold, exact, 0), profile)
-        trained.append([int((chosen[landcover.FIELD] == code).sum()) for code in codes])
-    truth = np.where(folds.ravel()[blocks] >= 0, exact, 0)
-    write_labels(out / "test_2m5.tif", truth, profile)
-    return {
-        "polygons": trained,
-        "test_pixels": [int((truth == code).sum()) for code in codes],
-        "test_hectares": [round(float((truth == code).sum() * area.fine.dx * area.fine.dy / 1e4), 2) for code in codes],
-        "blocks": {"all": int(folds.size), "test": int((folds >= 0).sum()), "test_by_fold": [int((folds == fold).sum()) for fold in range(protocol.folds)]},
-        "folds": folds.tolist(),
-    }
+def process_runs(number: str) -> bool:
+    """Whether a process of that number is there."""
+    try:
+        os.kill(int(number), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
-def write_labels(path: Path, labels: NDArray[Any], profile: dict[str, Any]) -> None:
-    """Write class codes as a uint8 GeoTIFF on the grid that rasterio's `profile` gives."""
-    with rasterio.open(path, "w", **profile) as dataset:
-        dataset.write(labels.astype(np.uint8), 1)
+def write_raster(path: Path, values: NDArray[Any], grid: Grid, nodata: float | None) -> None:
+    """Write one band under a temporary name, check it, rename it; raises `OutputError`."""
+    temporary = path.with_name(f".{path.stem}.part.tif")
+    profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "crs": grid.crs or None, "transform": grid.transform}
+    try:
+        with rasterio.open(temporary, "w", dtype=values.dtype, nodata=nodata, compress="deflate", zlevel=1, **profile) as dataset:
+            dataset.write(values, 1)
+        if reason := damage(temporary):
+            raise OutputError(f"{path}: {reason}; check the free space")
+        os.replace(temporary, path)
+    except (OSError, RasterioError) as error:
+        raise OutputError(f"{path}: cannot be written ({first_line(error)}); check the free space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_band(path: Path) -> NDArray[Any]:
+    """The first band of a raster of the study."""
+    with rasterio.open(path) as dataset:
+        return np.asarray(dataset.read(1))
 
 
 def write_vector(frame: gpd.GeoDataFrame, path: Path, layer: str) -> None:
@@ -264,179 +686,55 @@ def write_vector(frame: gpd.GeoDataFrame, path: Path, layer: str) -> None:
     frame.to_file(path, layer=layer, driver="GPKG")
 
 
-def resample(area: World, out: Path, how: Resampling) -> None:
-    """The 10 m image on the fine grid by GDAL's warper: nearest, or Keys' cubic convolution about pixel centres."""
-    with rasterio.open(area.path / "sentinel2_10m.tif") as dataset:
-        coarse, transform, names, crs = dataset.read(), dataset.transform, dataset.descriptions, dataset.crs
-    fine = np.empty((len(coarse), area.fine.height, area.fine.width), np.float32)
-    reproject(coarse.astype(np.float32), fine, src_transform=transform, dst_transform=area.fine.transform, src_crs=crs, dst_crs=crs, resampling=how)
-    temporary = out.with_name("image.part.tif")
-    with rasterio.open(
-        temporary,
-        "w",
-        driver="GTiff",
-        width=area.fine.width,
-        height=area.fine.height,
-        count=len(fine),
-        dtype="int16",
-        crs=crs,
-        transform=area.fine.transform,
-        tiled=True,
-        compress="deflate",
-        predictor=2,
-    ) as dataset:
-        dataset.write(np.clip(np.rint(fine), -32768, 32767).astype(np.int16))
-        dataset.descriptions = names
-    os.replace(temporary, out)
-
-
-def super_resolve(area: World, model: Path, out: Path, report: Report) -> None:
-    """The arm F: `otbsr apply`, always anew, because an image left by another model may lie there."""
-    apply(area.path / "sentinel2_10m.tif", model, out, overwrite=True, report=report)
-
-
-def link(source: Path, out: Path) -> None:
-    """The arm that already is on the fine grid: a relative link instead of a copy."""
-    out.unlink(missing_ok=True)
-    out.symlink_to(os.path.relpath(source.resolve(), out.parent.resolve()))
-
-
-def run_arm(area: World, out: Path, name: str, key: str, protocol: Protocol, blocks: NDArray[np.int32], report: Report) -> dict[str, Any]:
-    """Train, map and count one arm, `protocol.repeats` times; write and return its arm.json.
-
-    Each fold's learner maps that fold's test blocks; the maps of the folds together are the repeat's map, counted once. OTB's
-    confusion matrix and our count by blocks must agree, else `ProcessingError`.
-    """
-    folder, reference = out / "arms" / name, out / "test_2m5.tif"
-    image, classes = folder / "image_2m5.tif", len(area.classes)
-    with rasterio.open(reference) as dataset:
-        truth, profile = dataset.read(1), dataset.profile
-    matrices, by_block, runs = [], [], protocol.repeats * protocol.folds
-    for repeat in range(protocol.repeats):
-        mapped, table = folder / f"map_{repeat}.tif", folder / f"confusion_{repeat}.csv"
-        found = np.zeros_like(truth)
-        for fold in range(protocol.folds):
-            run = repeat * protocol.folds + fold
-            model, half = folder / f"model_{repeat}_{fold}.rf", folder / f"map_{repeat}_{fold}.tif"
-            landcover.train(image, out / f"train_{fold}.gpkg", model, protocol.samples, protocol.seed * 1000 + run + 1, protocol.learner, threads=1)
-            progress = part(report, name, (run + 0.3) / runs, (run + 0.9) / runs)
-            landcover.classify(image, model, half, out / f"test_{fold}_2m5.tif", progress, name, threads=1)
-            with rasterio.open(half) as dataset:
-                found += dataset.read(1)  # no pixel is in the test blocks of two folds
-            half.unlink()
-        write_labels(mapped, found, profile)
-        matrix = landcover.confusion_of(mapped, reference, table, classes)
-        own = statistics.confusion(truth, found, classes, blocks, int(blocks.max()) + 1)
-        if not np.array_equal(own.sum(0), matrix):
-            raise ProcessingError(f"{table}: OTB counted {matrix.sum()} pixels, otbsr {own.sum():g}, and the matrices differ; report this as a bug")
-        matrices.append(matrix.tolist())
-        by_block.append(own.astype(int).tolist())
-    measured = quality(image, area.path / "reference_2m5.tif", area.path / "sentinel2_10m.tif")
-    arm = {"key": key, "name": name, "confusion": matrices, "by_block": by_block, "quality": measured}
-    write_json(folder / "arm.json", arm)
-    report(name, 1.0)
-    return arm
-
-
-def evaluate(
-    area: World, folder: ModelFolder, seen: str, protocol: Protocol, arms: dict[str, dict[str, Any]], counts: dict[str, Any], out: Path
-) -> dict[str, Any]:
-    """The content of study.json: measures of each arm, differences to bicubic with intervals, the answer, and what made it.
-
-    Matrices of all test blocks, of both folds, are summed before a measure is taken; blocks of both folds are drawn for its interval.
-    """
-    folds = np.array(counts["folds"]).ravel()
-    tables = {name: np.array(arm["by_block"], dtype=np.float64)[:, folds >= 0] for name, arm in arms.items()}
-    fold_of = folds[folds >= 0]
-    names = [str(one["name"]) for one in area.classes]
-    artificial = np.array([bool(one.get("artificial", False)) for one in area.classes])
-    measures: dict[str, statistics.Measure] = {"macro_f1": statistics.macro_f1, "accuracy": statistics.accuracy, "kappa": statistics.kappa}
-    if artificial.any():
-        measures["artificial_f1"] = statistics.binary(artificial)
-    rows = {}
-    for name, table in tables.items():
-        pooled = table.sum((0, 1))
-        against = {key: asdict(statistics.difference(table, tables[BASELINE], one, protocol.replicates, protocol.seed)) for key, one in measures.items()}
-        per_class = [
-            asdict(statistics.difference(table, tables[BASELINE], statistics.class_f1(i), protocol.replicates, protocol.seed)) for i in range(len(names))
-        ]
-        rows[name] = {
-            "title": TITLES[name] if name != "f" else f"Method F ({folder.sidecar.name})",
-            **{key: float(one(pooled)) for key, one in measures.items()},
-            "macro_f1_by_repeat": [float(value) for value in statistics.macro_f1(table.sum(1))],
-            "macro_f1_by_fold": [float(statistics.macro_f1(table[:, fold_of == fold].sum((0, 1)))) for fold in range(protocol.folds)],
-            "class_f1": [float(value) for value in np.nan_to_num(statistics.f1(pooled))],
-            "difference": against,
-            "class_difference": per_class,
-            "confusion": arms[name]["confusion"],
-            "quality": arms[name]["quality"],
-        }
-    return {
-        "format": 1,
-        "answer": answer(rows["f"]["difference"]["macro_f1"], rows["f"]["macro_f1"], rows[BASELINE]["macro_f1"]),
-        "baseline": BASELINE,
-        "classes": area.classes,
-        "counts": counts,
-        "arms": rows,
-        "protocol": asdict(protocol),
-        "world": {"path": os.path.relpath(area.path.resolve(), out.resolve()), "settings": area.settings, "grid": area.fine.describe()},
-        "model": {"name": folder.sidecar.name, "path": str(folder.path), "sha256": folder.sidecar.sha256, "area": seen, "training": folder.sidecar.training},
-        "versions": versions(),
-        "command": f"otbsr study {area.path} --model {folder.path} --out {out} --seed {protocol.seed} --folds {protocol.folds} --repeats {protocol.repeats}"
-        f" --block {protocol.block:g} --samples {protocol.samples}",
-    }
-
-
-def answer(change: dict[str, float], score: float, base: float) -> str:
-    """The study's answer in a sentence, with its interval; says so when no difference is shown."""
-    interval = statistics.Interval(**change)
-    limits = f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-    numbers = f"{100 * interval.value:+.1f} points of macro-F1 over bicubic ({100 * score:.1f} against {100 * base:.1f}; {limits})"
-    if not interval.shown:
-        return f"No difference shown: super-resolution changes the land-cover map by {numbers}, and the interval includes zero."
-    return f"Super-resolution {'helped' if interval.value > 0 else 'harmed'} the land-cover map on this area: {numbers}."
-
-
 def versions() -> dict[str, str]:
     """What ran: otbsr, OTB, Python and the libraries that counted."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"otbsr": __version__, "otb": landcover.otb_version(), "python": platform.python_version(), "gdal (rasterio)": rasterio.__gdal_version__}
-    for name in ("numpy", "rasterio", "tensorflow", "tensorflow-cpu", "keras"):
+    known = {"otbsr": __version__, "otb": learners.otb_version(), "python": platform.python_version(), "gdal (rasterio)": rasterio.__gdal_version__}
+    for name in ("numpy", "scipy", "rasterio", "tensorflow", "tensorflow-cpu", "keras"):
         try:
-            found[name] = version(name)
+            known[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return known
 
 
 def file_hash(*paths: Path) -> str:
-    """SHA-256 over the content of files, in order."""
+    """SHA-256 over names and content of files, in order; files that are not there do not count."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(path.read_bytes())
+        if path.is_file():
+            total.update(path.name.encode())
+            with path.open("rb") as file:
+                for piece in iter(lambda: file.read(1 << 20), b""):
+                    total.update(piece)
     return total.hexdigest()
 
 
-def fingerprint(content: dict[str, Any]) -> str:
+def fingerprint(content: Mapping[str, Any]) -> str:
     """SHA-256 of what decides a result, as sorted JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_arm(folder: Path, key: str) -> dict[str, Any] | None:
-    """A finished arm's arm.json when it was made from the same things, else None."""
+def read_key(path: Path) -> str | None:
+    """The key in a unit's JSON file, None when there is none."""
     try:
-        arm: dict[str, Any] = json.loads((folder / "arm.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return arm if arm.get("key") == key and (folder / "image_2m5.tif").exists() and (folder / "map_0.tif").exists() else None
+    return content.get("key") if isinstance(content, dict) else None
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON to a temporary name, then move it; raises `OutputError`."""
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON under a temporary name, then rename it; raises `OutputError`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text under a temporary name, then rename it; raises `OutputError`."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

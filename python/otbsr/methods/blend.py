@@ -6,12 +6,13 @@ The two SavedModels are taken as they are served, whoever made them; their weigh
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from otbsr.errors import ModelError, UsageError
 from otbsr.methods.import_model import one_line
-from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, digest, graph_files, save_model
+from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, digest, graph_files, save_model, trained_areas
 from otbsr.progress import Report, silent
 
 
@@ -39,7 +40,7 @@ def blend(
         training={
             "data": f"blend of {f.name} (share {1 - share:g}) and {p.name} (share {share:g})",
             "share": share,
-            "seeds": seeds_of(f, p),
+            **trained_areas([side.training for side in (f, p) if side.method != "baseline"]),
             "sources": [
                 {
                     "name": source.sidecar.name,
@@ -54,24 +55,30 @@ def blend(
         },
         licence=" AND ".join(dict.fromkeys(side.licence for side in (f, p) if side.licence)),
     )
-    runs = [frozen(source) for source in sources]
+    mixed = Blend([frozen(source) for source in sources], share)
     report("blend", 0.5)
-
-    def blended(lr: Any) -> Any:
-        results = [run(lr) for run in runs]
-        rows, columns = smallest(results)
-        f_result, p_result = (centre(result, rows, columns) for result in results)
-        return (1.0 - share) * f_result + share * p_result
-
-    folder = save_model(blended, out, sidecar, card(sidecar), overwrite)
+    coarse = [source.phases for source in sources]
+    if all(coarse):
+        mixed = Blend(mixed.runs, share, Blend([frozen(source, phases) for source, phases in zip(sources, coarse, strict=True)], share))
+    folder = save_model(mixed, out, sidecar, card(sidecar), overwrite)
     report("blend", 1.0)
     return folder
 
 
-def seeds_of(*sides: Sidecar) -> list[int]:
-    """Seeds of the landscapes that any of the models was trained on; none when a trained model does not tell its own."""
-    told = [side.training.get("seeds") or [] for side in sides if side.method != "baseline"]
-    return sorted({int(seed) for seeds in told for seed in seeds}) if all(told) else []
+@dataclass(frozen=True)
+class Blend:
+    """The weighted mean of two functions of float32 [n, h, w, bands], over the smaller result's pixels. phases: see `before_depth_to_space`."""
+
+    runs: list[Callable[[Any], Any]]
+    share: float
+    phases: Blend | None = None
+
+    def __call__(self, lr: Any) -> Any:
+        """float32 [n, h, w, bands] DN to float32 [n, rows, columns, bands]."""
+        results = [run(lr) for run in self.runs]
+        rows, columns = smallest(results)
+        f, p = (centre(result, rows, columns) for result in results)
+        return (1.0 - self.share) * f + self.share * p
 
 
 def require_alike(first: ModelFolder, second: ModelFolder) -> None:
@@ -87,14 +94,17 @@ def require_alike(first: ModelFolder, second: ModelFolder) -> None:
             raise ModelError(f"{second.path}: {what} is {values[1]}, {first.path} has {values[0]}; only models of one factor, bands and units can be blended")
 
 
-def frozen(model: ModelFolder) -> Callable[[Any], Any]:
-    """The model as a function from float32 DN to float32 DN without variables: what it takes and gives itself is cast (integers rounded)."""
+def frozen(model: ModelFolder, signature: Any = None) -> Callable[[Any], Any]:
+    """The model as a function from float32 DN to float32 DN without variables: what it takes and gives itself is cast (integers rounded).
+
+    signature: another one than the sidecar's.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     side = model.sidecar
     try:
-        signature: Any = model.signature
+        signature = signature or model.signature
         names = sorted(signature.structured_outputs)
         constant = convert_variables_to_constants_v2(signature)
     except ModelError:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -177,6 +177,14 @@ class ModelFolder:
             raise ModelError(f"{self.path}: no signature {self.sidecar.input.signature}; it has {', '.join(loaded.signatures) or 'none'}: correct {SIDECAR}")
         return loaded.signatures[self.sidecar.input.signature]  # type: ignore[no-any-return]
 
+    @cached_property
+    def phases(self) -> Callable[..., dict[str, Any]] | None:
+        """The signature without the last depth-to-space (see `before_depth_to_space`), of the same size as the input; None if there is none."""
+        _ = self.signature  # loads the model
+        found: Any = self.__dict__["loaded"].signatures.get(f"{self.sidecar.input.signature}_phases")
+        given = found.structured_outputs.get(self.sidecar.output.name) if found else None
+        return found if given is not None and given.shape.rank == 4 and given.shape[3] == self.sidecar.factor**2 * len(self.sidecar.output.bands) else None
+
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Super-resolve an image held in memory, as serving does: [h, w, bands] DN -> [factor h, factor w, bands] DN, float32.
 
@@ -246,16 +254,32 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
 
 
 def before_depth_to_space(model: Any) -> Any:
-    """A Keras model without its last layer where that is `networks.DepthToSpace`, else None.
+    """A Keras model without its last layer where that is `networks.DepthToSpace`, a function's attribute `phases`, else None.
 
     It is saved as the signature `<name>_phases`: the applications put the fine pixels in place in the copy that they make anyway, which
     saves TensorFlow a pass over the largest tensor.
     """
     import keras
 
-    if not isinstance(model, keras.Model) or type(model.layers[-1]).__name__ != "DepthToSpace":
+    if not isinstance(model, keras.Model):
+        return getattr(model, "phases", None)
+    if type(model.layers[-1]).__name__ != "DepthToSpace":
         return None
     return keras.Model(model.inputs, model.layers[-1].input)
+
+
+def trained_areas(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `model.json` says of where a network was trained, from the records of its runs, or of the models that it is made of.
+
+    seeds: of simulated landscapes. footprints: real ground, each {"crs": name, "bounds": [xmin, ymin, xmax, ymax] in that CRS}. Whoever judges a
+    model takes none of these. areas_complete: whether that is all; false: it may have been trained elsewhere too, where nobody can tell.
+    """
+    given = [footprint for run in runs for footprint in run.get("footprints") or []]
+    return {
+        "seeds": sorted({int(seed) for run in runs for seed in run.get("seeds") or []}),
+        "footprints": [footprint for index, footprint in enumerate(given) if footprint not in given[:index]],
+        "areas_complete": all(run.get("areas_complete", run.get("footprints") is not None) for run in runs),
+    }
 
 
 def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "", overwrite: bool = False) -> ModelFolder:

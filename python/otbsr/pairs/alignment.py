@@ -10,9 +10,11 @@ windows that do not fit set aside. Any two grids of one CRS; equal ones too. Onl
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +41,10 @@ LIKE = 0.5
 """Correlation of a window with the blurred fine image below which the two do not show the same ground."""
 NOMINAL = 0.44
 """Sigma over coarse spacing at which estimation begins: Sentinel-2's 10 m bands (MTF 0.22 to 0.30) seen from 2.5 m."""
+
+
+FEW = 24
+"""Windows that the first iterations use."""
 
 
 class Raster:
@@ -93,6 +99,12 @@ class Raster:
         values = values * np.float32(self._scale) + np.float32(self._offset)
         values[gone] = np.nan
         return values
+
+    def only(self, band: int) -> Raster:
+        """A view of one band, by its place in `names`; it is closed with this one."""
+        view = copy(self)
+        view._bands, view.names = [self._bands[band]], (self.names[band],)
+        return view
 
     def close(self) -> None:
         """Close the files."""
@@ -182,9 +194,9 @@ class Alignment:
         return tuple(math.exp(-2.0 * (math.pi * f * sigma) ** 2) * square for sigma in self.sigma)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it."""
-        found = asdict(self)
-        return found | {"rejected": dict(self.rejected)}
+        """As JSON has it: lists, no tuples."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Alignment:
@@ -244,21 +256,33 @@ def estimate(fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSe
     variance = np.full(len(coarse.names), (settings.sigma if settings.sigma is not None else NOMINAL * spacing[1] * (0.5 if equal else 1.0)) ** 2)
     start = first_shift(looks, variance, spacing, limit)
     displacement = Field(bounds, (float(start[0]),), (float(start[1]),))
-    last = math.inf
-    for iteration in range(12):
+    for look in looks:
+        crop(look, start, spacing, max(1.5 * spacing[1], limit / 8))
+    # A few windows until the parameters stand, then all.
+    few, last, iteration = len(looks) > 2 * FEW, math.inf, 0
+    while True:
+        chosen = looks[:FEW] if few else looks
         pool: list[list[NDArray[np.float32]]] = [[] for _ in coarse.names]
-        for look in looks:
-            place = np.array(displacement.at(*look.place))
-            columns = measure(look, place, variance, spacing)
-            for band, column in enumerate(columns):
+        for look in chosen:
+            for band, column in enumerate(measure(look, np.array(displacement.at(*look.place)), variance, spacing)):
                 pool[band].append(column)
         before = displacement
-        used, displacement, precision = choose(looks, before, limit, spacing[1], settings.field if iteration else 0)
+        try:
+            used, displacement, precision = choose(chosen, before, limit, spacing[1], 0 if few or not iteration else settings.field)
+        except InputError:
+            if not few:
+                raise
+            few = False  # the few were poor ones
+            continue
         new = blur_and_line([[columns[i] for i in used] for columns in pool], variance, settings.sigma is None, spacing[1], 3.0 if equal else 0.9)
-        change = max(float(np.abs(np.sqrt(new) - np.sqrt(variance)).max()) / spacing[1], moved(displacement, before, looks, used) / spacing[1])
+        change = max(float(np.abs(np.sqrt(new) - np.sqrt(variance)).max()), moved(displacement, before, looks, used)) / spacing[1]
         variance = new
-        report("alignment", 0.4 + 0.6 * min(1.0, (iteration + 1) / 8))
-        if change < 5e-4 or (iteration > 7 and change >= last):
+        iteration += 1
+        report("alignment", 0.4 + 0.5 * min(1.0, iteration / 8))
+        if few:
+            few = change >= 2e-3 and iteration < 8
+            continue
+        if change < 5e-4 or iteration >= 12 or (iteration > 7 and change >= last):
             break
         last = change
     rejected.update(look.reason for look in looks if look.reason)
@@ -387,6 +411,18 @@ def first_shift(looks: list[Look], variance: Vector, spacing: tuple[float, float
     return np.asarray(np.median(places[best], axis=0), np.float64)
 
 
+def crop(look: Look, start: Vector, spacing: tuple[float, float], slack: float) -> None:
+    """Keep the fine pixels that the blur can see when the displacement is within `slack` metres of `start`."""
+    margin = slack + reach((0.6 * spacing[1]) ** 2, *spacing)
+    slices = []
+    for fine, coarse, move in zip(look.fine_axes, look.coarse_axes, (start[0], -start[1]), strict=True):
+        first, last = np.searchsorted(fine, (coarse[0] + move - margin, coarse[-1] + move + margin))
+        slices.append(slice(int(first), int(last)))
+    columns, rows = slices
+    look.fine = np.ascontiguousarray(look.fine[:, rows, columns])
+    look.fine_axes = look.fine_axes[0][columns], look.fine_axes[1][rows]
+
+
 def measure(look: Look, place: Vector, variance: Vector, spacing: tuple[float, float]) -> list[NDArray[np.float32]]:
     """Set the look's displacement, its error and likeness; returns for each band its usable values and model [n, 3]: coarse, blurred, by variance."""
     values, lost = fill(look.fine)
@@ -395,7 +431,7 @@ def measure(look: Look, place: Vector, variance: Vector, spacing: tuple[float, f
     for band, (plane, image) in enumerate(zip(look.coarse, values, strict=True)):
         across, down = operators_of(look, place, float(variance[band]), spacing, True)
         valid = usable(look, lost, across[0], down[0])
-        lines = [matrix @ image for matrix in down]
+        lines = np.split(np.concatenate(down) @ image, 3)
         model = lines[0] @ across[0].T
         by_variance = lines[2] @ across[0].T + lines[0] @ across[2].T
         columns.append(np.stack([plane[valid], model[valid], by_variance[valid]], -1))

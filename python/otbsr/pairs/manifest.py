@@ -6,9 +6,11 @@ same command goes on after an interruption.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,25 @@ from otbsr.errors import OutputError
 from otbsr.grid import Grid
 from otbsr.raster import damage
 
+MARKER = ".steps"
+"""File that tells a folder of steps, which may be removed, from a user's own."""
+
 
 class Steps:
     """The finished steps in a folder, in the order in which they were asked for."""
 
     def __init__(self, folder: Path) -> None:
-        """Make `folder` unless it is there; raises `OutputError`."""
+        """Make `folder` unless it is there; raises `OutputError`, also for a folder that is not of steps or that another run works in."""
         self.folder = folder
+        marker = folder / MARKER
+        if folder.is_dir() and any(folder.iterdir()) and not marker.exists():
+            raise OutputError(f"{folder}: exists and holds no steps of pairs; choose another name for the pairs, or move it away")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = marker.open("w")  # held as long as this object lives, or its process
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"{folder}: another run works in it; wait for its end, or choose another name for the pairs") from None
         except OSError as error:
             raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another place for the pairs") from error
         self.records: dict[str, dict[str, Any]] = {}
@@ -68,6 +80,12 @@ class Steps:
                 path.unlink(missing_ok=True)
         self.records[name] = content
         return dict(result)
+
+    def close(self, remove: bool) -> None:
+        """Let other runs work here; with `remove`, take the folder away."""
+        if remove:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
 
     def described(self) -> list[dict[str, Any]]:
         """Steps with parameters and results, as manifest.json has them."""
@@ -118,7 +136,7 @@ def rectangles(corners: NDArray[np.int64], patch: int) -> Iterator[tuple[int, in
     edges = sorted({edge for row in by_row for edge in (row, row + patch)})
     opened: dict[tuple[int, int], int] = {}
     rows = sorted(by_row)
-    for top, bottom in zip(edges, [*edges[1:], edges[-1] if edges else 0], strict=True):
+    for top, bottom in zip(edges, [*edges[1:], *edges[-1:]], strict=True):
         columns = sorted({column for row in rows if row <= top < row + patch for column in by_row[row]}) if bottom > top else []
         runs: list[list[int]] = []
         for column in columns:

@@ -93,8 +93,18 @@ def orthorectify(image: Path, out: Path, crs: str, spacing: float, dem: Path | N
         "outputs.spacingy": -spacing, "outputs.default": NODATA, "opt.gridspacing": 4 * spacing, "opt.ram": ram,
         "elev.dem": dem, "elev.geoid": geoid,
     }  # fmt: skip
+    if rpcs := rpcs_of(image):
+        image.with_suffix(".geom").write_text(geom_file(rpcs), encoding="utf-8")
     run_otb("OrthoRectification", parameters, report, products=[out])
     name_bands(out, image)
+
+
+def geom_file(rpcs: RPC) -> str:
+    """RPC as a .geom file beside an image has them: OTB reads those in an image's own tags only for the products that it knows."""
+    lines = [f"{name}_{key}:  {getattr(rpcs, f'{name}_{key}')!r}" for name in ("height", "lat", "line", "long", "samp") for key in ("off", "scale")]
+    for name in ("line_num", "line_den", "samp_num", "samp_den"):
+        lines += [f"{name}_coeff_{i:02d}:  {float(value)!r}" for i, value in enumerate(getattr(rpcs, f"{name}_coeff"))]
+    return "\n".join([*lines, "polynomial_format:  B", "type:  ossimRpcModel", ""])
 
 
 def pansharpen(pan: Path, multispectral: Path, out: Path, method: str, ram: int = RAM, report: Report = silent) -> None:

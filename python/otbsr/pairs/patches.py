@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from shapely import points
 
 from otbsr.errors import InputError, OutputError, UsageError
 from otbsr.grid import Grid
+from otbsr.pairs.manifest import footprints
 from otbsr.progress import Report, part, silent
 
 SPLITS = ("train", "valid")
@@ -62,12 +63,21 @@ def place(coarse: Grid, settings: PatchSettings) -> dict[str, NDArray[np.int64]]
         raise UsageError(f"patch is {s.patch} input pixels; expected an even number, so that both grids have a pixel corner at its centre")
     if min(coarse.width, coarse.height) < s.patch:
         raise InputError(f"image of {coarse.width} x {coarse.height} pixels is smaller than a patch of {s.patch}; give a larger image or a smaller --patch")
-    mask = block_splits(-(-coarse.height // s.block), -(-coarse.width // s.block), s.valid, s.seed)
-    pixels = np.kron(mask, np.ones((s.block, s.block), bool))[: coarse.height, : coarse.width]
-    total = np.pad(pixels.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     row, column = (
         x.ravel() for x in np.meshgrid(np.arange(0, coarse.height - s.patch + 1, s.step), np.arange(0, coarse.width - s.patch + 1, s.step), indexing="ij")
     )
+    corners = np.stack([row, column], -1)
+    split = split_of(coarse, corners, settings)
+    return {"train": corners[split == 0], "valid": corners[split == 1]}
+
+
+def split_of(coarse: Grid, corners: NDArray[np.int64], settings: PatchSettings) -> NDArray[np.int64]:
+    """The split of patches by their upper-left pixels [n, 2]: 0 training, 1 validation, -1 neither, as `place` says; [n]."""
+    s = settings
+    mask = block_splits(-(-coarse.height // s.block), -(-coarse.width // s.block), s.valid, s.seed)
+    pixels = np.kron(mask, np.ones((s.block, s.block), bool))[: coarse.height, : coarse.width]
+    total = np.pad(pixels.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
+    row, column = corners[:, 0], corners[:, 1]
 
     def validation_pixels(widen: int) -> NDArray[np.int64]:
         top, left = np.maximum(row - widen, 0), np.maximum(column - widen, 0)
@@ -75,8 +85,7 @@ def place(coarse: Grid, settings: PatchSettings) -> dict[str, NDArray[np.int64]]
         inside: NDArray[np.int64] = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
         return inside
 
-    corners = np.stack([row, column], -1)
-    return {"train": corners[validation_pixels(s.buffer) == 0], "valid": corners[validation_pixels(0) == s.patch**2]}
+    return np.asarray(np.where(validation_pixels(s.buffer) == 0, 0, np.where(validation_pixels(0) == s.patch**2, 1, -1)), np.int64)
 
 
 def write_points(path: Path, corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> None:
@@ -100,12 +109,16 @@ def extract_pairs(
     data: str = "",
     overwrite: bool = False,
     report: Report = silent,
+    chosen: Mapping[str, NDArray[np.int64]] | None = None,
+    complete: Callable[[Path, dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Write the folder `out` with the pairs of patches of two aligned images, through OTB's PatchesExtraction; returns the manifest.
 
     lr: image of the input sensor (DN); target: image on a nested finer grid of the same footprint, of the same bands or, by name, of some of
     them (`outputs` in the manifest). nodata: patches that hold it are
-    rejected and counted (default: the files' own no-data value). data: one sentence on where the images come from.
+    rejected and counted (default: the files' own no-data value). data: one sentence on where the images come from. chosen: upper-left
+    pixels [n, 2] of each split's patches, default all of `place`. complete: called with the folder and the manifest before it is written,
+    to add to both.
 
     The folder holds for each split `<split>.gpkg` (points), `<split>_lr.tif` and `<split>_target.tif` (patches stacked along rows)
     and `manifest.json`. Raises `GridError` unless the grids nest, `InputError`, `OutputError`, `ProcessingError`.
@@ -128,7 +141,7 @@ def extract_pairs(
                 f"no {' '.join(strange)} in the input; give images with the same bands, or name the bands so that the target's are among the input's"
             )
         missing = [nodata if nodata is not None else dataset.nodata for dataset in (source, reference)]
-    corners = place(coarse, settings)
+    corners = place(coarse, settings) if chosen is None else chosen
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -140,11 +153,12 @@ def extract_pairs(
             "factor": factor,
             "patch": settings.patch,
             "data": data,
-            "seed": world_seed(Path(lr)),
+            **ground(Path(lr), coarse),
             "input": {"file": Path(lr).name, "sha256": file_hash(lr)},
             "target": {"file": Path(target).name, "sha256": file_hash(target)},
             "settings": settings.model_dump(mode="json"),
             "splits": {},
+            "footprints": footprints(coarse, corners["train"], settings.patch),
         }
         for i, split in enumerate(SPLITS):
             vector, images = temporary / f"{split}.gpkg", {"lr": temporary / f"{split}_lr.tif", "target": temporary / f"{split}_target.tif"}
@@ -171,6 +185,8 @@ def extract_pairs(
         wanted = "valid" if settings.valid == 1 else "train"
         if not manifest["splits"][wanted]["accepted"]:
             raise InputError(f"{lr}: no {wanted} patch: all {len(corners[wanted])} placed were rejected; check no-data, or use a smaller --patch or --block")
+        if complete:
+            complete(temporary, manifest)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         if out.exists():
@@ -182,12 +198,20 @@ def extract_pairs(
     return manifest
 
 
-def world_seed(image: Path) -> int | None:
-    """Seed of the simulated world that an image lies in (`world.json` beside it): kept, so that no model is tested on its own ground."""
+def ground(image: Path, grid: Grid) -> dict[str, Any]:
+    """What the pairs of an image show, kept so that no model is tested on its own ground: `seed` of a simulated world or null, and `footprint`.
+
+    footprint: {"crs": name, "bounds": [xmin, ymin, xmax, ymax]} of the image, or of the aerial image that it was made from; null for a simulated
+    world, which lies nowhere; left out where nobody knows. The world is read from `world.json` beside the image.
+    """
     try:
-        return int(json.loads((image.parent / "world.json").read_text(encoding="utf-8"))["settings"]["seed"])
+        world = json.loads((image.parent / "world.json").read_text(encoding="utf-8"))
+        seed = world["settings"]["seed"]
+        if seed is not None:
+            return {"seed": int(seed), "footprint": None}
+        return {"seed": None} | ({"footprint": world["ground"]} if world.get("ground") else {})
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {"seed": None} | ({"footprint": grid.footprint} if grid.crs else {})
 
 
 @contextmanager

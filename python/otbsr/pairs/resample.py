@@ -146,7 +146,7 @@ def seen_through(source: Raster | Array, grid: Grid, field: Field, variance: flo
     window = Window(math.floor(first), math.floor(top), math.ceil(last) - math.floor(first), math.ceil(bottom) - math.floor(top))
     values = source.read(window)
     result = np.full((len(values), grid.height, grid.width), np.nan, np.float32)
-    lost = ~np.isfinite(values).all(0)
+    lost: NDArray[np.bool_] = np.asarray(~np.isfinite(values).all(0))
     if lost.all():
         return result
     (x, y), (own_x, own_y) = grid.axes(Window(0, 0, grid.width, grid.height)), own.axes(window)

@@ -5,8 +5,10 @@ Nothing of an archive is extracted: GDAL reads its images through /vsizip/, Pyth
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
@@ -28,11 +30,14 @@ class Files:
     def __init__(self, root: Path) -> None:
         """List `root`; raises `InputError` for an archive that is damaged, encrypted or holds names that lead out of it."""
         self.root = root
-        self.archive = root if root.is_file() else None
+        self.archive, self.packed = root if root.is_file() else None, False
         if self.archive:
-            self.names = archive_names(self.archive)
+            self.names, self.packed = archive_names(self.archive)
         else:
-            self.names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+            found = list(islice((path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()), MEMBERS + 1))
+            if len(found) > MEMBERS:
+                raise InputError(f"{root}: holds more than {MEMBERS} files, expected one product's; give the product's own folder")
+            self.names = sorted(found)
 
     def path(self, name: str) -> Path:
         """What GDAL and `read_bytes` open for a name."""
@@ -47,8 +52,8 @@ class Files:
         return read_xml(self.path(name))
 
 
-def archive_names(archive: Path) -> list[str]:
-    """The names of a zip archive's files in order; raises `InputError` when one is not safe to use."""
+def archive_names(archive: Path) -> tuple[list[str], bool]:
+    """(names of a zip archive's files in order, whether images in it are compressed once more); raises `InputError` for one that is not safe to use."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
@@ -67,7 +72,8 @@ def archive_names(archive: Path) -> list[str]:
         if member.flag_bits & 1:
             raise InputError(f"{archive}: {member.filename} is encrypted; unpack it and give the folder")
         names.add(member.filename)
-    return sorted(names)
+    images = [member for member in members if member.filename.lower().endswith((".jp2", ".tif"))]
+    return sorted(names), any(member.compress_type != zipfile.ZIP_STORED for member in images)
 
 
 def read_bytes(path: Path, limit: int = XML_LIMIT) -> bytes:
@@ -113,8 +119,14 @@ def text(root: Element, *path: str) -> str | None:
 
 
 def number(root: Element, *path: str) -> float | None:
-    """The number in the first element at the end of a path of tags, None where there is none."""
+    """The finite number in the first element at the end of a path of tags, None where there is none."""
+    return finite(text(root, *path))
+
+
+def finite(words: str | None) -> float | None:
+    """A finite number, None for other text."""
     try:
-        return float(text(root, *path) or "")
+        value = float(words or "")
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

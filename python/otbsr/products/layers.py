@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
+from rasterio.rpc import RPC
 from rasterio.transform import RPCTransformer
 from rasterio.warp import reproject, transform_geom
 
@@ -42,11 +45,11 @@ class Layer:
     outside: bool = False
     feature: str = ""
 
-    def read(self, grid: Grid, sensor: Path | None = None) -> Mask:
+    def read(self, grid: Grid, sensor: Sequence[Path] = ()) -> Mask:
         """Where the kind is, bool of (height, width) of `grid`, in the layer's or another spacing.
 
         A pixel coarser than the layer's is of the kind when any within it is; a pixel outside the layer is not.
-        sensor: image with RPC to place geographic polygons on, for products in sensor geometry.
+        sensor: images, one of them with RPC to place geographic polygons on, for products in sensor geometry.
         Raises `InputError` for a file that is missing or cannot be read.
         """
         if self.path.suffix.lower() == ".gml":
@@ -60,31 +63,36 @@ class Layer:
             raise InputError(f"{self.path}: cannot be read ({first_line(error)}); fetch the file again") from error
 
     def resampled(self, file: rasterio.DatasetReader, grid: Grid) -> Mask:
-        """The kind's pixels on `grid`: nearest when it is finer, the maximum when it is coarser."""
+        """The kind's pixels on `grid`."""
         own = Grid.of(file, south_up=True)
-        found: NDArray[np.uint8] = np.zeros((grid.height, grid.width), np.uint8)
         window = own.window_over(grid, 1)
         if window is None:
-            return found.astype(bool)
+            return np.zeros((grid.height, grid.width), bool)
         codes = file.read(self.index, window=window)
         flags = np.isin(codes, self.values) if self.values else (codes.astype(np.int64) & self.bits) != 0
-        part = own.cropped(window)
-        if part.same(grid):
-            return np.asarray(flags, bool)
-        reproject(
-            flags.astype(np.uint8), found, src_transform=part.transform, src_crs=own.crs or grid.crs or "EPSG:3857",
-            dst_transform=grid.transform, dst_crs=grid.crs or own.crs or "EPSG:3857",
-            resampling=Resampling.max if grid.dx > own.dx * 1.001 else Resampling.nearest,
-        )  # fmt: skip
-        return found.astype(bool)
+        return on_grid(flags, own.cropped(window), grid)
 
-    def rasterised(self, grid: Grid, sensor: Path | None) -> Mask:
+    def rasterised(self, grid: Grid, sensor: Sequence[Path]) -> Mask:
         """The pixels of `grid` that the polygons touch (for `outside`: whose centre they hold)."""
         shapes = [placed(shape, crs, grid, sensor) for shape, crs, kind in polygons(self.path) if not self.feature or kind == self.feature]
         if not shapes:
             return np.full((grid.height, grid.width), self.outside, bool)  # no region given: the whole image is the region
         size = (grid.height, grid.width)
         return np.asarray(rasterize(shapes, size, transform=grid.transform, all_touched=not self.outside, dtype="uint8"), bool)
+
+
+def on_grid(flags: NDArray[np.bool_], own: Grid, grid: Grid, every: bool = False) -> Mask:
+    """Flags of the pixels of `own` on `grid`, False outside: nearest when it is finer; when it is coarser, those where any (every) pixel within has it."""
+    if own.same(grid):
+        return np.asarray(flags, bool)
+    found: NDArray[np.uint8] = np.zeros((grid.height, grid.width), np.uint8)
+    crs = own.crs or grid.crs or "EPSG:3857"  # without georeferencing any plane serves: both sides have the same
+    coarser = Resampling.min if every else Resampling.max
+    reproject(
+        flags.astype(np.uint8), found, src_transform=own.transform, src_crs=crs, dst_transform=grid.transform, dst_crs=grid.crs or crs,
+        resampling=coarser if grid.dx > own.dx * 1.001 else Resampling.nearest, tolerance=0,
+    )  # fmt: skip
+    return found.astype(bool)
 
 
 def polygons(path: Path) -> list[tuple[dict[str, Any], str, str]]:
@@ -125,27 +133,33 @@ def ring(node: Any, path: Path) -> list[tuple[float, float]]:
     return points if points[0] == points[-1] else [*points, points[0]]
 
 
-def placed(shape: dict[str, Any], crs: str, grid: Grid, sensor: Path | None) -> dict[str, Any]:
+def placed(shape: dict[str, Any], crs: str, grid: Grid, sensor: Sequence[Path]) -> dict[str, Any]:
     """A polygon in the grid's coordinates. Without a CRS of its own it has the grid's."""
     if not crs:
         return shape
     try:
         own = rasterio.CRS.from_user_input(crs)
-    except RasterioError:
+    except (RasterioError, ValueError):  # CRSError is the latter
         return shape  # a name that only its publisher knows: the product's own CRS
     if own.is_geographic and crs.lower().startswith(("urn:", "http")):  # these names put latitude first
         shape = {**shape, "coordinates": [[(y, x) for x, y in points] for points in shape["coordinates"]]}
     if grid.crs:
         return dict(transform_geom(own, grid.crs, shape))
-    if sensor is None or not own.is_geographic:
+    rpcs = next((found for file in sensor if (found := rpcs_of(file)) is not None), None)
+    if rpcs is None or not own.is_geographic:
         return shape
-    with rasterio.open(sensor) as file:
-        if not file.rpcs:
-            return shape
-        with RPCTransformer(file.rpcs) as transformer:
-            lines = []
-            for points in shape["coordinates"]:
-                xs, ys = zip(*points, strict=True)
-                rows, columns = transformer.rowcol(xs, ys, zs=[file.rpcs.height_off] * len(xs), op=lambda value: value)
-                lines.append([grid.corner(column, row) for row, column in zip(rows, columns, strict=True)])
+    lines = []
+    with RPCTransformer(rpcs) as transformer:
+        for points in shape["coordinates"]:
+            xs, ys = zip(*points, strict=True)
+            rows, columns = transformer.rowcol(xs, ys, zs=[rpcs.height_off] * len(xs), op=lambda value: value)
+            lines.append([grid.corner(column, row) for row, column in zip(rows, columns, strict=True)])
     return {**shape, "coordinates": lines}
+
+
+def rpcs_of(path: Path) -> RPC | None:
+    """The rational functions that place an image on the ground, None without them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            return file.rpcs

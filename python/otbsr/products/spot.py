@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
@@ -47,11 +48,14 @@ def read(files: Files) -> Product | None:
         bands |= part.bands
     if len(parts) == 1:
         return first
-    return Product(
-        first.name, "dimap", files.root, first.date, bands, first.time, first.angles, tuple(layer for _, part in parts for layer in part.layers),
-        {**first.provenance, "spectral": "+".join(part.provenance.get("spectral", "?") for _, part in parts)},
-        tuple(file for _, part in parts for file in part.missing), tuple(dict.fromkeys(remark for _, part in parts for remark in part.remarks)), first.sensor,
-    )  # fmt: skip
+    return replace(
+        first,
+        path=files.root,
+        bands=bands,
+        layers=tuple(layer for _, part in parts for layer in part.layers),
+        provenance={**first.provenance, "spectral": "+".join(part.provenance.get("spectral", "?") for _, part in parts)},
+        remarks=tuple(dict.fromkeys(remark for _, part in parts for remark in part.remarks)),
+    )
 
 
 def read_document(files: Files, name: str) -> Product | None:
@@ -93,7 +97,7 @@ def read_document(files: Files, name: str) -> Product | None:
     provenance = {
         "level": text(root, "PROCESSING_LEVEL") or "", "satellite": f"Spot-{text(root, 'MISSION_INDEX') or '?'}",
         "product": text(root, "DATASET_NAME") or PurePosixPath(name).stem, "spectral": text(root, "SPECTRAL_PROCESSING") or "",
-        "radiometry": text(root, "RADIOMETRIC_PROCESSING") or "", "crs": text(root, "PROJECTED_CRS_CODE") or text(root, "GEODETIC_CRS_CODE") or "",
+        "radiometry": text(root, "RADIOMETRIC_PROCESSING") or "", "declared_crs": text(root, "PROJECTED_CRS_CODE") or text(root, "GEODETIC_CRS_CODE") or "",
     }  # fmt: skip
     remarks = [] if any(layer.kind == "cloud" for layer in masks) else ["no cloud mask (MASKS/CLD_*_MSK.GML)"]
     if provenance["radiometry"].upper() in ("DISPLAY", "SEAMLESS"):
@@ -102,7 +106,7 @@ def read_document(files: Files, name: str) -> Product | None:
         )
     return Product(
         provenance["product"], "dimap", files.path(name), time.date(), bands, time, Angles(90.0 - sun, azimuth, incidence, view), tuple(masks),
-        {key: value for key, value in provenance.items() if value}, (), tuple(remarks), sensor,
+        {key: value for key, value in provenance.items() if value}, (), tuple(remarks), sensor, extent_of(root),
     )  # fmt: skip
 
 
@@ -130,6 +134,13 @@ def located(root: Element, *path: str) -> float | None:
     centre = [place for place in places if (text(place, "LOCATION_TYPE") or "").lower() == "center"]
     found = [value for place in centre or places if (value := number(place, *path)) is not None]
     return sum(found) / len(found) if found else None
+
+
+def extent_of(root: Element) -> tuple[tuple[float, float], ...]:
+    """The corners of the image, (longitude, latitude), () when they are not all given."""
+    corners = [(number(one, "LON"), number(one, "LAT")) for one in nodes(root, "Dataset_Extent", "Vertex")]
+    known = tuple((lon, lat) for lon, lat in corners if lon is not None and lat is not None)
+    return known if len(known) == len(corners) else ()
 
 
 def calibrations(root: Element, where: str) -> dict[str, tuple[float, float, float]]:

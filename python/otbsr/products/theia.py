@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import PurePosixPath
 
 from otbsr.errors import InputError
-from otbsr.products.files import Files, nodes, number, text
+from otbsr.products.files import Files, finite, nodes, number, text
 from otbsr.products.layers import Layer
 from otbsr.products.product import Angles, Band, Product, band_name
 from otbsr.products.sentinel2 import angles_of
@@ -52,7 +52,7 @@ def read(files: Files, surface: str = "FRE") -> Product | None:
     if document:
         root = files.xml(document)
         value = number(root, "REFLECTANCE_QUANTIFICATION_VALUE")
-        empty = [number_of(node.text) for node in nodes(root, "SPECIAL_VALUE") if node.attrib.get("name") == "nodata"]
+        empty = [finite(node.text) for node in nodes(root, "SPECIAL_VALUE") if node.attrib.get("name") == "nodata"]
         if value is None or value <= 0 or not empty or empty[0] is None:
             remarks.append(f"{PurePosixPath(document).name} gives no quantification or no-data value: 10000 and -10000 are taken")
         scale, nodata = 1 / value if value and value > 0 else scale, empty[0] if empty and empty[0] is not None else nodata
@@ -72,14 +72,6 @@ def read(files: Files, surface: str = "FRE") -> Product | None:
     return Product(
         products[0], "theia", files.root, time.date(), {name: bands[name] for name in order}, time, angles, layers, provenance, tuple(missing), tuple(remarks)
     )
-
-
-def number_of(words: str | None) -> float | None:
-    """A number, None for other text."""
-    try:
-        return float(words or "")
-    except ValueError:
-        return None
 
 
 def layers_of(files: Files, product: str) -> Iterable[Layer]:

@@ -136,7 +136,7 @@ def run_otb(
         raise MissingToolError(f"{LAUNCHER} is not in PATH: OTB is missing; install it: {APT}")
     step = step or application
     report(step, 0.0)
-    status, log = follow(command_line(application, parameters), environment, report, step)
+    status, log = follow([*mortal(), *command_line(application, parameters)], environment, report, step)
     errors = [line for line in log.splitlines() if LOG_ERROR.search(line)]
     if any("Could not find application" in line for line in errors):
         where = environment["OTB_APPLICATION_PATH"]
@@ -150,6 +150,11 @@ def run_otb(
             raise OutputError(f"{product}: {reason} although {application} ended well; check the free space and run it again")
     report(step, 1.0)
     return log
+
+
+def mortal() -> list[str]:
+    """Words before a command that end it when this process is killed: nobody would read its result (util-linux; none where it is missing)."""
+    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
 def follow(words: Sequence[str], environment: Mapping[str, str], report: Report, step: str) -> tuple[int, str]:

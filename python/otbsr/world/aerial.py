@@ -82,9 +82,9 @@ def observe_aerial(
     Another factor puts its own spacing into the target's name. scale: reflectance of one count of each band (8-bit images have no
     calibration: the default spans what land reflects). zoom: the image is taken to be this many times larger on the ground than it is:
     real texture at another size. offset: metres east and south by which the pixels' corner is moved, so that the same texture falls
-    otherwise into them. Returns the content of `OUT/world.json`: settings
-    and the pair's files. Raises `UsageError`, `InputError` when the image is too small or coarser than the target, `OutputError` when
-    OUT exists or cannot be written.
+    otherwise into them. Returns the content of `OUT/world.json`: settings, the pair's files and, where the image has a CRS, the `ground` that it
+    shows (`Grid.footprint`). Raises `UsageError`, `InputError` when the image is too small or coarser than the target, `OutputError` when OUT exists
+    or cannot be written.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -112,6 +112,8 @@ def observe_aerial(
     names = {"input": "sentinel2_10m.tif", "target": f"reference_{spacing_name(fine)}.tif"}
     settings = {"aerial": [Path(file).name for file in files], "factor": factor, "zoom": zoom, "offset": list(offset), "scale": list(scale)}
     world: dict[str, Any] = {"settings": settings | {"noise": noise, "seed": None}, "pair": {**names, "bands": list(BANDS), "factor": factor}}
+    if grid.crs:
+        world["ground"] = grid.footprint
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)

@@ -148,7 +148,7 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
     ``legend.json``), ``landscape.gpkg`` (layers landscape and trees), ``polygons.gpkg`` (field class), ``world.json``, and the
     products asked for. Other bands than these four add ``sentinel2_stack_10m.tif`` (bands of 20 and 60 m by repeating their pixels) and
     ``reference_stack_2m5.tif``, another factor a reference with its spacing in its name (``reference_5m.tif``); the pair to train on is
-    named in ``world.json``. A folder that already holds this very world is left as it is.
+    named in ``world.json``; changed parcels are in ``changes_10m.tif`` (share of the pixel). A folder that already holds this very world is left as it is.
 
     Args:
         out: folder to make.

@@ -68,11 +68,26 @@ def test_a_trained_model_and_an_imported_one_that_crops(tmp_path, models, image,
     np.testing.assert_allclose(mixed(image), 0.75 * f + 0.25 * p, rtol=1e-4, atol=0.05)
     assert np.abs(p - f).mean() > 1000
     assert (mixed.sidecar.margin, mixed.sidecar.method) == (ModelFolder.open(light).sidecar.margin, "perceptual")
-    assert mixed.sidecar.training["seeds"] == [], "what the imported one has seen is not known"
+    own = ModelFolder.open(light).sidecar.training
+    assert [mixed.sidecar.training[key] for key in ("seeds", "footprints")] == [own["seeds"], own["footprints"]], "no judge may take what one has seen"
+    assert mixed.sidecar.training["areas_complete"] is False, "what else the imported one has seen is not known"
     with_baseline = blend(light, models / "bicubic-x4", 0.5, tmp_path / "with_baseline").sidecar
     assert with_baseline.method == "fidelity"
-    assert with_baseline.training["seeds"] == ModelFolder.open(light).sidecar.training["seeds"]
+    assert with_baseline.training["seeds"] == own["seeds"]
+    assert with_baseline.training["areas_complete"] is True, "a baseline was trained nowhere"
     assert mixed.sidecar.training["sources"][0]["metrics"] == ModelFolder.open(light).sidecar.metrics
+
+
+def test_phases_of_both_are_blended(tmp_path, models, image, cropping):
+    """The faster signature for the applications: depth to space of it is the blend, to the bit. Only where both models have it."""
+    import tensorflow as tf
+
+    light = models / "f-light-x4"
+    mixed = blend(light, light, 0.25, tmp_path / "mixed")
+    assert mixed.phases is not None
+    lr = tf.constant(image[None], tf.float32)
+    np.testing.assert_array_equal(tf.nn.depth_to_space(mixed.phases(lr=lr)["sr"], 4), mixed.signature(lr=lr)["sr"])
+    assert blend(light, cropping, 0.25, tmp_path / "other").phases is None
 
 
 @pytest.mark.usefixtures("serving")

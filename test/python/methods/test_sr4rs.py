@@ -131,7 +131,11 @@ def test_settings_that_sr4rs_has_not():
 @pytest.mark.parametrize("adversarial", [False, True])
 def test_training_by_the_one_loop(tmp_path, adversarial):
     """Its loss falls and its model is served whole; with the discriminator, both move."""
-    from otbsr.methods.training import AdversarialSettings, Augmentation, LossWeights, Patches, TrainingSettings, train
+    from otbsr.methods.augmentation import Augmentation
+    from otbsr.methods.losses import LossWeights
+    from otbsr.methods.patches import Patches
+    from otbsr.methods.settings import AdversarialSettings, TrainingSettings
+    from otbsr.methods.training import train
 
     lr = np.tile(reflectances(6, 1, 1, 4), (1, 16, 16, 1))
     patches = Patches(lr, lr.repeat(4, 1).repeat(4, 2))

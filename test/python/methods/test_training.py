@@ -20,20 +20,14 @@ from typer.testing import CliRunner
 
 from otbsr.cli import app
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.methods.augmentation import Augmentation, augmented
+from otbsr.methods.checkpoints import read_checkpoint
 from otbsr.methods.model_folder import ModelFolder
+from otbsr.methods.patches import Patches, batch_indices
 from otbsr.methods.sensor import sensor_kernels
-from otbsr.methods.training import (
-    Augmentation,
-    Patches,
-    Trainer,
-    TrainingSettings,
-    augmented,
-    batch_indices,
-    read_checkpoint,
-    read_settings,
-    scores,
-    train,
-)
+from otbsr.methods.settings import TrainingSettings, read_settings
+from otbsr.methods.trainer import Trainer
+from otbsr.methods.training import scores, train
 from otbsr.world.sensors import degrade
 
 BANDS = ("B4", "B3", "B2", "B8")
@@ -118,7 +112,7 @@ def test_a_checkpoint_of_another_run_is_refused_but_can_be_a_start(tmp_path, pai
     first = read_checkpoint(start)[0]["average"]
     for x, y in zip(first, read_checkpoint(tmp_path / "second.checkpoint.npz")[0]["weight"], strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
-    assert second.sidecar.training["history"] == [{"data": "edges", "seeds": [101], "pairs": 24, "steps": 2}]
+    assert second.sidecar.training["history"] == [{"data": "edges", "pairs": 24, "seeds": [101], "footprints": [], "areas_complete": False, "steps": 2}]
     assert second.sidecar.training["seeds"] == [101], "what it learned before counts as seen"
     assert "It started from weights trained for 2 steps on edges." in (second.path / "README.md").read_text()
 
@@ -251,7 +245,10 @@ import sys, tensorflow as tf
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 import json, numpy as np
 from otbsr.errors import UsageError
-from otbsr.methods.training import Patches, TrainingSettings, open_strategy, train
+from otbsr.methods.devices import open_strategy
+from otbsr.methods.patches import Patches
+from otbsr.methods.settings import TrainingSettings
+from otbsr.methods.training import train
 data = np.load(sys.argv[1] + "/pairs.npz")
 pairs = Patches(data["a"], data["b"]), Patches(data["c"], data["d"])
 strategy = open_strategy("CPU:0,CPU:1")
@@ -472,8 +469,8 @@ def test_gain_of_a_target_band_is_its_inputs():
     assert np.abs(changed[..., 0] - changed[..., 3]).min() > 1e-4
 
 
-def write_pairs(folder: Path, training: Patches, validation: Patches) -> Path:
-    """A folder as `otbsr pairs` writes it."""
+def write_pairs(folder: Path, training: Patches, validation: Patches, **also) -> Path:
+    """A folder as `otbsr pairs` writes it, with more in its manifest."""
     folder.mkdir(parents=True)
     splits = {}
     for split, patches in (("train", training), ("valid", validation)):
@@ -484,7 +481,7 @@ def write_pairs(folder: Path, training: Patches, validation: Patches) -> Path:
             ) as dataset:
                 dataset.write(pixels)
         splits[split] = {"lr": f"{split}_lr.tif", "target": f"{split}_target.tif", "accepted": len(patches)}
-    manifest = {"bands": BANDS, "spacing": 10.0, "factor": 4, "patch": patches.lr.shape[1], "data": "edges", "seed": 1, "splits": splits}
+    manifest = {"bands": BANDS, "spacing": 10.0, "factor": 4, "patch": patches.lr.shape[1], "data": "edges", "seed": 1, "splits": splits, **also}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -548,12 +545,18 @@ def test_a_start_of_another_network_is_refused(tmp_path, pairs):
 
 def test_a_model_folder_can_be_a_start(tmp_path, pairs):
     """The same function at the first step, other weights refused, what it had seen counts as seen."""
-    first = run(tmp_path, pairs, steps=2, validate_every=2)
+    here = {"crs": "EPSG:26917", "bounds": [0.0, 0.0, 90.0, 90.0]}
+    settings = TrainingSettings.model_validate(QUICK | {"steps": 2, "validate_every": 2})
+    first = train(*pairs, settings, tmp_path / "model", data="edges", seeds=[101], footprints=[here])
     more = TrainingSettings.model_validate(QUICK | {"steps": 1, "rate": 1e-12, "average": 0.0})
-    second = train(*pairs, more, tmp_path / "second", start_from=first.path)
+    second = train(*pairs, more, tmp_path / "second", start_from=first.path, seeds=[7], footprints=[])
     image = np.random.default_rng(0).uniform(500, 3000, (20, 24, 4)).astype(np.float32)
     np.testing.assert_allclose(second(image), first(image), atol=0.05)
-    assert second.sidecar.training["history"] == [{"data": "edges", "seeds": [101], "pairs": 24, "steps": 2}]
+    areas = {"seeds": [101], "footprints": [here], "areas_complete": True}
+    assert second.sidecar.training["history"] == [{"data": "edges", "pairs": 24, **areas, "steps": 2}]
+    assert {key: second.sidecar.training[key] for key in areas} == areas | {"seeds": [7, 101]}
+    third = train(*pairs, more, tmp_path / "unknown", start_from=second.path).sidecar.training
+    assert {key: third[key] for key in areas} == {"seeds": [7, 101], "footprints": [here], "areas_complete": False}
     larger = TrainingSettings.model_validate(QUICK | {"steps": 1, "network": QUICK["network"] | {"channels": 12}})
     with pytest.raises(InputError, match=r"model: its weights are not those of the network .*choose the size, factor and bands"):
         train(*pairs, larger, tmp_path / "third", start_from=first.path)

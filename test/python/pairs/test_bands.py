@@ -44,7 +44,9 @@ def test_the_product_gives_the_images_that_were_trained_on(world, tmp_path):
 
 def test_pairs_train_a_network_that_serves_the_product(world, serving, tmp_path):
     pytest.importorskip("tensorflow")
-    from otbsr.methods.training import TrainingSettings, read_pairs, train
+    from otbsr.methods.patches import read_pairs
+    from otbsr.methods.settings import TrainingSettings
+    from otbsr.methods.training import train
     from otbsr.pairs.patches import PatchSettings, extract_pairs
     from otbsr.serving.apply import apply
     from otbsr.serving.otb import run_otb
@@ -72,7 +74,9 @@ def test_pairs_train_a_network_that_serves_the_product(world, serving, tmp_path)
 
 def test_thirteen_bands_in_and_four_out(serving, tmp_path):
     """Pairs, training and serving, at x2: the file's bands are found by name, and the outputs are the four."""
-    from otbsr.methods.training import TrainingSettings, read_pairs, train
+    from otbsr.methods.patches import read_pairs
+    from otbsr.methods.settings import TrainingSettings
+    from otbsr.methods.training import train
     from otbsr.pairs.patches import PatchSettings, extract_pairs
     from otbsr.serving.apply import apply
 

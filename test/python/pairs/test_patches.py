@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import geopandas
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from otbsr.errors import GridError, InputError, MissingToolError, OutputError, UsageError
 from otbsr.grid import Grid
-from otbsr.pairs.patches import PatchSettings, block_splits, extract_pairs, place, read_patches_image, write_points
+from otbsr.pairs.patches import PatchSettings, block_splits, extract_pairs, ground, place, read_patches_image, write_points
 
 COARSE = Grid(500040.0, 4800000.0, 10.0, 10.0, 150, 130, "EPSG:32631")
 
@@ -147,8 +148,7 @@ def test_patches_are_the_images_pixels(tmp_path):
 @needs_extraction
 def test_otbtf_reads_the_pairs_in_order(tmp_path):
     pytest.importorskip("tensorflow")
-    pytest.importorskip("otbtf")
-    from otbsr.methods.training import read_pairs
+    from otbsr.methods.patches import read_pairs
 
     random = np.random.default_rng(1)
     fine = COARSE.refined(4)
@@ -159,10 +159,27 @@ def test_otbtf_reads_the_pairs_in_order(tmp_path):
     manifest = extract_pairs(*images, tmp_path / "pairs", how)
     training, validation, common = read_pairs([tmp_path / "pairs", tmp_path / "pairs"])
     assert common["bands"] == ["B4", "B3", "B2", "B8"]
+    assert common["footprints"] == [{"crs": "EPSG:32631", "bounds": list(COARSE.bounds)}], "once, although the folder is given twice"
     for patches, split in ((training, "train"), (validation, "valid")):
         once = read_patches_image(tmp_path / "pairs" / manifest["splits"][split]["target"], 64)
-        np.testing.assert_array_equal(patches.target, np.concatenate([once, once]))
-        np.testing.assert_allclose(patches.lr, patches.target.reshape(-1, 16, 4, 16, 4, 4).mean((2, 4)), atol=1)
+        np.testing.assert_array_equal(patches.target[:], np.concatenate([once, once]))
+        np.testing.assert_allclose(patches.lr[:], patches.target[:].reshape(-1, 16, 4, 16, 4, 4).mean((2, 4)), atol=1)
+
+
+def test_the_ground_of_pairs_is_kept(tmp_path):
+    """A simulated world has its seed and lies nowhere; an aerial image's world names the image's ground; a plain image its own; else nobody knows."""
+    image, grid = tmp_path / "lr.tif", COARSE
+    own = {"crs": "EPSG:32631", "bounds": [500040.0, 4798700.0, 501540.0, 4800000.0]}
+    assert ground(image, grid) == {"seed": None, "footprint": own}
+    assert ground(image, replace(grid, crs="")) == {"seed": None}
+    worlds = [
+        ({"settings": {"seed": 5}}, {"seed": 5, "footprint": None}),
+        ({"settings": {"seed": None}, "ground": {"crs": "EPSG:26917", "bounds": [0, 0, 9, 9]}}, None),
+        ({"settings": {"seed": None}}, {"seed": None}),
+    ]
+    for world, expected in worlds:
+        (tmp_path / "world.json").write_text(json.dumps(world))
+        assert ground(image, grid) == (expected or {"seed": None, "footprint": world["ground"]})
 
 
 @needs_extraction

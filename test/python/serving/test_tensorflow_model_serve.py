@@ -71,6 +71,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save("patches", lambda a, b: {"y": tf.concat([tf.reshape(a, (tf.shape(a)[0], 15)), tf.reshape(b, (tf.shape(b)[0], 16))], -1)},
          {"a": ((None, 3, 5, 1), tf.float32), "b": ((None, 4, 4, 1), tf.float32)})  # fmt: skip
     save("first", lambda x: {"y": x[:, 0, 0, 0]}, real)
+    save("plane", lambda x: {"y": x[..., 0] - 1}, real)
+    save("five", lambda x: {"y": x[..., None]}, real)
     save("picture", lambda x: {"y": x[:, :1, :1, :]}, real)
     save("several", lambda x: {"u": x[..., :1] + 1, "t": tf.cast(x[..., :2], tf.int32) * 2, "v": x}, {"x": ((None, None, None, 3), tf.float32)})
     save("up", lambda x: {"y": tf.repeat(tf.repeat(x, 3, axis=1), 3, axis=2)[:, ::2, ::2]}, {"x": ((None, None, None, 1), tf.float32)})
@@ -288,6 +290,16 @@ def test_bands_that_the_signature_does_not_say(run_application, zoo: Path, tmp_p
     refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "same", out, *FULLY)), "5 bands", "takes 4")
 
 
+def test_outputs_of_other_ranks(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§4: [n, rows, columns] is one band; five dimensions are an error with the shape."""
+    x, out = scene(2, 9, 8, 1), tmp_path / "out.tif"
+    image = write(tmp_path / "x.tif", x)
+    for more in ([], FULLY):
+        succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "plane", out, *more)))
+        assert np.array_equal(read(out), x[:1].astype(int) - 1)
+    refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "five", tmp_path / "five.tif", *FULLY)), "? x ? x ? x ? x 1", "an image needs")
+
+
 @pytest.mark.parametrize(("model", "kind"), [("int32", "int32"), ("int32", "double"), ("float64", "double"), ("int64", "int32")])
 def test_integers_of_32_bits_keep_their_digits(run_application, zoo: Path, tmp_path: Path, model: str, kind: str) -> None:
     """§1: upstream goes through float32; here a file that needs it is read as double, also when only one of the stacked images does."""
@@ -416,6 +428,28 @@ def test_tiles_strips_memory_and_boxes_do_not_show(run_application, zoo: Path, t
         assert np.abs(read(out)[0] - expected[333:610, 100:401]).max() < 0.1
         with rasterio.open(out) as dataset:
             assert dataset.transform == TRANSFORM @ Affine.translation(100, 333)
+
+
+def test_the_users_choice_of_onednn_counts(run_application, models: Path, tmp_path: Path) -> None:
+    """With TensorFlow's other convolutions the image is the same within rounding; TensorFlow's notes on oneDNN are not shown, its errors are."""
+    image = write(tmp_path / "x.tif", scene(4, 70, 60, 1))
+    fields = [*FULLY, "-source1.rfieldx", 88, "-source1.rfieldy", 88, "-output.efieldx", 152, "-output.efieldy", 152, "-output.spcscale", 0.25]
+    results = []
+    for choice in (None, "0", "1"):
+        out = tmp_path / f"{choice}.tif"
+        log = succeed(
+            run_application("TensorflowModelServe", *arguments(image, models / "f-light-x4", out, *fields), environment={"TF_ENABLE_ONEDNN_OPTS": choice})
+        )
+        assert "oneDNN" not in log and "absl" not in log
+        results.append(read(out))
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-4, atol=0.2)
+    broken = tmp_path / "libbroken.so"
+    broken.write_bytes(b"no library")
+    refused = run_application(
+        "TensorflowModelServe", *arguments(image, models / "f-light-x4", tmp_path / "no.tif", *fields), environment={"OTB_TF_LIBRARY": str(broken)}
+    )
+    refuse(refused, "TensorFlow library not found")
 
 
 def test_other_formats(run_application, zoo: Path, tmp_path: Path) -> None:

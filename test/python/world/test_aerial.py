@@ -31,7 +31,9 @@ def aerial(tmp_path):
     ("factor", "zoom", "offset"), [(4, 1.0, (0.0, 0.0)), (4, 2.5, (3.0, 5.0)), (2, 1.0, (0.0, 0.0)), (5, 1.0, (5.0, 0.0)), (8, 1.2, (0.0, 0.0))]
 )
 def test_input_is_the_target_seen_by_the_sensor(aerial, tmp_path, factor, zoom, offset):
-    made = observe_aerial([aerial], tmp_path / "out", factor, zoom=zoom, offset=offset, noise=0.0)["pair"]
+    world = observe_aerial([aerial], tmp_path / "out", factor, zoom=zoom, offset=offset, noise=0.0)
+    assert world["ground"] == {"crs": "EPSG:26917", "bounds": [1000.0, 1760.0, 1280.0, 2000.0]}, "of the image as it is, whatever the zoom"
+    made = world["pair"]
     assert made["target"] == {4: "reference_2m5.tif", 2: "reference_5m.tif", 5: "reference_2m.tif", 8: "reference_1m25.tif"}[factor]
     coarse, fine = (Grid.read(tmp_path / "out" / made[name]) for name in ("input", "target"))
     assert coarse.factor_to(fine) == factor

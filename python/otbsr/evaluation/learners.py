@@ -1,0 +1,313 @@
+"""Land-cover maps by OTB's own applications: samples, learners, maps, and the confusion matrix that OTB counts."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.progress import Report, part, silent
+from otbsr.raster import damage
+from otbsr.serving.otb import run_otb
+
+FIELD = "label"
+"""Name of the integer field with the class code in every vector file that goes to OTB."""
+PREFIX = "value_"
+LEAST = 100
+"""A class with fewer pixels than this does not lower the number of samples of the others."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One of OTB's learners: its parameters, whether features are to be scaled, whether OTB gives a confidence, samples a class at most.
+
+    binary: it tells two classes only.
+    """
+
+    name: str
+    parameters: Mapping[str, object]
+    scaled: bool = False
+    confidence: bool = True
+    most: int | None = None
+    binary: bool = False
+
+
+LEARNERS = {
+    one.name: one
+    for one in (
+        # var 0: OpenCV takes the square root of the number of features at each node, so that arms with more features are not held back.
+        Learner("rf", {"classifier.rf.nbtrees": 50, "classifier.rf.max": 15, "classifier.rf.min": 5, "classifier.rf.var": 0, "classifier.rf.acc": 0.0}),
+        Learner("libsvm", {"classifier.libsvm.k": "rbf", "classifier.libsvm.opt": True, "classifier.libsvm.prob": True}, scaled=True, most=150),
+        Learner("boost", {"classifier.boost.t": "real", "classifier.boost.w": 100, "classifier.boost.m": 2}, confidence=False, binary=True),
+        Learner("knn", {"classifier.knn.k": 15}, scaled=True),
+    )
+}
+
+
+def learner_of(name: str, classes: int) -> Learner:
+    """The learner of that name; raises `UsageError` for an unknown one and for one that cannot tell so many classes."""
+    if name not in LEARNERS:
+        raise UsageError(f"learner is '{name}', expected one of {', '.join(LEARNERS)}")
+    learner = LEARNERS[name]
+    if learner.binary and classes > 2:
+        raise UsageError(f"OTB's {name} tells two classes, not {classes}; choose another learner, or two classes (--artificial)")
+    return learner
+
+
+def otb_version() -> str:
+    """OTB's version as its ImageClassifier says, "unknown" when it says none."""
+    try:
+        said = run_otb("ImageClassifier", {"version": []})
+    except ProcessingError as error:  # the launcher says its version and ends with status 1
+        said = str(error)
+    matched = re.search(r"version (\d+(?:\.\d+)+)", said)
+    return matched[1] if matched else "unknown"
+
+
+def count_polygons(image: Path, polygons: Path, scratch: Path) -> dict[int, int]:
+    """Pixels of `image` whose centre lies in a polygon, by class (PolygonClassStatistics)."""
+    out = scratch / "polygons.xml"
+    run_otb("PolygonClassStatistics", {"in": image, "vec": polygons, "field": FIELD, "out": out}, silent, [out], threads=1)
+    pixels: dict[int, int] = {}
+    for statistic in ElementTree.parse(out).getroot().iter("Statistic"):
+        if statistic.get("name") == "samplesPerClass":
+            pixels = {int(str(one.get("key"))): int(str(one.get("value"))) for one in statistic.iter("StatisticMap")}
+    return pixels
+
+
+def share_out(there: Sequence[Mapping[int, int]], most: int, least: int) -> list[dict[int, int]]:
+    """How many samples of each class to take from each place, of `there` pixels by class in each: equally many of every class in all.
+
+    That number is what the scarcest class has in all places, between `least` and `most`; a class that has fewer gives all. A class's
+    number is spread evenly over the places, those that have too few giving all.
+    """
+    total: dict[int, int] = {}
+    for place in there:
+        for code, pixels in place.items():
+            total[code] = total.get(code, 0) + pixels
+    number = min(most, max(least, min((pixels for pixels in total.values() if pixels), default=0)))
+    taken: list[dict[int, int]] = [{} for _ in there]
+    for code in sorted(total):
+        left = min(number, total[code])
+        order = sorted((place.get(code, 0), index) for index, place in enumerate(there) if place.get(code, 0))
+        for rank, (pixels, index) in enumerate(order):
+            taken[index][code] = min(pixels, -(-left // (len(order) - rank)))
+            left -= taken[index][code]
+    return [{code: pixels for code, pixels in place.items() if pixels} for place in taken]
+
+
+def select_samples(image: Path, polygons: Path, wanted: Mapping[int, int], seed: int, scratch: Path) -> gpd.GeoDataFrame:
+    """`wanted` samples by class at random pixels of `image` within `polygons` (SampleSelection), whose `count_polygons` is in `scratch`.
+
+    Returns points with `FIELD`. Raises `ProcessingError` when OTB selects other numbers.
+    """
+    table, out = scratch / "wanted.csv", scratch / "points.sqlite"
+    table.write_text("".join(f"{code} {pixels}\n" for code, pixels in wanted.items()), encoding="utf-8")
+    parameters = {
+        "in": image,
+        "vec": polygons,
+        "instats": scratch / "polygons.xml",
+        "field": FIELD,
+        "sampler": "random",
+        "strategy": "byclass",
+        "strategy.byclass.in": table,
+        "rand": seed,
+        "out": out,
+    }
+    run_otb("SampleSelection", parameters, silent, [], threads=1)
+    points = gpd.read_file(out)[[FIELD, "geometry"]]
+    points[FIELD] = points[FIELD].astype(int)
+    selected = {int(code): int(pixels) for code, pixels in points[FIELD].value_counts().items()}
+    if selected != dict(wanted):
+        raise ProcessingError(f"{polygons}: SampleSelection took {selected} samples by class, expected {dict(wanted)}; report this as a bug")
+    return points
+
+
+def extract_samples(image: Path, points: Path, out: Path, report: Report = silent) -> gpd.GeoDataFrame:
+    """The bands of `image` at `points` (SampleExtraction) as fields value_0, value_1 ... beside the points' own; `out`: file for OTB."""
+    run_otb("SampleExtraction", {"in": image, "vec": points, "field": FIELD, "outfield.prefix.name": PREFIX, "out": out}, report, [], threads=1)
+    if not out.is_file():
+        raise OutputError(f"{out}: was not written although SampleExtraction ended well; check the free space and run it again")
+    return gpd.read_file(out)
+
+
+def write_points(points: gpd.GeoDataFrame, path: Path) -> None:
+    """Write a vector file that OTB reads, replacing the study's own former one."""
+    path.unlink(missing_ok=True)
+    points.to_file(path, layer="samples", driver="GPKG")
+
+
+def write_scaling(images: Sequence[Path], out: Path) -> None:
+    """Mean and deviation of the bands over whole images (ComputeImagesStatistics): no label enters."""
+    run_otb("ComputeImagesStatistics", {"il": list(images), "out.xml": out}, silent, [out], threads=1)
+
+
+def train(samples: Sequence[Path], features: int, out: Path, learner: Learner, seed: int, scaling: Path | None = None) -> str:
+    """Train on vector files with `FIELD` and value_0 ... (TrainVectorClassifier); return OTB's log."""
+    parameters: dict[str, object] = {
+        "io.vd": list(samples),
+        "cfield": FIELD,
+        "feat": [f"{PREFIX}{index}" for index in range(features)],
+        "io.stats": scaling,
+        "io.out": out,
+        "classifier": learner.name,
+        "rand": seed,
+        "v": False,
+    }
+    return run_otb("TrainVectorClassifier", {**parameters, **learner.parameters}, silent, [out], threads=1)
+
+
+def classify(
+    image: Path,
+    model: Path,
+    out: Path,
+    *,
+    confidence: Path | None = None,
+    mask: Path | None = None,
+    scaling: Path | None = None,
+    report: Report = silent,
+    step: str = "",
+    threads: int | None = None,
+) -> str:
+    """Map `image` with a trained `model` into `out` (uint8; 0 where `mask` is 0) and `confidence` (float32); return OTB's log."""
+    options = "?&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1"
+    parameters: dict[str, object] = {"in": image, "model": model, "mask": mask, "imstat": scaling, "out": [f"{out}{options}", "uint8"]}
+    if confidence:
+        parameters["confmap"] = [f"{confidence}{options}", "float"]
+    return run_otb("ImageClassifier", parameters, report, [out, *([confidence] if confidence else [])], step, threads)
+
+
+def regularise(mapped: Path, out: Path, radius: int) -> None:
+    """Majority vote in the square of `radius` pixels around each (ClassificationMapRegularization); ties keep the pixel's own label."""
+    parameters = {
+        "io.in": mapped,
+        "io.out": [f"{out}?&gdal:co:COMPRESS=DEFLATE", "uint8"],
+        "ip.radius": radius,
+        "ip.suvbool": False,
+        "ip.onlyisolatedpixels": False,
+    }
+    run_otb("ClassificationMapRegularization", parameters, silent, [out], threads=1)
+
+
+def classify_image(
+    image: str | Path,
+    polygons: str | Path,
+    out: str | Path,
+    *,
+    learner: str = "rf",
+    field: str = "class",
+    confidence: bool = False,
+    radius: int = 0,
+    samples: int = 1000,
+    seed: int = 1,
+    overwrite: bool = False,
+    threads: int | None = None,
+    report: Report = silent,
+) -> dict[int, int]:
+    """Map one image by the chain of the study: statistics, selection and extraction of samples, training, map.
+
+    polygons: vector file with an integer `field` of class codes 1..255. confidence: `out`_confidence.tif too. radius: of the majority
+    vote, 0 for none. samples: of each class at most. `out` and what lies beside it get their names when they are whole. Returns the
+    number of samples by class. Raises `InputError`, `UsageError`, `OutputError` and what OTB raises.
+    """
+    from otbsr.serving.apply import require_writable
+
+    image, out = Path(image), Path(out)
+    beside = out.with_name(f"{out.stem}_confidence.tif") if confidence else None
+    for path in (out, *([beside] if beside else [])):
+        require_writable(path, overwrite)
+    if reason := damage(image):
+        raise InputError(f"{image}: {reason}; check the path and the file")
+    table = labelled(Path(polygons), field)
+    chosen = learner_of(learner, table[FIELD].nunique())
+    if confidence and not chosen.confidence:
+        raise UsageError(f"OTB gives no confidence for {learner}; leave out --confidence or choose another learner")
+    with rasterio.open(image) as dataset:
+        bands, crs = dataset.count, dataset.crs
+    if crs and table.crs is not None and rasterio.CRS.from_wkt(table.crs.to_wkt()) != crs:
+        table = table.to_crs(crs.to_wkt())
+    with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent, ignore_cleanup_errors=True) as temporary:
+        scratch = Path(temporary)
+        write_points(table, scratch / "polygons.gpkg")
+        there = count_polygons(image, scratch / "polygons.gpkg", scratch)
+        if not there:
+            raise InputError(f"{polygons}: no polygon holds the centre of a pixel of {image}; check that both show the same place")
+        counts = share_out([there], min(samples, chosen.most or samples), LEAST)[0]
+        points = select_samples(image, scratch / "polygons.gpkg", counts, seed, scratch)
+        write_points(points, scratch / "points.gpkg")
+        write_points(extract_samples(image, scratch / "points.gpkg", scratch / "extracted.sqlite"), scratch / "samples.gpkg")
+        scaling = scratch / "scaling.xml" if chosen.scaled else None
+        if scaling:
+            write_scaling([image], scaling)
+        report("classification", 0.2)
+        train([scratch / "samples.gpkg"], bands, scratch / "learner.model", chosen, seed, scaling)
+        rest = part(report, "classification", 0.4, 1.0)
+        mapped, sure = scratch / "map.tif", scratch / "confidence.tif" if beside else None
+        classify(image, scratch / "learner.model", mapped, confidence=sure, scaling=scaling, report=rest, step="classification", threads=threads)
+        if radius:
+            regularise(mapped, scratch / "smooth.tif", radius)
+            mapped = scratch / "smooth.tif"
+        if sure and beside:
+            os.replace(sure, beside)
+        os.replace(mapped, out)
+    report("classification", 1.0)
+    return counts
+
+
+def labelled(path: Path, field: str) -> gpd.GeoDataFrame:
+    """Polygons with their codes in `FIELD`; raises `InputError` when the field is missing or holds no codes 1..255."""
+    from pyogrio.errors import DataSourceError
+
+    try:
+        table = gpd.read_file(path)
+    except (DataSourceError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as vectors ({error}); check the path and the file") from error
+    if field not in table:
+        raise InputError(f"{path}: no field {field}; its fields are {', '.join(name for name in table if name != 'geometry')} (--field)")
+    codes = table[field]
+    if not np.issubdtype(codes.dtype, np.number) or codes.isna().any() or not codes.between(1, 255).all() or (codes % 1 != 0).any():
+        raise InputError(f"{path}: field {field} must hold whole numbers from 1 to 255, class codes of a uint8 map")
+    return gpd.GeoDataFrame({FIELD: codes.astype(int).to_numpy()}, geometry=table.geometry.to_numpy(), crs=table.crs)
+
+
+def confusion_of(mapped: Path, reference: Path, out: Path, classes: int) -> NDArray[np.int64]:
+    """OTB's confusion matrix (classes, classes) of labels 1..classes, rows = reference; pixels where either is 0 do not count."""
+    run_otb(
+        "ComputeConfusionMatrix",
+        {"in": mapped, "out": out, "ref": "raster", "ref.raster.in": reference, "ref.raster.nodata": 0, "nodatalabel": 0},
+        silent,
+        [out],
+        threads=1,
+    )
+    return read_confusion(out, classes)
+
+
+def read_confusion(path: Path, classes: int) -> NDArray[np.int64]:
+    """A ComputeConfusionMatrix CSV as (classes, classes); labels it does not list are zero. Raises `ProcessingError`."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        rows, columns = ([int(label) for label in line.split(":", 1)[1].split(",")] for line in lines[:2])
+        values = np.array([[int(float(value)) for value in row] for row in csv.reader(lines[2:]) if row], dtype=np.int64)
+        matrix = np.zeros((classes, classes), np.int64)
+        matrix[np.ix_(np.array(rows) - 1, np.array(columns) - 1)] = values
+    except (IndexError, ValueError) as error:
+        raise ProcessingError(f"{path}: not a confusion matrix of OTB with labels 1 to {classes} ({error}); delete it and run again") from error
+    return matrix
+
+
+def count_confusion(mapped: NDArray[np.uint8], reference: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Our own count of the same: (classes, classes), rows = reference, pixels where either is 0 left out."""
+    used = (mapped > 0) & (reference > 0)
+    index = (reference[used].astype(np.int64) - 1) * classes + mapped[used].astype(np.int64) - 1
+    return np.bincount(index, minlength=classes * classes)[: classes * classes].reshape(classes, classes)
