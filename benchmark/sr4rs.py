@@ -4,7 +4,7 @@
 
 `published`: its documentation's example, as far as it can be had here: L1 200 at three scales, least-squares adversarial term of weight 1, batches of
 4, Adam at a constant 2e-4; no VGG term. `quick` (the default) is kinder to it where hours are few: L1 alone (its own --pretrain), one pair a
-step, 3e-3 falling along a cosine. Validation is on a few pairs only, since its forward pass alone takes seconds for each.
+step, 3e-3 falling along a cosine. Validation is on a few pairs only, since its forward pass alone takes seconds for each. A step takes 19 s of one core.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def test_sidecar_card_and_seeds(name):
         training = side.training
         assert training["settings"]["seed"] >= 0 and training["curve"] and training["data"] and side.metrics["gain_over_bicubic_db"] > 0
         assert training["seeds"] and set(training["seeds"]) <= SEEDS
+        assert training["areas_complete"] and bool(training["footprints"]) == ("aerial" in training["data"])
 
 
 @pytest.mark.parametrize("name", NAMES)
