@@ -169,7 +169,7 @@ def pairs(
     geoid: Annotated[Path | None, typer.Option(help="Geoid file, for products in sensor geometry.")] = None,
     days: Annotated[int | None, typer.Option(min=0, help="Largest difference of dates [any].")] = None,
     masked: Annotated[float | None, typer.Option(min=0, max=1, help="Share of a patch that may be under cloud, shadow or snow [0.005].")] = None,
-    changed: Annotated[float | None, typer.Option(min=0, max=1, help="Share of a patch that may have changed [0.03].")] = None,
+    changed: Annotated[float | None, typer.Option(min=0, max=1, help="Share of a patch that may have changed [0.01].")] = None,
     labels: Annotated[Path | None, typer.Option(help="Land cover, for the share of artificial surfaces [guessed from NDVI].")] = None,
     artificial: Annotated[str, typer.Option(help="Codes of artificial surfaces in LABELS, with commas.")] = "1,2",
     most: Annotated[int | None, typer.Option(min=1, help="Training patches at most, evenly from all shares of artificial surfaces [all].")] = None,

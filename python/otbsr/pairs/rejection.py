@@ -43,7 +43,7 @@ class RejectionSettings(BaseModel):
     dilation: int = Field(2, ge=0, le=20, description="pixels by which clouds and shadows are widened: masks stop short of their edges")
     saturated: float = Field(0.01, ge=0, le=1, description="share of saturated pixels in either product")
     change: float = Field(5.0, gt=0, description="smoothed residual from which a pixel has changed, in robust standard deviations of the residual")
-    changed: float = Field(0.03, ge=0, le=1, description="share of changed pixels")
+    changed: float = Field(0.01, ge=0, le=1, description="share of changed pixels")
     likeness: float = Field(0.5, ge=-1, le=1, description="least correlation between the input and the target as the input's sensor sees it")
 
 
