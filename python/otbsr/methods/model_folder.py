@@ -180,7 +180,8 @@ class ModelFolder:
     @cached_property
     def phases(self) -> Callable[..., dict[str, Any]] | None:
         """The signature without the last depth-to-space (see `before_depth_to_space`), of the same size as the input; None if there is none."""
-        found: Any = self.signature and self.__dict__["loaded"].signatures.get(f"{self.sidecar.input.signature}_phases")
+        _ = self.signature  # loads the model
+        found: Any = self.__dict__["loaded"].signatures.get(f"{self.sidecar.input.signature}_phases")
         given = found.structured_outputs.get(self.sidecar.output.name) if found else None
         return found if given is not None and given.shape.rank == 4 and given.shape[3] == self.sidecar.factor**2 * len(self.sidecar.output.bands) else None
 
