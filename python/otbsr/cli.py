@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +49,7 @@ def words(text: str) -> list[str]:
 
 def main(run: Callable[[], Any] = app) -> None:
     """Entry point: errors of `otbsr.errors` become one line on stderr and their exit status."""
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")  # images in sensor geometry are none the worse for it
     try:
         run()
     except OtbsrError as error:

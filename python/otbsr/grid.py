@@ -45,6 +45,8 @@ class Grid:
         With `south_up`, rows that grow northward (and images without georeferencing) are taken as they are: dy < 0.
         """
         t = dataset.transform
+        if not all(math.isfinite(value) for value in t[:6]):
+            raise GridError(f"{dataset.name}: geotransform {tuple(t[:6])} has values that are no numbers; fetch the file again")
         if t.b != 0 or t.d != 0:
             raise GridError(f"{dataset.name}: geotransform is rotated or sheared ({t.b:g}, {t.d:g}); warp it to a north-up grid (gdalwarp) first")
         if t.a <= 0 or (t.e >= 0 and not south_up):

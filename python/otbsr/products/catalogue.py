@@ -54,7 +54,7 @@ class Found:
 def search(
     endpoint: str, collection: str, footprint: BaseGeometry, when: datetime, days: float = 5, cloud: float = 20, coverage: float = 0.5, limit: int = 50
 ) -> list[Found]:
-    """Scenes of a STAC catalogue that cover a footprint (longitude, latitude), the best first: nearest in time, then least cloud.
+    """Scenes of a STAC catalogue that cover a footprint (longitude, latitude), the best first: nearest in days, widest, least cloud, newest baseline.
 
     Args:
         endpoint: the API's root (https://.../v1).
@@ -70,6 +70,7 @@ def search(
 
     """
     from pystac_client import Client
+    from pystac_client.conformance import ConformanceClasses
     from pystac_client.exceptions import APIError
 
     if urlsplit(endpoint).scheme not in ("http", "https"):
@@ -79,8 +80,12 @@ def search(
     begin, end = when - timedelta(days=days), when + timedelta(days=days)
     try:
         client = Client.open(endpoint)
+        # Cloud is judged here too: asking for it only saves pages, and not every catalogue can be asked.
+        query = {"eo:cloud_cover": {"lte": cloud}} if client.conforms_to(ConformanceClasses.QUERY) else None
+        methods = {str(link.extra_fields.get("method", "")).upper() for link in client.links if link.rel == "search"}
+        method = "GET" if methods == {"GET"} else "POST"
         asked = client.search(
-            collections=[collection], intersects=mapping(footprint), datetime=[begin, end], query={"eo:cloud_cover": {"lte": cloud}}, limit=min(100, limit * 2)
+            method=method, collections=[collection], intersects=mapping(footprint), datetime=[begin, end], query=query, limit=min(100, limit * 2)
         )
         found = []
         for item in asked.items_as_dicts():
@@ -94,7 +99,15 @@ def search(
     except Exception as error:
         # pystac raises many types for an answer that is not STAC.
         raise InputError(f"{endpoint}: does not answer as a STAC catalogue ({type(error).__name__}: {str(error)[:200]}); check the address") from error
-    return sorted(found, key=lambda one: (round(one.gap), -round(one.coverage, 1), one.cloud or 0.0, one.gap, one.id))[:limit]
+    return sorted(found, key=lambda one: (round(one.gap), -round(one.coverage, 1), one.cloud or 0.0, round(one.gap, 3), -newness(one.item), one.id))[:limit]
+
+
+def newness(item: Mapping[str, Any]) -> float:
+    """The processing baseline as a number, 0 without one: of two versions of one image the newer is better."""
+    try:
+        return float(baseline(item.get("properties") or {}))
+    except ValueError:
+        return 0.0
 
 
 def judged(item: Mapping[str, Any], footprint: BaseGeometry, when: datetime) -> Found | None:

@@ -30,9 +30,9 @@ class Files:
     def __init__(self, root: Path) -> None:
         """List `root`; raises `InputError` for an archive that is damaged, encrypted or holds names that lead out of it."""
         self.root = root
-        self.archive = root if root.is_file() else None
+        self.archive, self.packed = root if root.is_file() else None, False
         if self.archive:
-            self.names = archive_names(self.archive)
+            self.names, self.packed = archive_names(self.archive)
         else:
             found = list(islice((path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()), MEMBERS + 1))
             if len(found) > MEMBERS:
@@ -52,8 +52,8 @@ class Files:
         return read_xml(self.path(name))
 
 
-def archive_names(archive: Path) -> list[str]:
-    """The names of a zip archive's files in order; raises `InputError` when one is not safe to use."""
+def archive_names(archive: Path) -> tuple[list[str], bool]:
+    """(names of a zip archive's files in order, whether images in it are compressed once more); raises `InputError` for one that is not safe to use."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
@@ -72,7 +72,8 @@ def archive_names(archive: Path) -> list[str]:
         if member.flag_bits & 1:
             raise InputError(f"{archive}: {member.filename} is encrypted; unpack it and give the folder")
         names.add(member.filename)
-    return sorted(names)
+    images = [member for member in members if member.filename.lower().endswith((".jp2", ".tif"))]
+    return sorted(names), any(member.compress_type != zipfile.ZIP_STORED for member in images)
 
 
 def read_bytes(path: Path, limit: int = XML_LIMIT) -> bytes:

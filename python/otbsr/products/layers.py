@@ -63,23 +63,14 @@ class Layer:
             raise InputError(f"{self.path}: cannot be read ({first_line(error)}); fetch the file again") from error
 
     def resampled(self, file: rasterio.DatasetReader, grid: Grid) -> Mask:
-        """The kind's pixels on `grid`: nearest when it is finer, the maximum when it is coarser."""
+        """The kind's pixels on `grid`."""
         own = Grid.of(file, south_up=True)
-        found: NDArray[np.uint8] = np.zeros((grid.height, grid.width), np.uint8)
         window = own.window_over(grid, 1)
         if window is None:
-            return found.astype(bool)
+            return np.zeros((grid.height, grid.width), bool)
         codes = file.read(self.index, window=window)
         flags = np.isin(codes, self.values) if self.values else (codes.astype(np.int64) & self.bits) != 0
-        part = own.cropped(window)
-        if part.same(grid):
-            return np.asarray(flags, bool)
-        reproject(
-            flags.astype(np.uint8), found, src_transform=part.transform, src_crs=own.crs or grid.crs or "EPSG:3857",
-            dst_transform=grid.transform, dst_crs=grid.crs or own.crs or "EPSG:3857",
-            resampling=Resampling.max if grid.dx > own.dx * 1.001 else Resampling.nearest,
-        )  # fmt: skip
-        return found.astype(bool)
+        return on_grid(flags, own.cropped(window), grid)
 
     def rasterised(self, grid: Grid, sensor: Sequence[Path]) -> Mask:
         """The pixels of `grid` that the polygons touch (for `outside`: whose centre they hold)."""
@@ -88,6 +79,20 @@ class Layer:
             return np.full((grid.height, grid.width), self.outside, bool)  # no region given: the whole image is the region
         size = (grid.height, grid.width)
         return np.asarray(rasterize(shapes, size, transform=grid.transform, all_touched=not self.outside, dtype="uint8"), bool)
+
+
+def on_grid(flags: NDArray[np.bool_], own: Grid, grid: Grid, every: bool = False) -> Mask:
+    """Flags of the pixels of `own` on `grid`, False outside: nearest when it is finer; when it is coarser, those where any (every) pixel within has it."""
+    if own.same(grid):
+        return np.asarray(flags, bool)
+    found: NDArray[np.uint8] = np.zeros((grid.height, grid.width), np.uint8)
+    crs = own.crs or grid.crs or "EPSG:3857"  # without georeferencing any plane serves: both sides have the same
+    coarser = Resampling.min if every else Resampling.max
+    reproject(
+        flags.astype(np.uint8), found, src_transform=own.transform, src_crs=crs, dst_transform=grid.transform, dst_crs=grid.crs or crs,
+        resampling=coarser if grid.dx > own.dx * 1.001 else Resampling.nearest, tolerance=0,
+    )  # fmt: skip
+    return found.astype(bool)
 
 
 def polygons(path: Path) -> list[tuple[dict[str, Any], str, str]]:
@@ -134,7 +139,7 @@ def placed(shape: dict[str, Any], crs: str, grid: Grid, sensor: Sequence[Path]) 
         return shape
     try:
         own = rasterio.CRS.from_user_input(crs)
-    except RasterioError:
+    except (RasterioError, ValueError):  # CRSError is the latter
         return shape  # a name that only its publisher knows: the product's own CRS
     if own.is_geographic and crs.lower().startswith(("urn:", "http")):  # these names put latitude first
         shape = {**shape, "coordinates": [[(y, x) for x, y in points] for points in shape["coordinates"]]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -15,14 +16,14 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from otbsr.errors import GridError, InputError, UsageError
 from otbsr.grid import Grid
 from otbsr.products.files import Files
-from otbsr.products.layers import KINDS, Layer, Mask
+from otbsr.products.layers import KINDS, Layer, Mask, on_grid
 from otbsr.raster import ARCHIVED, first_line, known_damage, stamp
 
 SCALE = 1e-4
@@ -184,11 +185,8 @@ class Product:
         bands = self.select(names)
         if "nodata" in kinds or "saturation" in kinds:
             for band in bands:
-                numbers = digital(band, part, None, self.sensor, strict=False)
-                if "nodata" in kinds:
-                    found |= np.isnan(numbers)
-                if "saturation" in kinds and band.saturated is not None:
-                    found |= numbers >= band.saturated
+                empty, saturated = special_pixels(band, part, self.sensor)
+                found |= (empty & ("nodata" in kinds)) | (saturated & ("saturation" in kinds))
         sensor = (bands[0].path, *bands[0].files) if bands and self.sensor else ()
         for layer in self.layers:
             if layer.kind in kinds and (not layer.bands or set(layer.bands) & set(names)):
@@ -196,17 +194,14 @@ class Product:
         return found
 
 
-def digital(band: Band, part: Grid, resampling: str | None, sensor: bool = False, strict: bool = True) -> NDArray[np.float32]:
-    """A band's numbers on the pixels of `part`, float32 of (rows, columns), NaN without data; see `Product.read`.
-
-    strict: without resampling, refuse grids that neither are the band's nor nest in it.
-    """
+def digital(band: Band, part: Grid, resampling: str | None, sensor: bool = False) -> NDArray[np.float32]:
+    """A band's numbers on the pixels of `part`, float32 of (rows, columns), NaN without data; see `Product.read`."""
     own = readable_grid(band, sensor)
     result = np.full((part.height, part.width), np.nan, np.float32)
     method = resampling or "nearest"
     if method not in RESAMPLINGS:
         raise UsageError(f"resampling is '{method}', expected {', '.join(RESAMPLINGS)}")
-    if strict and resampling is None and not own.holds_pixels_of(part):
+    if resampling is None and not own.holds_pixels_of(part):
         raise GridError(f"{band.path}: {own.describe()} does not nest in {part.describe()}; name a resampling ({', '.join(RESAMPLINGS)}) or another grid")
     try:
         with rasterio.open(band.path) as file:
@@ -227,6 +222,24 @@ def digital(band: Band, part: Grid, resampling: str | None, sensor: bool = False
         dst_transform=part.transform, dst_crs=part.crs or crs, dst_nodata=np.nan, resampling=Resampling[method], tolerance=0,
     )  # fmt: skip
     return result
+
+
+def special_pixels(band: Band, part: Grid, sensor: bool = False) -> tuple[Mask, Mask]:
+    """(where a band has no data, where it is saturated), bool of the pixels of `part`; in a coarser pixel, when any within it is."""
+    own = readable_grid(band, sensor)
+    cover = own.window_over(part, 1)
+    if cover is None:
+        return np.ones((part.height, part.width), bool), np.zeros((part.height, part.width), bool)
+    try:
+        with rasterio.open(band.path) as file:
+            numbers = file.read(band.index, window=cover)
+    except RasterioError as error:
+        raise InputError(f"{band.path}: pixels cannot be read ({first_line(error)}); fetch the file again") from error
+    source, values = own.cropped(cover), without(numbers, band.nodata)
+    empty = ~on_grid(~np.isnan(values), source, part, every=True)
+    if band.saturated is None:
+        return empty, np.zeros_like(empty)
+    return empty, on_grid(values >= band.saturated, source, part)
 
 
 def without(numbers: NDArray[np.generic], nodata: float | None) -> NDArray[np.float32]:
@@ -255,8 +268,11 @@ def readable_grid(source: Path | Band, sensor: bool = False) -> Grid:
 def grid_once(path: Path, modified: int, size: int, sensor: bool) -> Grid:
     """The grid of a file as it was then."""
     try:
-        with rasterio.open(path) as dataset:
-            return Grid.of(dataset, south_up=sensor)
+        with warnings.catch_warnings():
+            if sensor:
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                return Grid.of(dataset, south_up=sensor)
     except RasterioError as error:
         raise InputError(f"{path}: cannot be read as an image ({first_line(error)}); fetch the file again") from error
 
@@ -288,6 +304,8 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
     if path.is_dir() or path.suffix.lower() == ".zip":
         files = Files(path)
         product = sentinel2.read(files) or theia.read(files, surface.upper()) or spot.read(files) or (catalogue.read_item(path) if path.is_dir() else None)
+        if product and files.packed:
+            return replace(product, remarks=(*product.remarks, "images in the archive are compressed once more: unpacked they are read faster"))
         if product:
             return product
         raise InputError(

@@ -80,7 +80,7 @@ def read(files: Files) -> Product | None:
     level = "L2A" if document.endswith("L2A.xml") else "L1C"
     provenance = {
         "level": level, "satellite": text(root, "SPACECRAFT_NAME") or "", "baseline": baseline, "product": uri, "granule": PurePosixPath(images[0]).name,
-        "orbit": text(root, "SENSING_ORBIT_NUMBER") or "", "crs": text(geometry, "HORIZONTAL_CS_CODE") or "" if geometry is not None else "",
+        "orbit": text(root, "SENSING_ORBIT_NUMBER") or "", "declared_crs": text(geometry, "HORIZONTAL_CS_CODE") or "" if geometry is not None else "",
     }  # fmt: skip
     return Product(
         name=folder.removesuffix(".zip").removesuffix(".SAFE"),

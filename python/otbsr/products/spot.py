@@ -97,7 +97,7 @@ def read_document(files: Files, name: str) -> Product | None:
     provenance = {
         "level": text(root, "PROCESSING_LEVEL") or "", "satellite": f"Spot-{text(root, 'MISSION_INDEX') or '?'}",
         "product": text(root, "DATASET_NAME") or PurePosixPath(name).stem, "spectral": text(root, "SPECTRAL_PROCESSING") or "",
-        "radiometry": text(root, "RADIOMETRIC_PROCESSING") or "", "crs": text(root, "PROJECTED_CRS_CODE") or text(root, "GEODETIC_CRS_CODE") or "",
+        "radiometry": text(root, "RADIOMETRIC_PROCESSING") or "", "declared_crs": text(root, "PROJECTED_CRS_CODE") or text(root, "GEODETIC_CRS_CODE") or "",
     }  # fmt: skip
     remarks = [] if any(layer.kind == "cloud" for layer in masks) else ["no cloud mask (MASKS/CLD_*_MSK.GML)"]
     if provenance["radiometry"].upper() in ("DISPLAY", "SEAMLESS"):

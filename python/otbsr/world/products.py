@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.warp import transform
 
 from otbsr.grid import Grid
 from otbsr.world.clouds import block_mean
@@ -270,7 +271,25 @@ def write_dimap(folder: Path, look: Acquisition) -> Path:
         image = where / f"IMG_{stem}_R1C1.TIF"
         write(image, planes, grid)
         save(dimap_metadata(image.name, look, bands, gains, grid), where / f"DIM_{stem}.XML")
+        (where / "MASKS").mkdir()
+        save(mask_document("CLOUD", []), where / "MASKS" / f"CLD_{stem}_MSK.GML")
+        save(mask_document("ROI", [grid]), where / "MASKS" / f"ROI_{stem}_MSK.GML")
     return product
+
+
+def mask_document(nature: str, parts: list[Grid]) -> ElementTree.Element:
+    """A mask of a DIMAP product in GML: the footprints of some grids as polygons."""
+    space = "http://www.opengis.net/gml/3.2"
+    ElementTree.register_namespace("gml", space)
+    root = ElementTree.Element("Mask")
+    for grid in parts:
+        feature = element(element(root, f"{{{space}}}featureMember"), "Mask_Feature")
+        element(feature, "maskNature", nature)
+        polygon = element(element(feature, "extentOf"), f"{{{space}}}Polygon", srsName="urn:ogc:def:crs:EPSG::32631")
+        ring = element(element(polygon, f"{{{space}}}exterior"), f"{{{space}}}LinearRing")
+        corners = ((grid.left, grid.top), (grid.right, grid.top), (grid.right, grid.bottom), (grid.left, grid.bottom), (grid.left, grid.top))
+        element(ring, f"{{{space}}}posList", " ".join(f"{x} {y}" for x, y in corners), srsDimension="2")
+    return root
 
 
 def dimap_metadata(image: str, look: Acquisition, bands: tuple[str, ...], gains: Mapping[str, float], grid: Grid) -> ElementTree.Element:
@@ -281,7 +300,12 @@ def dimap_metadata(image: str, look: Acquisition, bands: tuple[str, ...], gains:
     element(identity, "METADATA_PROFILE", "S6_ORTHO")
     element(element(root, "Dataset_Identification"), "DATASET_NAME", image.removeprefix("IMG_").removesuffix("_R1C1.TIF"))
     content = element(root, "Dataset_Content")
-    element(content, "DATASET_EXTENT")
+    extent = element(content, "Dataset_Extent", extent_type="Bounding_Polygon")
+    xs, ys = [grid.left, grid.right, grid.right, grid.left], [grid.top, grid.top, grid.bottom, grid.bottom]
+    for longitude, latitude in zip(*transform(grid.crs, "EPSG:4326", xs, ys), strict=True):
+        vertex = element(extent, "Vertex")
+        element(vertex, "LON", longitude)
+        element(vertex, "LAT", latitude)
     sources = element(element(element(root, "Dataset_Sources"), "Source_Identification"), "Strip_Source")
     element(sources, "MISSION", "SPOT")
     element(sources, "MISSION_INDEX", 6)
@@ -313,9 +337,14 @@ def dimap_metadata(image: str, look: Acquisition, bands: tuple[str, ...], gains:
     encoding = element(raster, "Raster_Encoding")
     element(encoding, "DATA_TYPE", "INTEGER")
     element(encoding, "NBITS", 16)
-    display = element(element(raster, "Raster_Display"), "Band_Display_Order")
+    shown = element(raster, "Raster_Display")
+    display = element(shown, "Band_Display_Order")
     for tag, band in zip(("RED_CHANNEL", "GREEN_CHANNEL", "BLUE_CHANNEL", "ALPHA_CHANNEL"), bands if len(bands) > 1 else bands * 3, strict=False):
         element(display, tag, band)
+    for text, count in (("NODATA", 0), ("SATURATED", 4095)):
+        special = element(shown, "Special_Value")
+        element(special, "SPECIAL_VALUE_TEXT", text)
+        element(special, "SPECIAL_VALUE_COUNT", count)
     radiometry = element(element(element(root, "Radiometric_Data"), "Radiometric_Calibration"), "Instrument_Calibration")
     measures = element(radiometry, "Band_Measurement_List")
     for band in bands:

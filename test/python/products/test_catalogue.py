@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -73,6 +74,10 @@ def catalogue(site: Site, items: list[dict[str, Any]], page: int = 2) -> None:
     }  # fmt: skip
 
     def answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if not body:  # the same by GET
+            body = {key: values[0] for key, values in parse_qs(path.partition("?")[2]).items()}
+            body |= {"collections": body["collections"].split(","), "intersects": json.loads(body["intersects"])}
+            body["query"] = json.loads(body.get("query", "{}"))
         begin, end = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in body["datetime"].split("/"))
         most = body.get("query", {}).get("eo:cloud_cover", {}).get("lte", 100)
         found = [
@@ -119,7 +124,32 @@ def test_found_by_place_date_and_cloud_nearest_first(site: Site) -> None:
     partial = search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN, days=1, cloud=20, coverage=0.01)
     assert [one.id for one in partial] == ["corner"] and partial[0].coverage == pytest.approx(0.04, abs=1e-6)
     assert len(search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN, days=5, limit=1)) == 1
+    again = scene(site, "a-near-clear", "2023-06-15T10:50:00Z", 1.0)  # the same image, processed earlier
+    again["properties"]["s2:processing_baseline"] = "03.01"
+    items.append(again)
+    assert [one.id for one in search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN)][:2] == ["near-clear", "a-near-clear"]
     assert search(f"{site.url}/v1", "sentinel-2-l2a", box(9, 9, 10, 10), WHEN) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_catalogues_that_cannot_be_asked_for_cloud(site: Site) -> None:
+    """Scenes without a cloud cover are kept by such a catalogue's answer, and those with too much are left out here."""
+    catalogue(site, [scene(site, "cloudy", "2023-06-14T10:50:00Z", 60.0), scene(site, "clear", "2023-06-15T10:50:00Z", 3.0)])
+    root = site.handlers["/v1"]("", {})
+    root["conformsTo"].pop()
+    bodies = []
+    answer = site.handlers["/v1/search"]
+    site.handlers["/v1/search"] = lambda path, body: (bodies.append(body), answer(path, body))[1]
+    assert [one.id for one in search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN)] == ["clear"]
+    assert bodies and "query" not in bodies[0]
+
+
+def test_catalogues_that_take_get_only(site: Site) -> None:
+    catalogue(site, [scene(site, "cloudy", "2023-06-14T10:50:00Z", 60.0), scene(site, "clear", "2023-06-15T10:50:00Z", 3.0)])
+    root = site.handlers["/v1"]("", {})
+    root["links"] = [link for link in root["links"] if link.get("method") != "POST"]
+    assert [one.id for one in search(f"{site.url}/v1", "sentinel-2-l2a", PLACE, WHEN)] == ["clear"]
+    assert {method for method, path, _ in site.asked if "search" in path} == {"GET"}
 
 
 def test_catalogues_that_do_not_answer_are_one_message(site: Site) -> None:

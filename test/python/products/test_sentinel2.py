@@ -163,6 +163,10 @@ def test_no_data_and_saturation_of_the_bands_asked(tmp_path: Path) -> None:
     assert np.argwhere(product.mask(["nodata"])).tolist() == [[0, 0], [0, 1], [0, 2]]
     assert np.argwhere(product.mask(["saturation"])).tolist() == [[5, 5]]
     assert not product.mask(["nodata", "saturation"], ["B8"]).any()
+    coarse = product.grid(["B4"]).coarsened(6)
+    assert np.argwhere(product.mask(["nodata"], grid=coarse)).tolist() == [[0, 0]]  # 3 of 36 pixels
+    assert np.argwhere(product.mask(["saturation"], grid=coarse)).tolist() == [[0, 0]]
+    assert product.mask(["nodata"], grid=product.grid(["B4"]).refined(2)).sum() == 12
     assert np.isnan(product.read(["B4"])[0, 0, :3]).all()
 
 
@@ -217,6 +221,7 @@ def test_archives_are_read_in_place(tmp_path: Path, method: int, monkeypatch: py
     plain = open_product(safe)
     monkeypatch.chdir(tmp_path)
     product = open_product("p q.zip")
+    assert bool(product.remarks) == (method == zipfile.ZIP_DEFLATED)
     assert product.name == plain.name and product.angles == plain.angles and list(product.bands) == list(plain.bands)
     assert np.array_equal(product.read(["B4", "B11"]), plain.read(["B4", "B11"]))
     assert np.array_equal(product.mask(), plain.mask())

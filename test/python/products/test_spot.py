@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -12,7 +13,7 @@ import rasterio
 from affine import Affine
 from rasterio.rpc import RPC
 
-from otbsr.errors import GridError, InputError
+from otbsr.errors import GridError, InputError, OtbsrError
 from otbsr.grid import Grid
 from otbsr.products import open_product, stack
 
@@ -285,3 +286,23 @@ def test_pan_beside_colours_with_another_corner_needs_a_resampling(tmp_path: Pat
         product.read(["pan", "red"])
     planes = product.read(["pan", "red"], resampling="bilinear")
     assert planes.shape == (2, 48, 40) and np.isnan(planes[1, :, :2]).all() and np.isfinite(planes[1, :, 2:]).all()
+
+
+@pytest.mark.parametrize("value", ["", "nan", "-1", "../../x"])
+def test_wrong_values_anywhere_are_one_message_or_harmless(tmp_path: Path, value: str) -> None:
+    """Every text and attribute of the document in turn; whatever happens is a number, NaN or an error of ours."""
+    document = dimap(tmp_path, image(4, 8, 8))
+    gml(document.parent / "MASKS" / "CLD_X_MSK.GML", [f"{LEFT} {TOP} {LEFT + 12} {TOP} {LEFT + 12} {TOP - 12} {LEFT} {TOP - 12} {LEFT} {TOP}"])
+    text = document.read_text()
+    refused = 0
+    places = [match.span(1) for match in re.finditer(r">([^<>\n]+)<", text)] + [match.span(1) for match in re.finditer(r'="([^"]+)"', text.partition("?>")[2])]
+    for begin, end in places:
+        document.write_text(text[:begin] + value + text[end:])
+        try:
+            product = open_product(document)
+            planes, mask = product.read(["red", "nir"]), product.mask()
+            assert planes.dtype == np.float32 and mask.dtype == bool and planes.shape[1:] == mask.shape
+        except OtbsrError as error:
+            refused += 1
+            assert "\n" not in str(error) and ("DIM_SPOT6" in str(error) or "IMG_SPOT6" in str(error))
+    assert refused > 10

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.windows import Window
 
 from otbsr.errors import GridError, InputError, UsageError
 from otbsr.products import open_product, stack
@@ -159,3 +160,20 @@ def test_image_without_georeferencing_or_names(tmp_path: Path) -> None:
     assert product.renamed({"red": "B4"}).read(["B4"]).shape == (1, 4, 5)
     with pytest.raises(UsageError, match="two bands one name"):
         product.renamed({"red": "B8"})
+
+
+@pytest.mark.parametrize("spacing", [10.24, 0.1, 1 / 3])
+def test_windows_of_spacings_that_floats_only_nearly_hold(tmp_path: Path, spacing: float) -> None:
+    path, pixels = tmp_path / "i.tif", np.arange(1, 2501, dtype=np.int16).reshape(50, 50)
+    write(path, pixels, spacing, left=512345.67, top=4812345.61)
+    product = open_product(path, ["B4"])
+    grid = product.grid(["B4"])
+    for offset in range(50):
+        window = Window(offset, 49 - offset, 7, 5)
+        part = np.full((5, 7), np.nan)
+        rows, columns = min(5, offset + 1), min(7, 50 - offset)
+        part[:rows, :columns] = pixels[49 - offset : 49 - offset + rows, offset : offset + columns] * 1e-4
+        for found in (product.read(["B4"], window)[0], product.read(["B4"], grid=grid.cropped(window))[0]):
+            assert np.allclose(found, part, equal_nan=True, atol=1e-7)
+        fine = product.read(["B4"], grid=grid.cropped(window).refined(3))[0]
+        assert np.allclose(fine, part.repeat(3, 0).repeat(3, 1), equal_nan=True, atol=1e-7)
