@@ -170,7 +170,7 @@ def test_displacement_and_its_limit():
     """On an image that goes on around its edges; at others, phase correlation errs by tenths of a pixel."""
     image = ndimage.gaussian_filter(np.random.default_rng(5).standard_normal((64, 64)), 1, mode="wrap")[..., None]
     moved = np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(image[..., 0]), (1.6, -1.2))).real[..., None]
-    assert opensr.displacement(moved, image) == pytest.approx((-1.6, 1.2), abs=0.02)
+    assert opensr.displacement(moved, image) == pytest.approx((-1.6, 1.2), abs=0.03)  # three of its steps; `alignment` is finer
     assert opensr.displacement(np.roll(image, 5, 0), image) == (-5, 0)
     assert opensr.displacement(np.roll(image, 6, 0), image) is None
 
