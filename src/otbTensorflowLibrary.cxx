@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
@@ -198,16 +199,13 @@ std::vector<std::string> Candidates(std::vector<std::string>& lookedAt)
   return found;
 }
 
-// oneDNN's convolutions, which TensorFlow itself uses only on processors with AVX512-VNNI or newer, are compiled for AVX2 when they run;
-// the wheel's other ones are compiled for AVX. TF_ENABLE_ONEDNN_OPTS, if the user sets it, decides.
-void PreferOneDnn()
+bool HasAvx2()
 {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-  {
-    setenv("TF_ENABLE_ONEDNN_OPTS", "1", 0);
-  }
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return false;
 #endif
 }
 
@@ -243,7 +241,13 @@ const TensorflowLibrary& TensorflowLibrary::Get()
 TensorflowLibrary::TensorflowLibrary()
 {
   setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0); // TensorFlow's start-up notes are not the user's business
-  PreferOneDnn();
+  const bool hasAvx2 = HasAvx2();
+  if (hasAvx2)
+  {
+    // oneDNN's convolutions, which TensorFlow itself uses only on processors with AVX512-VNNI or newer, are compiled for the processor when
+    // they run; the wheel's other ones are compiled for AVX. TF_ENABLE_ONEDNN_OPTS, if the user sets it, decides.
+    setenv("TF_ENABLE_ONEDNN_OPTS", "1", 0);
+  }
   BoundArenas();
 
   void* library = nullptr;
@@ -259,7 +263,8 @@ TensorflowLibrary::TensorflowLibrary()
   if (library == nullptr)
   {
     const bool deepBind = std::getenv("OTB_TF_NODEEPBIND") == nullptr;
-    const QuietLoading quiet;
+    // elsewhere TensorFlow may end the process with a message on the processor
+    const auto quiet = hasAvx2 ? std::make_unique<QuietLoading>() : nullptr;
     for (const auto& candidate : Candidates(lookedAt))
     {
       library = dlopen(candidate.c_str(), RTLD_LAZY | RTLD_LOCAL | (deepBind ? RTLD_DEEPBIND : 0));

@@ -431,7 +431,8 @@ def test_tiles_strips_memory_and_boxes_do_not_show(run_application, zoo: Path, t
 
 
 def test_the_users_choice_of_onednn_counts(run_application, models: Path, tmp_path: Path) -> None:
-    """With TensorFlow's other convolutions the image is the same within rounding; TensorFlow's notes on oneDNN are not shown, its errors are."""
+    """With TensorFlow's other convolutions the image is the same but for float32's rounding, which goes with the values that are added, not with
+    their sum; TensorFlow's notes on oneDNN are not shown, its errors are."""
     image = write(tmp_path / "x.tif", scene(4, 70, 60, 1))
     fields = [*FULLY, "-source1.rfieldx", 88, "-source1.rfieldy", 88, "-output.efieldx", 152, "-output.efieldy", 152, "-output.spcscale", 0.25]
     results = []
@@ -442,8 +443,9 @@ def test_the_users_choice_of_onednn_counts(run_application, models: Path, tmp_pa
         )
         assert "oneDNN" not in log and "absl" not in log
         results.append(read(out))
-    for result in results[1:]:
-        np.testing.assert_allclose(result, results[0], rtol=1e-4, atol=0.2)
+    difference, span = np.abs(results[1] - results[0]), np.ptp(results[0])
+    assert difference.max() < 1e-5 * span and difference.mean() < 1e-6 * span
+    assert np.abs(results[2] - results[0]).max() < 1e-5 * span
     broken = tmp_path / "libbroken.so"
     broken.write_bytes(b"no library")
     refused = run_application(
