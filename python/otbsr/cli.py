@@ -558,6 +558,10 @@ def apply_command(
     out: Output,
     bands: Annotated[str, typer.Option("--bands", help="Names of an image's bands in its order, such as B2,B3,B4,B8; default its band descriptions.")] = "",
     scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of an image; default the file's own, else 0.0001.")] = None,
+    surface: Annotated[str, typer.Option("--surface", help="Of a Theia product: FRE (corrected for slopes) or SRE.")] = "FRE",
+    resampling: Annotated[
+        str, typer.Option("--resampling", help="How bands that do not nest in the finest band's grid come onto it: bilinear, cubic ... [refused].")
+    ] = "",
     against: Annotated[Path | None, typer.Option("--against", help="Second model (P): OUT_disagreement.tif gets how far it is from --model, in DN.")] = None,
     validity: Annotated[bool, typer.Option("--validity", help="OUT_validity.tif gets 0: no data, 1: partly supported by data, 2: supported.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
@@ -578,6 +582,8 @@ def apply_command(
             out,
             bands=words(bands) or None,
             scale=scale,
+            surface=surface,
+            resampling=resampling or None,
             against=against,
             validity=validity,
             threads=threads,

@@ -74,6 +74,8 @@ def apply(
     *,
     bands: Sequence[str] | None = None,
     scale: float | None = None,
+    surface: str = "FRE",
+    resampling: str | None = None,
     against: str | Path | None = None,
     validity: bool = False,
     threads: int | None = None,
@@ -86,6 +88,8 @@ def apply(
     """Super-resolve `source` (SAFE folder, Theia folder or image) with a model folder into `out`: a COG (.tif), or a .vrt over its windows.
 
     bands, scale: an image's band names in its order and the reflectance of one DN, where the file does not say so itself.
+    surface, resampling: as `open_product` and `stack` take them: which of Theia's reflectances, and how coarser bands that do not nest in the
+        finest one's grid come onto it ("bilinear", "cubic" ...); by default they are refused.
     against: a second model (P): `out`_disagreement gets how far its result is from `model`'s, the root mean square over the bands of the
         difference in DN of `model`'s output, uint16, 65535 where either has no data.
     validity: `out`_validity gets for each pixel, uint8: 0 no data in the input; 1 no data or the image's edge within the model's margin, so
@@ -109,16 +113,16 @@ def apply(
     finals = {**beside, "out": out}
     for path in finals.values():
         require_writable(path, overwrite)
-    product = open_product(source, bands, scale)
+    product = open_product(source, bands, scale, surface)
     identity = {
-        "source": source_identity(product),
+        "source": [*source_identity(product), surface, resampling],
         "model": [folder.sidecar.sha256 for folder in models],
         "window": window,
         "products": sorted(finals),
         "otbsr": __version__,
     }
     with window_folder(out.with_name(f"{out.name}.windows"), identity, overwrite) as kept:
-        served = [prepare(product, folder.sidecar, kept.folder / f"in_{number}.vrt") for number, folder in enumerate(models)]
+        served = [prepare(product, folder.sidecar, kept.folder / f"in_{number}.vrt", resampling) for number, folder in enumerate(models)]
         expected = served[0][1].refined(side.factor)
         layers = layers_of(side, expected, list(finals))
         places = windows(expected, side.factor, window)
@@ -183,8 +187,8 @@ def open_trusted(path: str | Path, trust: bool) -> ModelFolder:
 
 
 def source_identity(product: Product) -> list[list[Any]]:
-    """What tells whether the input is still the same: files of the bands with size and time of change."""
-    files = sorted({band.path.resolve() for band in product.bands.values()})
+    """What tells whether the input is still the same: the product's and its bands' files with size and time of change."""
+    files = sorted({product.path.resolve(), *(band.path.resolve() for band in product.bands.values())})
     return [[str(path), status.st_size, status.st_mtime_ns] for path in files if path.exists() and (status := path.stat())]
 
 
@@ -282,7 +286,7 @@ def serve(served: Path, folder: ModelFolder, out: Path, box: Window, expected: G
     label(out, folder.sidecar, expected)
 
 
-def prepare(product: Product, side: Sidecar, vrt: Path) -> tuple[Path, Grid]:
+def prepare(product: Product, side: Sidecar, vrt: Path, resampling: str | None = None) -> tuple[Path, Grid]:
     """The file that the application reads, and its grid: an image that already is what the model wants, else the file `vrt`, which is written."""
     wanted = list(side.input.bands)
     anonymous = product.kind == "image" and len(product.bands) == len(wanted) and all(name.startswith("band") for name in product.bands)
@@ -297,7 +301,7 @@ def prepare(product: Product, side: Sidecar, vrt: Path) -> tuple[Path, Grid]:
             grid = Grid.of(dataset, south_up=True)
     else:
         path = vrt
-        grid = stack(product, order, path, side.input.scale, side.input.offset)
+        grid = stack(product, order, path, side.input.scale, side.input.offset, resampling=resampling)
     if abs(grid.dx / side.input.spacing - 1) > 0.05 and grid.crs and not rasterio.CRS.from_string(grid.crs).is_geographic:
         raise GridError(
             f"{product.path}: spacing is {grid.dx:g} m, model {side.name} was made for {side.input.spacing:g} m; resample the image or choose another model"

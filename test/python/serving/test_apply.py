@@ -84,6 +84,23 @@ def test_real_product(tmp_path: Path) -> None:
         assert np.array_equal(sr.read(4)[1::4, 2::4], lr.read(1))
 
 
+@serves
+def test_bands_that_do_not_nest_are_resampled_on_request(tmp_path: Path) -> None:
+    """The real product's 20 m grid lies a pixel of 10 m off its 10 m grid: refused, or warped as GDAL warps."""
+    if not (DATA / "sentinel2_theia_gers").is_dir():
+        pytest.skip("the real Theia product is absent")
+    model = write_baseline("nearest", tmp_path / "nearest", factor=2, bands=("B4", "B5")).path
+    with pytest.raises(GridError, match="different grids"):
+        apply(DATA / "sentinel2_theia_gers", model, tmp_path / "sr.tif")
+    apply(DATA / "sentinel2_theia_gers", model, tmp_path / "sr.tif", resampling="nearest")
+    found = [next((DATA / "sentinel2_theia_gers").glob(f"*_FRE_{name}.tif")) for name in ("B4", "B5")]
+    with rasterio.open(tmp_path / "sr.tif") as sr, rasterio.open(found[0]) as b4, rasterio.open(found[1]) as b5:
+        assert sr.transform == Affine(5, 0, 742910, 0, -5, 4848610) and sr.shape == (2340, 2396)
+        assert np.array_equal(sr.read(1)[:-2:2, 1:-2:2], b4.read(1)[:-1, :-1])  # B5 ends a pixel of 10 m earlier: there is no data then
+        fine = b5.read(1).repeat(2, 0).repeat(2, 1)[1:1001, 1:1001]  # 20 m corner: 10 m west and north of the 10 m one
+        assert np.array_equal(sr.read(2)[1:2001:2, :2000:2], fine)
+
+
 def test_bad_input_gives_one_message_and_no_file(tmp_path: Path) -> None:
     source, out = image(tmp_path / "lr.tif"), tmp_path / "sr.tif"
     with pytest.raises(ModelError, match="no such model folder"):
