@@ -185,6 +185,7 @@ class Study:
 
     def run(self, overwrite: bool, report: Report) -> dict[str, Any]:
         """Everything up to maps.json."""
+        refuse_foreign(self.out)
         cuts = [Blocks.cut(area.fine, self.settings.block) for area in self.areas]
         trained = {
             folder.sidecar.name: {area.name: refuse_leak(area, blocks, folder) for area, blocks in zip(self.areas, cuts, strict=True)}
@@ -619,14 +620,18 @@ def seed_of(*parts: object) -> int:
     return zlib.crc32("/".join(map(str, parts)).encode()) % (2**31 - 1) + 1
 
 
+def refuse_foreign(out: Path) -> None:
+    """Raise `OutputError` when `out` is a folder of somebody else's files."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "study.yaml").is_file():
+        raise OutputError(f"{out}: is not empty and not a study's folder; choose another folder")
+
+
 def prepare_folder(out: Path, overwrite: bool) -> None:
-    """Make `out`; empty it of a study's files with `overwrite`; refuse a folder of somebody else's files."""
+    """Make `out`; empty it of a study's files with `overwrite`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
-    if any(out.iterdir()) and not (out / "study.yaml").is_file():
-        raise OutputError(f"{out}: is not empty and not a study's folder; choose another folder")
     if overwrite:
         for name in ("areas", "arms", "samples", "maps"):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -165,7 +165,7 @@ def test_the_folder_holds_what_training_and_people_read(made):
 
 def test_training_reads_the_pairs(made):
     pytest.importorskip("tensorflow")
-    from otbsr.methods.training import read_pairs
+    from otbsr.methods.patches import read_pairs
 
     training, validation, common = read_pairs([made[0]])
     assert common["bands"] == ["B4", "B3", "B2", "B8"]
