@@ -56,13 +56,19 @@ def main() -> None:
     before = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
     after = scores(tf.function(model, reduce_retracing=True), validation, settings.border)
     print(f"{asked.weights.stem}: {record['steps']} steps, validation {after['psnr']:.2f} dB, bicubic {before['psnr']:.2f} dB")
-    data = GROUND.format(share=len(asked.seeds)) if set(record["mix"]) != {"wide"} else GROUND.format(share=16).split(", views")[0] + "; inputs made anew for each step"
+    data = (
+        GROUND.format(share=len(asked.seeds))
+        if set(record["mix"]) != {"wide"}
+        else GROUND.format(share=16).split(", views")[0] + "; inputs made anew for each step"
+    )
     footprints: Any = json.loads(asked.footprints.read_text()) if asked.footprints and set(record["mix"]) != {"wide"} else []
     past = []
     if asked.history:
         with np.load(asked.history) as file:
             old = json.loads(str(file["record"]))
-        past = [{"data": data, "pairs": 0, "steps": old["steps"], "seconds": old["seconds"], "seeds": asked.seeds, "footprints": footprints, "areas_complete": True}]
+        past = [
+            {"data": data, "pairs": 0, "steps": old["steps"], "seconds": old["seconds"], "seeds": asked.seeds, "footprints": footprints, "areas_complete": True}
+        ]
     finished(
         model,
         asked.out,

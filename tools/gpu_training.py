@@ -102,7 +102,9 @@ def views(image: np.ndarray[Any, Any], seeds: list[int]) -> np.ndarray[Any, Any]
         level = round(4 * math.log2(step)) if step > 1 else 0
         if level not in blurred:
             sigma = 1.3 / 2.5 * 2 ** (level / 4)  # the reference's point spread, its square included
-            blurred[level] = [ndimage.spline_filter(ndimage.gaussian_filter(b.astype(np.float32), math.sqrt(max(0.0, sigma**2 - 1 / 12)), mode="mirror"), 3, mode="mirror") for b in image]
+            own = math.sqrt(max(0.0, sigma**2 - 1 / 12))
+            smooth = [ndimage.gaussian_filter(band.astype(np.float32), own, mode="mirror") for band in image]
+            blurred[level] = [ndimage.spline_filter(band, 3, mode="mirror") for band in smooth]
         angle, stretch = random.uniform(0, 2 * math.pi), np.exp(random.normal(0, 0.08))
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         matrix = turn @ np.diag([step * stretch, step / stretch])
@@ -139,7 +141,8 @@ def leaves(spectra: np.ndarray[Any, Any], textures: np.ndarray[Any, Any], seeds:
                 cv2.ellipse(labels, ((x, y), (2 * r, 2 * r * random.uniform(0.5, 1)), random.uniform(0, 180)), label, -1)
                 continue
             if kind < 0.8:  # rectangles, some of them long: buildings, fields, roads
-                long, angle = r * math.exp(random.exponential(0.5)), lean + random.choice([0, math.pi / 2]) + random.normal(0, 0.05 if random.random() < 0.7 else 1)
+                long = r * math.exp(random.exponential(0.5))
+                angle = lean + random.choice([0, math.pi / 2]) + random.normal(0, 0.05 if random.random() < 0.7 else 1)
                 corners = np.array([[-long, -r], [long, -r], [long, r], [-long, r]]) * random.uniform(0.4, 1)
             else:
                 corner_angles = np.sort(random.uniform(0, 2 * math.pi, int(random.integers(3, 8))))
@@ -197,9 +200,13 @@ def pool(archive: Path, out: Path, processes: int, counts: tuple[int, int]) -> N
         aerial = np.concatenate([job.result() for job in jobs])
         np.save(out / "aerial.npy", np.rint(np.clip(aerial, 0, 20000)).astype(np.uint16))
         random = np.random.default_rng(41)
-        some = np.stack(tiles["landscapes"])[random.integers(len(tiles["landscapes"]), size=3000), random.integers(TILE, size=3000), random.integers(TILE, size=3000)]
-        real = aerial[random.integers(len(aerial), size=9000), random.integers(TILE, size=9000), random.integers(TILE, size=9000)]
-        made = workers.map(partial(leaves, np.concatenate([some, real]), aerial[random.integers(len(aerial), size=60)]), [list(range(i, i + 25)) for i in range(0, counts[1], 25)])
+
+        def pixels(images: Any, size: int) -> Any:
+            return images[tuple(random.integers(limit, size=size) for limit in (len(images), TILE, TILE))]
+
+        spectra = np.concatenate([pixels(np.stack(tiles["landscapes"]), 3000), pixels(aerial, 9000)])
+        textures = aerial[random.integers(len(aerial), size=60)]
+        made = workers.map(partial(leaves, spectra, textures), [list(range(i, i + 25)) for i in range(0, counts[1], 25)])
         np.save(out / "leaves.npy", np.rint(np.clip(np.concatenate(list(made)), 0, 20000)).astype(np.uint16))
     made_of = ", ".join(f"{path.stem} {len(np.load(path, mmap_mode='r'))}" for path in sorted(out.glob("*.npy")))
     print(f"pool: {made_of} tiles; {time.monotonic() - begin:.0f} s", flush=True)
@@ -317,15 +324,29 @@ class Job:
             fine = np.zeros((1, 8 * f, 8 * f, len(s.bands_out)), np.float32)
             self.critic([fine[:, :8, :8], fine, fine])
         if self.plan.get("from"):
-            with np.load(out / f"{self.plan['from']}.full.npz") as file:
-                for variable, key in zip(self.model.net.trainable_variables, file.files, strict=True):
-                    variable.assign(file[key])
+            self.start_from(out / f"{self.plan['from']}.npz")
         self.sources = self.plan.get("mix", MIX)
         self.pools = {key: jax.device_put(np.load(pools / f"{key}.npy", mmap_mode="r")[: 20 if small else None]) for key in self.sources}
         self.observe, self.reach = observer(tuple(s.bands), f, self.side, settings.augmentation)
 
-    def batch(self, key: Any) -> tuple[Any, Any]:
-        """Inputs and targets of a step, drawn by `key`: DN."""
+    def start_from(self, path: Path) -> None:
+        """Take the weights of another job, in their serving form as it left them."""
+        import keras
+
+        from otbsr.methods.networks import widen
+
+        full = path.with_suffix(".full.npz")
+        with np.load(full if full.exists() else path) as file:
+            arrays = [file[key].astype(np.float32) for key in file.files if key != "record"]
+        if not full.exists():
+            keras.config.set_dtype_policy("float32")
+            arrays = [np.asarray(v) for v in widen(arrays, self.settings.network).trainable_variables]
+            keras.config.set_dtype_policy("mixed_bfloat16")
+        for variable, value in zip(self.model.net.trainable_variables, arrays, strict=True):
+            variable.assign(value)
+
+    def batch(self, key: Any, pools: Any) -> tuple[Any, Any]:
+        """Inputs and targets of a step, drawn by `key` from the tiles of each source: DN."""
         import jax
         import jax.numpy as jnp
 
@@ -336,7 +357,7 @@ class Job:
         size = (self.side + 2 * self.reach) * f
         whole = size if f == 4 else 2 * size + 8
         parts = []
-        for index, (number, tiles) in enumerate(zip(numbers, self.pools.values(), strict=True)):
+        for index, (number, tiles) in enumerate(zip(numbers, pools, strict=True)):
             if number == 0:
                 continue
             keys = jax.random.split(jax.random.fold_in(key, index), 3)
@@ -389,11 +410,11 @@ class Job:
             with keras.StatelessScope(state_mapping=list(zip(critic.trainable_variables, judge, strict=True))):
                 return critic.compute_loss(y_pred=critic(model.cut(lr, target, made)))
 
-        def step(state: Any, number: Any, key: Any, rate: Any, strength: Any) -> tuple[Any, Any]:
-            lr, target = self.batch(key)
+        def step(state: Any, pools: Any, number: Any, key: Any, rate: Any, strength: Any) -> tuple[Any, Any]:
+            lr, target = self.batch(key, pools)
             made = generated(state["weights"], lr)
             if critic is not None:
-                verdict, push = jax.value_and_grad(judged)(state["judge"], lr, target, jax.lax.stop_gradient(made))
+                _, push = jax.value_and_grad(judged)(state["judge"], lr, target, jax.lax.stop_gradient(made))
                 push, state["rival"] = self.rival.update(push, state["rival"])
                 state["judge"] = optax.apply_updates(state["judge"], jax.tree.map(lambda g: -s.adversarial.rate * g, push))
             loss, slope = jax.value_and_grad(loss_of)(state["weights"], state.get("judge"), lr, target, strength)
@@ -405,13 +426,13 @@ class Job:
             state["average"] = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, state["average"], state["weights"])
             return state, loss
 
-        def chunk(state: Any, first: Any, count: int, rate: Any, strength: Any) -> tuple[Any, Any]:
+        def chunk(state: Any, pools: Any, first: Any, count: int, rate: Any, strength: Any) -> tuple[Any, Any]:
             def body(state: Any, number: Any) -> tuple[Any, Any]:
-                return step(dict(state), number, jax.random.fold_in(jax.random.key(s.seed), number), rate, strength)
+                return step(dict(state), pools, number, jax.random.fold_in(jax.random.key(s.seed), number), rate, strength)
 
             return jax.lax.scan(body, state, first + jnp.arange(count))
 
-        return jax.jit(chunk, static_argnums=2, donate_argnums=0)
+        return jax.jit(chunk, static_argnums=3, donate_argnums=0)  # tiles as arguments: as constants they make compilation take minutes
 
     def run(self, seconds: float, chunk: int = 50, report: float = 20.0) -> None:
         """Train for so many seconds of wall time (compilation not counted) and write the weights."""
@@ -421,6 +442,7 @@ class Job:
         s = self.settings
         begin = time.monotonic()
         function = self.compile()
+        tiles = list(self.pools.values())
         # copies: the state is given to each call for good
         state: dict[str, Any] = {"weights": [jnp.array(np.asarray(v.value)) for v in self.model.net.trainable_variables]}
         state["average"] = [jnp.array(np.asarray(w)) for w in state["weights"]]
@@ -437,7 +459,7 @@ class Job:
             rate = s.final_rate + (s.rate - s.final_rate) * 0.5 * (1 + math.cos(math.pi * share))
             rate *= min(1.0, (number + 1) / max(1, s.warmup))
             strength = min(1.0, max(0.0, share - s.adversarial.start) / s.adversarial.ramp) if s.adversarial else 0.0
-            state, many = function(state, number, chunk, jnp.float32(rate), jnp.float32(strength))
+            state, many = function(state, tiles, number, chunk, jnp.float32(rate), jnp.float32(strength))
             many = np.asarray(many)
             number += chunk
             losses.append(float(many.mean()))
@@ -451,7 +473,8 @@ class Job:
                 print(f"{self.name}: {last:.0f} of {seconds:.0f} s, {number} steps, loss {curve[-1][1]}, {number / last:.1f} steps/s", flush=True)
         took = time.monotonic() - start
         averages = [np.asarray(a) for a in state["average"]]
-        self.write(averages, {"steps": number, "seconds": round(took, 1), "compiled_seconds": round(compiled, 1), "losses": curve, "device": str(jax.devices()[0].device_kind)})
+        record = {"steps": number, "seconds": round(took, 1), "compiled_seconds": round(compiled, 1), "losses": curve}
+        self.write(averages, record | {"device": str(jax.devices()[0].device_kind)})
         print(f"{self.name}: {number} steps in {took:.0f} s", flush=True)
 
     def write(self, averages: list[Any], record: dict[str, Any]) -> None:
@@ -476,7 +499,6 @@ class Job:
 
 def halved(fine: Any) -> Any:
     """2.5 m to 5 m: the reference's Gaussian at 5 m in place of that at 2.5 m, then means of 2 x 2; four pixels of each side are lost."""
-    import jax
     import jax.numpy as jnp
 
     from otbsr.world.sensors import REFERENCE_MTF, gaussian_sigma
@@ -484,7 +506,6 @@ def halved(fine: Any) -> Any:
     sigma = math.sqrt(gaussian_sigma(5.0, REFERENCE_MTF) ** 2 - gaussian_sigma(2.5, REFERENCE_MTF) ** 2) / 2.5
     taps = np.convolve(np.exp(-0.5 * (np.arange(-4, 5) / sigma) ** 2), np.ones(2))
     taps = (taps / taps.sum()).astype(np.float32)
-    bands = fine.shape[-1]
 
     def along(x: Any, axis: int) -> Any:
         x = jnp.moveaxis(x, axis, 1)
@@ -492,7 +513,6 @@ def halved(fine: Any) -> Any:
         rows = sum(t * x[:, k : k + 2 * count : 2] for k, t in enumerate(taps))
         return jnp.moveaxis(rows, 1, axis)
 
-    del jax, bands
     return along(along(fine, 1), 2)
 
 

@@ -28,7 +28,9 @@ class LossWeights(BaseModel):
     gradient: float = Field(0.2, ge=0)
     spectral: float = Field(0.05, ge=0)
     consistency: float = Field(0.2, ge=0)
-    foot: float = Field(0.01, gt=0, description="difference (the network's spread is 1) below which pixel and gradient terms are squares, above it absolute values")
+    foot: float = Field(
+        0.01, gt=0, description="difference (the network's spread is 1) below which pixel and gradient terms are squares, above it absolute values"
+    )
     registration: int = Field(0, ge=0, le=4, description="target pixels over which each pair's best shift is searched (pixel and gradient terms)")
 
 
