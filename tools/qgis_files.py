@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,8 +21,6 @@ os.environ["QGIS_CUSTOM_CONFIG_PATH"] = tempfile.mkdtemp()
 
 from qgis.core import (  # noqa: E402
     QgsApplication,
-    QgsColorRampShader,
-    QgsPalettedRasterRenderer,
     QgsProcessing,
     QgsProcessingModelAlgorithm,
     QgsProcessingModelChildAlgorithm,
@@ -32,12 +31,19 @@ from qgis.core import (  # noqa: E402
     QgsProcessingParameterFile,
     QgsProcessingParameterRasterLayer,
     QgsProcessingParameterVectorLayer,
-    QgsRasterLayer,
 )
 from qgis.PyQt.QtCore import QPointF  # noqa: E402
-from qgis.PyQt.QtGui import QColor  # noqa: E402
 
 Source = QgsProcessingModelChildParameterSource
+CHOICES = {
+    "classifier__libsvm__k": "linear",
+    "classifier__libsvm__m": "csvc",
+    "classifier__boost__t": "real",
+    "classifier__ann__t": "reg",
+    "classifier__ann__f": "sig",
+    "classifier__ann__term": "all",
+}
+"""OTB's defaults: QGIS takes every choice for mandatory, also those of other learners."""
 HELP = (
     "Super-resolves an image by a model and by a baseline (models/bicubic-x4), trains OTB's random forest on each with the same polygons, makes a land-cover "
     "map of each, and counts both against other polygons. The maps share one grid. The change map has the new class where the two differ, and 0 elsewhere. "
@@ -53,15 +59,29 @@ def start(setup: Path) -> QgsApplication:
     from processing.core.ProcessingConfig import ProcessingConfig
 
     Processing.initialize()
-    from otbprovider.OtbAlgorithmProvider import OtbAlgorithmProvider
+    registry = QgsApplication.processingRegistry()
+    if registry.providerById("otb") is None:
+        from otbprovider.OtbAlgorithmProvider import OtbAlgorithmProvider
 
-    application.otb = OtbAlgorithmProvider()  # QGIS's registry does not keep it alive
-    ProcessingConfig.initialize()
+        registry.addProvider(OtbAlgorithmProvider())
     ProcessingConfig.setSettingValue("OTB_FOLDER", str(setup))
     ProcessingConfig.setSettingValue("OTB_APP_FOLDER", str(setup / "lib" / "otb" / "applications"))
-    QgsApplication.processingRegistry().addProvider(application.otb)
-    application.otb.refreshAlgorithms()
+    registry.providerById("otb").refreshAlgorithms()
     return application
+
+
+STYLE = """<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22" styleCategories="Symbology">
+  <pipe>
+    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">
+      <colorPalette>
+{entries}
+      </colorPalette>
+    </rasterrenderer>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""
 
 
 class Builder:
@@ -90,9 +110,7 @@ class Builder:
         self.rows["step"] += 1
         for name, value in parameters.items():
             sources = value if isinstance(value, list) else [value]
-            child.addParameterSources(
-                name.replace("__", "."), [one if isinstance(one, Source) else Source.fromStaticValue(one) for one in sources]
-            )
+            child.addParameterSources(name.replace("__", "."), [one if isinstance(one, Source) else Source.fromStaticValue(one) for one in sources])
         outputs = {}
         for output, (name, shown) in products.items():
             made = QgsProcessingModelOutput(shown, shown)
@@ -121,43 +139,43 @@ def build_model() -> QgsProcessingModelAlgorithm:
         image_out = {"out": (f"image_{arm}", f"{shown} image")}
         builder.step(f"super_{arm}", "otb:SuperResolution", f"{shown} image", column, image_out, **{"in": image, "model": models[arm]})
         super_resolved = Source.fromChildOutput(f"super_{arm}", "out")
-        trained = {"io__out": ("classifier", f"{shown} classifier")} if arm == "none" else {}
-        learner = {"io__il": [super_resolved], "io__vd": [training], "io__valid": [test], "sample__vfn": field, "classifier": "rf", "rand": 1}
-        builder.step(f"train_{arm}", "otb:TrainImagesClassifier", f"Train on the {title} image", column, trained, **learner)
+        learner = {"io__il": [super_resolved], "io__vd": [training], "io__valid": [test], "sample__vfn": field, "classifier": "rf", "rand": 1, **CHOICES}
+        builder.step(f"train_{arm}", "otb:TrainImagesClassifier", f"Train on the {title} image", column, {}, **learner)
         classified = {"out": (f"map_{arm}", f"{shown} map")}
         parameters = {"in": super_resolved, "model": Source.fromChildOutput(f"train_{arm}", "io.out"), "outputpixeltype": 0}
         builder.step(f"map_{arm}", "otb:ImageClassifier", f"Classify the {title} image", column, classified, **parameters)
         counted = {"out": (f"matrix_{arm}", f"{shown} confusion matrix")}
-        reference = {"ref": "vector", "ref__vector__in": test, "ref__vector__field": field}
-        builder.step(f"matrix_{arm}", "otb:ComputeConfusionMatrix", f"Compare the {title} map", column, counted, **{"in": Source.fromChildOutput(f"map_{arm}", "out")}, **reference)
+        reference = {"format": "confusionmatrix", "ref": "vector", "ref__vector__in": test, "ref__vector__field": field}
+        builder.step(
+            f"matrix_{arm}",
+            "otb:ComputeConfusionMatrix",
+            f"Compare the {title} map",
+            column,
+            counted,
+            **{"in": Source.fromChildOutput(f"map_{arm}", "out")},
+            **reference,
+        )
     both = [Source.fromChildOutput(f"map_{arm}", "out") for arm in ("base", "sr")]
     expression = {"exp": "im1b1 == im2b1 ? 0 : im2b1", "outputpixeltype": 0}
     builder.step("changes", "otb:BandMath", "Where the maps differ", 2, {"out": ("changes", "Changes")}, il=both, **expression)
     return builder.model
 
 
-def write_style(to: Path) -> None:
-    """Paletted colours and names of the study's classes, with 0 transparent."""
-    sys.path.insert(0, str(ROOT / "python"))
-    legend = json.loads(os.environ["OTBSR_LEGEND"])
-    classes = [QgsPalettedRasterRenderer.Class(one["code"], QColor(one["colour"]), one["name"]) for one in legend]
-    with tempfile.TemporaryDirectory() as folder:
-        from osgeo import gdal
-
-        file = gdal.GetDriverByName("GTiff").Create(f"{folder}/map.tif", 8, 8, 1, gdal.GDT_Byte)
-        file = None
-        layer = QgsRasterLayer(f"{folder}/map.tif", "land cover")
-        layer.setRenderer(QgsPalettedRasterRenderer(layer.dataProvider(), 1, classes))
-        message, good = layer.saveNamedStyle(str(to), QgsRasterLayer.Symbology)
-        del layer, file
-    assert good, message
+def write_style() -> None:
+    """Colours and names of the study's classes; 0 is transparent. The legend is read by the project's own Python, which has its packages."""
+    code = "import json; from otbsr.world.landscape import LEGEND; print(json.dumps([[int(c), n, rgb] for c, (n, rgb, _) in LEGEND.items()]))"
+    words = [os.environ.get("OTBSR_PYTHON", str(ROOT / ".venv" / "bin" / "python")), "-c", code]
+    legend = json.loads(subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT / "python")}, capture_output=True, check=True).stdout)
+    entries = "\n".join(f'        <paletteEntry value="{value}" label="{name}" color="{colour}" alpha="255"/>' for value, name, colour in legend)
+    (TO / "land_cover.qml").write_text(STYLE.format(entries=entries), encoding="utf-8")
 
 
 if __name__ == "__main__":
     qgis = start(Path(sys.argv[1]).absolute())
     model = build_model()
     valid, problems = model.validate()
-    print("model:", "valid" if valid else problems)
-    assert model.toFile(str(TO / "super_resolve_classify_compare.model3"))
-    write_style(TO / "land_cover.qml")
-    assert QgsColorRampShader
+    if not valid:
+        raise SystemExit("\n".join(problems))
+    if not model.toFile(str(TO / "super_resolve_classify_compare.model3")):
+        raise SystemExit("the model cannot be written")
+    write_style()

@@ -18,22 +18,42 @@ FILTERS = {"DensePolygonClassStatistics.out": "XML files (*.xml)", "TrainClassif
 PREFIX = "QgsProcessingParameter"
 
 
+def split(text: str) -> tuple[list[str], list[list[str]]]:
+    """A description's head (three lines) and the fields of its parameters; those of one option of a choice are optional.
+
+    The dialog asks for those of the chosen option only, but qgis_process and models would ask for all.
+    """
+    head, lines = text.splitlines()[:3], [line.split("|") for line in text.splitlines()[3:] if line.strip()]
+    options = [f"{fields[1]}.{option}." for fields in lines if fields[0] == "OTBParameterChoice" for option in fields[3].split(";")]
+    for fields in lines:
+        if any(fields[1].startswith(option) for option in options):
+            fields[-1] = "True"
+    return head, lines
+
+
+def joined(head: list[str], lines: list[list[str]]) -> str:
+    """The inverse of `split`."""
+    return "\n".join([*head, *("|".join(fields) for fields in lines)]) + "\n"
+
+
+def mended_theirs(text: str) -> str:
+    """The description of one of OTB's own applications, with the parameters of one option of a choice optional."""
+    return joined(*split(text))
+
+
 def mended(application: str, text: str) -> str:
     """The description `text` of one of our applications as the provider needs it.
 
     * Numbers whose 0 counts are texts, which also lets them be empty (not given) or nan.
-    * Parameters of one option of a choice are optional: qgis_process and models would ask for those of all options.
+    * Parameters of one option of a choice are optional.
     * A field's list comes from a layer that the application has.
     * Points are vector layers, in and out; other files have the ending that OTB wants.
     * Optional products are not made unless asked for.
     """
-    head, lines = text.splitlines()[:3], [line.split("|") for line in text.splitlines()[3:] if line.strip()]
+    head, lines = split(text)
     keys = [fields[1] for fields in lines]
-    options = [f"{fields[1]}.{option}." for fields in lines if fields[0] == "OTBParameterChoice" for option in fields[3].split(";")]
     for fields in lines:
         kind, key, label = fields[:3]
-        if any(key.startswith(option) for option in options):
-            fields[-1] = "True"
         optional = fields[-1]
         if kind == f"{PREFIX}Number" and ZERO_COUNTS.search(key):
             default = "None" if fields[4] == "0" else fields[4]
@@ -52,4 +72,4 @@ def mended(application: str, text: str) -> str:
             fields[2] = f"{label} (float: the application's own choice)"
         if fields[0].endswith("Destination") and optional == "True":
             fields.append("False")
-    return "\n".join([*head, *("|".join(fields) for fields in lines)]) + "\n"
+    return joined(head, lines)

@@ -21,7 +21,7 @@ from otbsr import __version__
 from otbsr.errors import MissingToolError, OutputError, ProcessingError, UsageError
 from otbsr.progress import Report, silent
 from otbsr.qgis import settings
-from otbsr.qgis.descriptions import mended
+from otbsr.qgis.descriptions import mended, mended_theirs
 from otbsr.raster import first_line, stamp
 from otbsr.serving import otb
 
@@ -248,12 +248,13 @@ def describe_theirs(folder: Path, tools: Tools) -> dict[str, str]:
         for line in (tools.descriptions / "algs.txt").read_text().splitlines():
             name = line.partition("|")[2]
             if name in known and (tools.descriptions / f"{name}.txt").is_file():
-                shutil.copyfile(tools.descriptions / f"{name}.txt", folder / f"{name}.txt")
+                (folder / f"{name}.txt").write_text(mended_theirs((tools.descriptions / f"{name}.txt").read_text()))
                 index[name] = line
         return index
     for name, library in known.items():
         text = described(name, library.parent, folder, tools)
         if text is not None:
+            (folder / f"{name}.txt").write_text(mended_theirs(text))
             index[name] = f"{text.splitlines()[2]}|{name}"
     return index
 
