@@ -78,7 +78,9 @@ std::string Documentation(otb::Wrapper::Application* application)
     parameters.push_back(Member(
         key, Joined({Member("name", Quoted(application->GetParameterName(key))),
                      Member("description", Quoted(application->GetParameterDescription(key))), Member("number", number ? "true" : "false"),
-                     Member("mandatory", application->IsMandatory(key) ? "true" : "false"), Member("choices", Joined(choices, '[', ']'))},
+                     Member("mandatory", application->IsMandatory(key) ? "true" : "false"),
+                     Member("hasValue", type == otb::Wrapper::ParameterType_Group || application->HasValue(key) ? "true" : "false"),
+                     Member("choices", Joined(choices, '[', ']'))},
                     '{', '}')));
   }
   return Joined({Member("name", Quoted(application->GetName())), Member("description", Quoted(application->GetDescription())),

@@ -101,8 +101,8 @@ class Builder:
         self.model.addModelParameter(parameter, place)
         return Source.fromModelParameter(parameter.name())
 
-    def step(self, key: str, algorithm: str, title: str, column: int, products: dict[str, tuple[str, str]], **parameters: object) -> None:
-        """An algorithm: its parameters (values or sources) and the products that the model gives out, {output: (name, title)}."""
+    def step(self, key: str, algorithm: str, title: str, column: int, products: dict[str, str], **parameters: object) -> None:
+        """An algorithm: its parameters (values or sources) and the products that the model gives out, {output: title}."""
         child = QgsProcessingModelChildAlgorithm(algorithm)
         child.setChildId(key)
         child.setDescription(title)
@@ -112,7 +112,7 @@ class Builder:
             sources = value if isinstance(value, list) else [value]
             child.addParameterSources(name.replace("__", "."), [one if isinstance(one, Source) else Source.fromStaticValue(one) for one in sources])
         outputs = {}
-        for output, (name, shown) in products.items():
+        for output, shown in products.items():
             made = QgsProcessingModelOutput(shown, shown)
             made.setChildId(key)
             made.setChildOutputName(output.replace("__", "."))
@@ -136,15 +136,15 @@ def build_model() -> QgsProcessingModelAlgorithm:
     test = builder.given(QgsProcessingParameterVectorLayer("test", "Test polygons (same field)", [QgsProcessing.TypeVectorPolygon]))
     for column, (arm, title) in enumerate((("base", "baseline"), ("sr", "super-resolved"))):
         shown = title.capitalize()
-        image_out = {"out": (f"image_{arm}", f"{shown} image")}
+        image_out = {"out": f"{shown} image"}
         builder.step(f"super_{arm}", "otb:SuperResolution", f"{shown} image", column, image_out, **{"in": image, "model": models[arm]})
         super_resolved = Source.fromChildOutput(f"super_{arm}", "out")
         learner = {"io__il": [super_resolved], "io__vd": [training], "io__valid": [test], "sample__vfn": field, "classifier": "rf", "rand": 1, **CHOICES}
         builder.step(f"train_{arm}", "otb:TrainImagesClassifier", f"Train on the {title} image", column, {}, **learner)
-        classified = {"out": (f"map_{arm}", f"{shown} map")}
+        classified = {"out": f"{shown} map"}
         parameters = {"in": super_resolved, "model": Source.fromChildOutput(f"train_{arm}", "io.out"), "outputpixeltype": 0}
         builder.step(f"map_{arm}", "otb:ImageClassifier", f"Classify the {title} image", column, classified, **parameters)
-        counted = {"out": (f"matrix_{arm}", f"{shown} confusion matrix")}
+        counted = {"out": f"{shown} confusion matrix"}
         reference = {"format": "confusionmatrix", "ref": "vector", "ref__vector__in": test, "ref__vector__field": field}
         builder.step(
             f"matrix_{arm}",
@@ -157,7 +157,7 @@ def build_model() -> QgsProcessingModelAlgorithm:
         )
     both = [Source.fromChildOutput(f"map_{arm}", "out") for arm in ("base", "sr")]
     expression = {"exp": "im1b1 == im2b1 ? 0 : im2b1", "outputpixeltype": 0}
-    builder.step("changes", "otb:BandMath", "Where the maps differ", 2, {"out": ("changes", "Changes")}, il=both, **expression)
+    builder.step("changes", "otb:BandMath", "Where the maps differ", 2, {"out": "Changes"}, il=both, **expression)
     return builder.model
 
 
