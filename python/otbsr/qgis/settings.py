@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from otbsr.errors import InputError, OutputError
@@ -95,9 +96,7 @@ def write_settings(file: Path, values: Mapping[tuple[str, str], str], overwrite:
         file.parent.mkdir(parents=True, exist_ok=True)
         backup = None
         if before is not None:
-            number = 1
-            while (backup := file.with_name(f"{file.name}.backup{number}")).exists():
-                number += 1
+            backup = next(path for number in count(1) if not (path := file.with_name(f"{file.name}.backup{number}")).exists())
             backup.write_bytes(file.read_bytes())
         partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
         partial.write_text(after, encoding="utf-8")

@@ -232,11 +232,19 @@ def application_name(library: Path) -> str:
     return library.name.removeprefix("otbapp_").partition(".")[0]
 
 
+def output(words: list[str], tools: Tools) -> str:
+    """What a program prints; its exit status says nothing. Raises `ProcessingError` when it does not end."""
+    try:
+        done = subprocess.run(words, env=tools.environment, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ProcessingError(f"{Path(words[0]).name} {words[1]} did not end within {error.timeout:g} s; try again when the machine is less busy") from error
+    return done.stdout + done.stderr
+
+
 def version(launcher: Path, tools: Tools) -> str:
     """OTB's version, which the provider shows; 'unknown' where it does not tell."""
     words = [str(launcher), application_name(tools.ours[0]), "-version"]
-    done = subprocess.run(words, env=tools.environment, capture_output=True, text=True, timeout=60, check=False)
-    match = re.search(r"version (\S+)", done.stdout + done.stderr)
+    match = re.search(r"version (\S+)", output(words, tools))
     return match.group(1) if match else "unknown"
 
 
@@ -262,7 +270,7 @@ def describe_theirs(folder: Path, tools: Tools) -> dict[str, str]:
 def described(name: str, applications: Path, folder: Path, tools: Tools) -> str | None:
     """Have an application described into `folder`; None when nothing was written. The descriptor appends to an index, which is made anew."""
     words = [str(tools.descriptor), name, str(applications), f"{folder}/"]
-    subprocess.run(words, env=tools.environment, capture_output=True, timeout=60, check=False)
+    output(words, tools)
     file = folder / f"{name}.txt"
     return file.read_text() if file.is_file() and len(file.read_text().splitlines()) > 2 else None
 

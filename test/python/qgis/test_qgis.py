@@ -66,24 +66,24 @@ def test_patches(qgis, image, tmp_path):
     chosen = {"strategy": "all", "grid.step": size, "grid.psize": size}
     said = qgis.run("otb:PatchesSelection", {"in": image, **chosen, "outtrain": points})
     frame = geopandas.read_file(points)
-    source = read(image)[0]
-    assert len(frame) == (80 // size) * (64 // size), said
+    source, grid, _ = read(image)
+    places = [range(size // 2 + 1, length - size // 2, size) for length in (80, 64)]  # OTBTF's grid
+    assert len(frame) == len(places[0]) * len(places[1]) == 12, said
     assert frame.crs == rasterio.open(image).crs
     said = qgis.run(
         "otb:PatchesExtraction",
         {"source1.il": image, "vec": points, "field": "id", "source1.patchsizex": size, "source1.patchsizey": size, "source1.out": tmp_path / "patches.tif"}
         | {"outlabels": tmp_path / "labels.tif", "outputpixeltype": 2},
     )
-    patches, _, kind = read(tmp_path / "patches.tif")
-    labels = read(tmp_path / "labels.tif")[0]
+    with rasterio.open(tmp_path / "patches.tif") as file, rasterio.open(tmp_path / "labels.tif") as column:
+        patches, kind, labels = file.read(), file.dtypes[0], column.read()
     assert kind == "int16", said
     assert patches.shape == (4, size * len(frame), size)
     assert labels.ravel().tolist() == frame["id"].tolist()
-    with rasterio.open(image) as file:
-        for number, point in enumerate(frame.geometry):
-            column, row = ~file.transform * (point.x, point.y)
-            left, top = round(column - size / 2), round(row - size / 2)
-            np.testing.assert_array_equal(patches[:, size * number : size * (number + 1)], source[:, top : top + size, left : left + size])
+    for number, point in enumerate(frame.geometry):
+        column, row = grid.position(point.x, point.y)
+        left, top = round(column - size / 2), round(row - size / 2)
+        np.testing.assert_array_equal(patches[:, size * number : size * (number + 1)], source[:, top : top + size, left : left + size])
 
 
 def test_zero_is_passed(qgis, tmp_path):
@@ -175,7 +175,7 @@ print(json.dumps({"good": good, "type": layer.renderer().type(), "classes": clas
 def test_style_has_the_studys_colours(qgis, tmp_path):
     """Loaded on a map with one pixel of each class: the colours that QGIS draws are those of the legend."""
     with rasterio.open(
-        tmp_path / "map.tif", "w", driver="GTiff", width=3, height=3, count=1, dtype="uint8", crs="EPSG:32631", transform=rasterio.Affine(1, 0, 0, 0, -1, 0)
+        tmp_path / "map.tif", "w", driver="GTiff", width=3, height=3, count=1, dtype="uint8", crs="EPSG:32631", transform=rasterio.Affine(10, 0, 0, 0, -10, 0)
     ) as file:
         file.write(np.arange(1, 10, dtype=np.uint8).reshape(3, 3), 1)
     words = ["/usr/bin/python3", "-c", LOADED, str(tmp_path / "map.tif"), str(qgis.setup.style)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 from desktop import built
@@ -63,6 +65,28 @@ def test_other_settings_with_overwrite(folder, tmp_path):
     assert not made.cached
     assert "source2.il" in [fields[1] for fields in lines_of(made.folder, "PatchesExtraction")]
     assert "export OTB_TF_NSOURCES=2" in (made.folder / "bin" / otb.LAUNCHER).read_text()
+
+
+def test_command(tmp_path, run_application):
+    """What it prints, twice: the second time nothing is left to do; and one line for an error."""
+    if shutil.which("otbQgisDescriptor") is None:
+        pytest.skip("otbQgisDescriptor is not installed")
+    profile = tmp_path / "config" / "profiles" / "default"
+
+    def command(*words):
+        environment = {**os.environ, "QGIS_CUSTOM_CONFIG_PATH": str(tmp_path / "config")}
+        return subprocess.run([sys.executable, "-m", "otbsr", "qgis-setup", *words], env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    words = ("-o", str(tmp_path / "q"), "--write-settings", "--quiet")
+    first, second = command(*words).stdout, command(*words).stdout
+    assert f"OTB folder: {tmp_path}/q\n" in first
+    assert f"OTB application folder: {tmp_path}/q/lib/otb/applications\n" in first
+    assert ("cached: False" in first, "cached: True" in second, "backup" in first + second) == (True, True, False)
+    assert f"Configuration\\OTB_FOLDER={tmp_path}/q\n" in (profile / "QGIS" / "QGIS3.ini").read_text()
+    (profile / "processing" / "models" / "super_resolve_classify_compare.model3").write_text("mine")
+    failed = command(*words)
+    assert (failed.returncode, failed.stderr.count("\n")) == (73, 1)
+    assert failed.stderr.startswith("otbsr: error: ")
 
 
 def test_refuses(tmp_path, run_application):
