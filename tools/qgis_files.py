@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TO = ROOT / "python" / "otbsr" / "qgis"
 sys.path.insert(0, "/usr/share/qgis/python/plugins")
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ["QT_HASH_SEED"] = "0"  # the same order of attributes each time
 os.environ["QGIS_CUSTOM_CONFIG_PATH"] = tempfile.mkdtemp()
 
 from qgis.core import (  # noqa: E402

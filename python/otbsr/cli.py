@@ -517,7 +517,7 @@ def baseline_command(
 
 @app.command()
 def env() -> None:
-    """Print the environment in which otbcli_*, QGIS and Python find the applications.
+    """Print the environment in which otbcli_* and Python find the applications (for QGIS: otbsr qgis-setup).
 
     Example: eval "$(otbsr env)" && otbcli_SuperResolution -help
     """
