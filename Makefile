@@ -10,7 +10,7 @@ export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all browser test-sanitized fuzz lint format benchmark clean
+.PHONY: help install demo test test-all test-qgis browser qgis test-sanitized fuzz lint format benchmark clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,13 +40,19 @@ demo: install ## simulate a landscape, super-resolve it, classify it, write the 
 	@$(BIN)/otbsr simulate demo/world --seed 7
 	@$(BIN)/otbsr study demo/world --model $(MODEL) --out demo/study --folds 3 --repeats 2
 
-test: install browser ## the tests that CI runs (ctest: C++ and Python)
+test: install browser qgis ## the tests that CI runs (ctest: C++ and Python)
 	@cd build && ctest --output-on-failure
 
 browser: # the report is opened in a real one; without it these tests are skipped
 	@sh tools/system-packages.sh chromium || echo "without chromium the report's browser tests are skipped"
 
-test-all: install browser ## also the tests that take longer
+qgis: # 800 MB, about a minute and a quarter; our applications are run in a real one; without it these tests are skipped
+	@sh tools/system-packages.sh qgis python3-qgis || echo "without QGIS the tests in it are skipped"
+
+test-qgis: install qgis ## only the tests in QGIS
+	@OTBSR_APPLICATIONS=$(CURDIR)/build/applications $(BIN)/python -m pytest -q test/python/qgis
+
+test-all: install browser qgis ## also the tests that take longer
 	@cd build && ctest --output-on-failure -E '^pytest$$'
 	@OTBSR_APPLICATIONS=$(CURDIR)/build/applications $(BIN)/python -m pytest -q -m 'slow or not slow'
 
