@@ -69,7 +69,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scene:
-    """Layers on one ground. stretch: reflectance of black and white by role; left, right: places in `layers` of what is swiped at first."""
+    """Layers on one ground.
+
+    stretch: reflectance of black and white by role; left, right: places in `layers` of what is swiped at first; units: of coordinates.
+    """
 
     name: str
     layers: tuple[Layer, ...]
@@ -77,11 +80,7 @@ class Scene:
     left: int = 0
     right: int = 0
     remarks: tuple[str, ...] = ()
-
-    @property
-    def georeferenced(self) -> bool:
-        """Whether coordinates are of a map."""
-        return bool(self.layers[0].grid.crs)
+    units: Literal["m", "degrees", "pixels"] = "m"
 
 
 def open_result(paths: Sequence[Path], source: Path | None = None) -> list[Scene]:
@@ -179,7 +178,7 @@ def legend_of(folder: Path) -> tuple[tuple[int, str, str], ...]:
 
 
 def quiet_open(path: Path) -> rasterio.DatasetReader:
-    """rasterio's dataset, without its warning on files that lie on no map."""
+    """Rasterio's dataset, without its warning on files that lie on no map."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path)
@@ -190,6 +189,11 @@ def plane(dataset: rasterio.DatasetReader) -> Grid:
     if dataset.transform.is_identity and not dataset.crs:
         return Grid(0.0, 0.0, 1.0, 1.0, dataset.width, dataset.height)
     return Grid.of(dataset)
+
+
+def lies_on_map(grid: Grid) -> bool:
+    """Whether a file's grid is of a map, not `plane`'s pixels."""
+    return bool(grid.crs) or (grid.left, grid.top, grid.dx, grid.dy) != (0.0, 0.0, 1.0, 1.0)
 
 
 def layer_of(path: Path, title: str, legend: tuple[tuple[int, str, str], ...] = ()) -> Layer:
@@ -219,12 +223,9 @@ def layer_of(path: Path, title: str, legend: tuple[tuple[int, str, str], ...] = 
     name = next((key for key in RANGES if key in words), "")
     if not name and grid_like_image(label):
         return Layer(title, "image", grid, roles(open_product(path).bands))
-    scale = 1.0
-    if "disagreement" in words:
-        label = "DN"
-    return Layer(
-        title, "score", grid, {"score": replace(band, scale=scale)}, RANGES.get(name) or spread(sample), label, "rdylgn" if name == "changes" else "viridis"
-    )
+    unit = "DN" if "disagreement" in words else label
+    colours = "rdylgn" if name == "changes" else "viridis"
+    return Layer(title, "score", grid, {"score": band}, RANGES.get(name) or spread(sample), unit, colours)
 
 
 def grid_like_image(label: str) -> bool:
@@ -311,7 +312,7 @@ def scene_of(name: str, layers: Sequence[Layer], remarks: Sequence[str], with_in
     size says, the same whole number both ways.
     """
     said = list(remarks)
-    on_map = [bool(layer.grid.crs) or layer.grid.left != 0 or layer.grid.top != 0 or layer.grid.dx != 1 for layer in layers]
+    on_map = [lies_on_map(layer.grid) for layer in layers]
     if not all(on_map) and any(on_map):
         lost, found = (layers[on_map.index(what)].title for what in (False, True))
         raise GridError(f"{lost} has no georeferencing and {found} has; give both the same, or neither (gdal_edit.py -a_ullr, -a_srs)")
@@ -328,7 +329,11 @@ def scene_of(name: str, layers: Sequence[Layer], remarks: Sequence[str], with_in
     left = 0 if with_input else max(images, key=lambda place: layers[place].grid.dx)
     if right == left:
         right = next((place for place in range(len(layers)) if place != left), left)
-    return Scene(name, tuple(layers), stretch_of(layers), left, right, tuple(said))
+    crs = layers[0].grid.crs
+    units: Literal["m", "degrees", "pixels"] = "m" if any(on_map) else "pixels"
+    if crs and rasterio.CRS.from_string(crs).is_geographic:
+        units = "degrees"
+    return Scene(name, tuple(layers), stretch_of(layers), left, right, tuple(said), units)
 
 
 def stretched_over(layers: Sequence[Layer]) -> list[Layer]:

@@ -70,15 +70,8 @@ class Viewer(ThreadingHTTPServer):
         """What the page needs to know: scenes with their layers and tile pyramids."""
         scenes = []
         for scene, pyramid in zip(self.scenes, self.pyramids, strict=True):
-            units = (
-                "pixels"
-                if not scene.georeferenced
-                else "degrees"
-                if 'ANGLEUNIT["degree"' in scene.layers[0].grid.crs and "PROJCRS" not in scene.layers[0].grid.crs and "PROJCS" not in scene.layers[0].grid.crs
-                else "m"
-            )
             scenes.append({
-                "name": scene.name, "left": scene.left, "right": scene.right, "remarks": list(scene.remarks), "units": units,
+                "name": scene.name, "left": scene.left, "right": scene.right, "remarks": list(scene.remarks), "units": scene.units,
                 "layers": [describe_layer(layer) for layer in scene.layers],
                 "origin": [pyramid.left, pyramid.top], "extent": list(pyramid.extent), "resolutions": list(pyramid.resolutions), "side": SIDE,
             })  # fmt: skip
