@@ -13,10 +13,10 @@ cp "ol-$version/ol.css" "$page/ol.css"
 {
   echo "OpenLayers $version: ol.js and ol.css are dist/ol.js (without its note on a source map) and ol.css of the npm package ol."
   echo "tools/openlayers.sh fetches them. dist/ol.js holds rbush, quickselect, earcut and pbf; their licences follow that of OpenLayers."
-  for folder in ol-* rbush-* quickselect-* earcut-* pbf-*; do
+  for folder in ol-*/ rbush-*/ quickselect-*/ earcut-*/ pbf-*/; do
     echo
-    echo "=== $folder ==="
-    cat "$folder"/LICENSE*
+    echo "=== ${folder%/} ==="
+    cat "$folder"LICENSE*
   done
 } >"$page/OPENLAYERS.txt"
 echo "$page: OpenLayers $version"

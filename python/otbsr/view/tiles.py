@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -81,7 +80,6 @@ def numbers(bands: list[Band], own: Grid, tile: Grid, averaged: bool) -> Any:
     # Rounding must not make a window that reaches beyond the file: GDAL would resample it another way.
     left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, float(own.width)), min(bottom, float(own.height))
     window = Window(left, top, right - left, bottom - top)
-    how = "average" if averaged and tile.dx > own.dx * 1.001 else "nearest"
     for path, group in groupby(enumerate(bands), key=lambda pair: pair[1].path):
         places, part = zip(*group, strict=True)
         try:
@@ -89,8 +87,15 @@ def numbers(bands: list[Band], own: Grid, tile: Grid, averaged: bool) -> Any:
                 # A product's coarser band lies under the same ground with fewer pixels.
                 ratio_x, ratio_y = dataset.width / own.width, dataset.height / own.height
                 under = Window(window.col_off * ratio_x, window.row_off * ratio_y, window.width * ratio_x, window.height * ratio_y)
-                size = {"height": rows[1] - rows[0], "width": columns[1] - columns[0]}
-                image = read(dataset, window=under, indexes=[band.index for band in part], resampling_method=how, nodata=part[0].nodata, **size)
+                image = read(
+                    dataset,
+                    window=under,
+                    height=rows[1] - rows[0],
+                    width=columns[1] - columns[0],
+                    indexes=[band.index for band in part],
+                    resampling_method="average" if averaged and tile.dx > own.dx * 1.001 else "nearest",
+                    nodata=part[0].nodata,
+                )
         except RasterioError as error:
             raise InputError(f"{path}: cannot be read ({first_line(error)}); make or fetch the file again") from error
         for place, band, values in zip(places, part, image.array, strict=True):
@@ -101,7 +106,7 @@ def numbers(bands: list[Band], own: Grid, tile: Grid, averaged: bool) -> Any:
 def colour_table(layer: Layer) -> dict[int, tuple[int, int, int, int]]:
     """Red, green, blue and opacity (0..255) of the values 0..255 of a rendered score or of a class's code."""
     if layer.kind == "score":
-        table: Mapping[int, Any] = cmap.get(layer.colours)
+        table: Any = cmap.get(layer.colours)
         return {value: tuple(table[value]) for value in range(256)}
     known = {code: (*bytes.fromhex(colour[1:]), 255) for code, _, colour in layer.classes}
     return {value: known.get(value, (0, 0, 0, 0)) for value in range(256)}
