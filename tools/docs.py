@@ -39,6 +39,8 @@ SECTIONS = {
 }
 """What belongs where; a page of doc/ that is not listed is a how-to, and one that is not there is left out."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+BRACKETS = re.compile(r"(?<![\\!\]])\[(@?[\w+.-]+)\](?![(\[:])")
+"""A word in brackets, which is no link: a citation, or a mark of how sure something is."""
 CODE = re.compile(r"(^```.*?^```|^(?: {4}|\t).*?$|`[^`\n]+`)", re.M | re.S)
 PARAMETER = re.compile(r"^(?:MISSING)?\s+-(\S+)\s+<([^>]+)>\s*(?:\[pixel\])?\s*(.*)$")
 
@@ -93,7 +95,7 @@ def relink(text: str, source: str, pages: dict[str, str], copied: set[str], root
             return f"{mark}[{label}]({place.removeprefix('doc/')})"
         return label if label.startswith("`") else f"{label} (`{place}`)"
 
-    done = "".join(part if code else LINK.sub(one, part) for code, part in outside_code(text))
+    done = "".join(part if code else BRACKETS.sub(r"\\[\1\\]", LINK.sub(one, part)) for code, part in outside_code(text))
     if broken:
         raise SiteError(f"{source}: links that lead nowhere: {', '.join(broken)}")
     return done
@@ -258,7 +260,7 @@ def modules() -> dict[str, list[str]]:
                 continue
             if parts[-1] == "__init__":
                 parts = parts[:-1]
-            page = "otbtf" if package == "otbtf" else parts[1] if (base / Path(*parts[:2])).is_dir() else "otbsr"
+            page = "otbtf" if package == "otbtf" else parts[1] if len(parts) > 1 and (base / "otbsr" / parts[1]).is_dir() else "otbsr"
             found.setdefault(page, []).append(".".join(parts))
     return found
 
@@ -324,11 +326,12 @@ def build(out: Path, work: Path) -> None:
     settings |= {"docs_dir": str(source.resolve()), "site_dir": str((work / "site").resolve())}
     (work / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--clean", "-f", str(work / "mkdocs.yml")],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean", "-f", str(work / "mkdocs.yml")],
         capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"},
     )  # fmt: skip
     if done.returncode != 0:
-        raise SiteError(f"mkdocs: {(done.stdout + done.stderr).strip()}")
+        told = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("WARNING", "ERROR", "Aborted"))]
+        raise SiteError("\n".join(told) or (done.stdout + done.stderr).strip())
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(work / "site", out)
 
