@@ -333,7 +333,7 @@ def scene_of(name: str, layers: Sequence[Layer], remarks: Sequence[str], with_in
     units: Literal["m", "degrees", "pixels"] = "m" if any(on_map) else "pixels"
     if crs and rasterio.CRS.from_string(crs).is_geographic:
         units = "degrees"
-    return Scene(name, tuple(layers), stretch_of(layers), left, right, tuple(said), units)
+    return Scene(name, tuple(layers), stretch_of([layers[left], *layers]), left, right, tuple(said), units)
 
 
 def stretched_over(layers: Sequence[Layer]) -> list[Layer]:
