@@ -90,7 +90,7 @@ def relink(text: str, source: str, pages: dict[str, str], copied: set[str], root
             return match[0]
         if place in pages:
             return f"{mark}[{label}]({pages[place]}{'#' + anchor if anchor else ''})"
-        if PurePosixPath(place).suffix in (".png", ".svg", ".bib", ".model3", ".qml", ".pdf"):
+        if PurePosixPath(place).suffix in (".png", ".jpg", ".svg", ".bib", ".model3", ".qml", ".pdf"):
             copied.add(place)
             return f"{mark}[{label}]({place.removeprefix('doc/')})"
         return label if label.startswith("`") else f"{label} (`{place}`)"
@@ -127,10 +127,10 @@ def notebook(path: Path, pictures: Path) -> str:
             parts.append(f"```python\n{text}\n```")
         for place, output in enumerate(cell.get("outputs", [])):
             data = output.get("data", {})
-            if "image/png" in data:
-                name = f"{path.stem}-{number}-{place}.png"
+            if kind := next((one for one in ("image/png", "image/jpeg") if one in data), ""):
+                name = f"{path.stem}-{number}-{place}.{kind.removeprefix('image/')}"
                 pictures.mkdir(parents=True, exist_ok=True)
-                (pictures / name).write_bytes(base64.b64decode(joined(data["image/png"])))
+                (pictures / name).write_bytes(base64.b64decode(joined(data[kind])))
                 parts.append(f"![Output of the cell above](images/{name})")
             elif shown := joined(output.get("text", data.get("text/plain", ""))).strip():
                 shown = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown)

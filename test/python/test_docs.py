@@ -66,12 +66,13 @@ def test_links_are_led_into_the_site_and_broken_ones_are_named(tmp_path):
             docs.relink(f"[x]({broken.replace(' ', '')})", "README.md", pages, set(), tmp_path)
 
 
-def test_notebook_is_shown_as_it_was_executed(tmp_path):
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_notebook_is_shown_as_it_was_executed(tmp_path, kind):
     png = base64.b64encode(b"picture").decode()
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "text"]},
         {"cell_type": "code", "source": "print(1)", "outputs": [{"output_type": "stream", "text": ["\x1b[1m1\x1b[0m\n"]}]},
-        {"cell_type": "code", "source": "draw()", "outputs": [{"data": {"image/png": png, "text/plain": "<Figure>"}}]},
+        {"cell_type": "code", "source": "draw()", "outputs": [{"data": {f"image/{kind}": png, "text/plain": "<Figure>"}}]},
     ]
     (tmp_path / "t.ipynb").write_text(json.dumps({"cells": cells}))
     text = docs.notebook(tmp_path / "t.ipynb", tmp_path / "images")

@@ -282,6 +282,15 @@ def test_command_prints_the_address_and_ends_at_ctrl_c(tmp_path):
         assert (process.wait(20), process.stderr.read()) == (0, "")
 
 
+def test_without_the_extra_the_command_says_how_to_get_it(tmp_path):
+    coarse, fine = pair(tmp_path)
+    code = "import sys; sys.modules['rio_tiler'] = None; from otbsr.cli import main; main()"
+    words = [sys.executable, "-c", code, "view", str(fine), "--input", str(coarse), "--no-browser"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (69, 1)
+    assert "pip install 'otbsr[view]'" in done.stderr
+
+
 # --- in a browser ---
 
 
