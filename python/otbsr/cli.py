@@ -776,5 +776,39 @@ def report_command(
     finish({"answer": said, "report": page}, as_json)
 
 
+VIEW_EXAMPLES = """Example: otbsr view sr_2m5.tif --input sentinel2_10m.tif
+
+Another, of a study: otbsr view answer --port 8080 --no-browser
+"""
+
+
+@app.command("view", epilog=VIEW_EXAMPLES)
+def view_command(
+    results: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Image that `otbsr apply` wrote, folder of maps, or a study's folder.")],
+    source: Annotated[Path | None, typer.Option("--input", help="Image or product that OUT was made from [the one that OUT names, beside it].")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of this machine to listen on; 0: any free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Look at a result in the browser: swipe between input and output, maps and scores over them. Ends with Ctrl-C.
+
+    Listens on 127.0.0.1 only; the page fetches nothing from elsewhere. Needs `pip install 'otbsr[view]'`.
+    """
+    import webbrowser
+    from contextlib import suppress
+
+    from otbsr.view.layers import open_result
+    from otbsr.view.server import Viewer
+
+    scenes = open_result(results, source)
+    with Viewer(scenes, port) as viewer, suppress(KeyboardInterrupt):
+        remarks = [remark for scene in scenes for remark in scene.remarks]
+        finish({"url": viewer.url, "layers": sum(len(scene.layers) for scene in scenes)} | ({"remarks": " ".join(remarks)} if remarks else {}), as_json)
+        sys.stdout.flush()
+        if browser:
+            webbrowser.open(viewer.url)
+        viewer.serve_forever()
+
+
 if __name__ == "__main__":
     main()
