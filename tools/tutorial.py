@@ -15,7 +15,8 @@ NOTEBOOK = Path(__file__).resolve().parent.parent / "doc" / "tutorial.ipynb"
 def execute() -> nbformat.NotebookNode:
     """The notebook with the outputs of this very run; raises `nbclient.exceptions.CellExecutionError` with the cell that failed."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOK.parent)}}, record_timing=False).execute()
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources, record_timing=False).execute()
     return notebook
 
 
