@@ -574,6 +574,7 @@ def test_tensorflow_in_the_same_process(python: Python, scene: Path, models: Pat
         # TensorFlow started by Python may take other kernels than it takes from the applications (oneDNN): the last digit before rounding
         assert made.shape == expected.shape and np.abs(made - expected).max() <= 1, name
     assert np.array_equal(np.load(tmp_path / "before.npy"), np.load(tmp_path / "after.npy"))
+    assert "ERROR" not in said["log"]  # such as "no such module: rtree", when the system's GDAL gets TensorFlow's SQLite
     assert said["convolution"] < 1e-4
     assert said["gradient"] == 20.0
     assert said["shape"] == list(expected.shape) and said["own"] <= 1
