@@ -10,7 +10,7 @@ export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install bindings demo test test-all browser test-sanitized fuzz lint format benchmark clean
+.PHONY: help install bindings tutorial demo test test-all browser test-sanitized fuzz lint format benchmark clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ lint: $(VENV)/.lint ## clang-format, ruff, mypy: fails on any finding
 format: $(VENV)/.lint ## rewrite the sources as `make lint` wants them
 	@$(BIN)/clang-format -i $(CXX_FILES)
 	@$(BIN)/ruff format --quiet $(PY_DIRS) && $(BIN)/ruff check --quiet --fix $(PY_DIRS)
+
+tutorial: install ## execute doc/tutorial.ipynb and write its outputs into it
+	@$(BIN)/python tools/tutorial.py
 
 benchmark: install ## SuperResolution against TensorFlow alone
 	@$(BIN)/python benchmark/serving.py

@@ -1,14 +1,15 @@
 """Compile OTB's own Python bindings for the Python that runs this, from the distribution's source package (`make bindings`).
 
-Debian's packages of OTB leave the bindings out, but its source package has them. apt fetches that package with an index of its own in
-the work folder (nothing of the system is changed, no root is needed), checks its signature and checksums, and goes on with a
-download that was cut. Only the wrapper's few files are kept of it. A step whose result is there is not done again.
+Debian's packages of OTB leave the bindings out, but its source package has them. apt, with an index of its own in the work folder (nothing
+of the system is changed, no root is needed), checks the signature and says where the package is and its checksum; the download goes on
+where it was cut. Only the wrapper's few files are kept of it. A step whose result is there is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1] / "python"))
+from otbsr.errors import OtbsrError  # noqa: E402
+from otbsr.products.download import Remote, fetch  # noqa: E402
+from otbsr.progress import bars  # noqa: E402
+
 WRAPPER = "Modules/Wrappers/SWIG/src"
 
 
@@ -57,7 +63,7 @@ def source_line(version: str, log: Path) -> str:
 
 
 def download(name: str, version: str, work: Path, log: Path) -> Path:
-    """The source package's tar file in `work`: signature and checksums are apt's, and it resumes a download that was cut."""
+    """The source package's tar file in `work`, checked against the checksum in the signed index."""
     apt = work / "apt"
     for folder in ("state/lists/partial", "cache/archives/partial"):
         (apt / folder).mkdir(parents=True, exist_ok=True)
@@ -72,12 +78,14 @@ def download(name: str, version: str, work: Path, log: Path) -> Path:
     }
     get = ["apt-get", "--quiet", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
     run([*get, "update"], log)
-    print(f"downloading the source of OTB {version} (about 700 MB) into {work}", flush=True)
-    run([*get, "source", "--download-only", "--only-source", "--tar-only", f"{name}={version}"], log, work)
-    tar = max(work.glob(f"{name}_*.orig.tar.*"), key=lambda path: path.stat().st_size, default=None)
-    if tar is None:
-        raise BindingsError(f"apt-get source left no tar file in {work}; its log: {log}")
-    return tar
+    told = run([*get, "source", "--print-uris", "--only-source", f"{name}={version}"], log, work)
+    files = re.findall(r"^'([^']+)' (\S+\.orig\.tar\.\w+) (\d+) SHA256:(\w+)$", told, re.MULTILINE)
+    if not files:
+        raise BindingsError(f"apt names no tar file with a SHA256 for the source of {name} {version}; its log: {log}")
+    address, file, size, digest = files[0]
+    # apt-get itself begins a download that was cut from its first byte again
+    with bars(quiet=not sys.stderr.isatty()) as report:
+        return fetch(Remote(address, file, int(size), f"sha256:{digest}"), work, report=report)
 
 
 def wrapper(work: Path, log: Path) -> Path:
@@ -85,6 +93,7 @@ def wrapper(work: Path, log: Path) -> Path:
     name, version = installed_source(log)
     folder = work / f"swig-{version}"
     if not folder.is_dir():
+        print(f"downloading the source of OTB {version} (about 700 MB) into {work}", flush=True)
         tar = download(name, version, work, log)
         part = work / "swig.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -131,7 +140,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build-bindings"), help="folder for the source and the build")
     try:
         print(f"{build(parser.parse_args().work.resolve())}: ready; `import otbApplication` finds it")
-    except BindingsError as error:
+    except (BindingsError, OtbsrError) as error:
         raise SystemExit(f"make bindings: {error}") from None
 
 
