@@ -140,8 +140,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build-bindings"), help="folder for the source and the build")
     try:
         print(f"{build(parser.parse_args().work.resolve())}: ready; `import otbApplication` finds it")
-    except (BindingsError, OtbsrError) as error:
+    except (BindingsError, OtbsrError, OSError) as error:
         raise SystemExit(f"make bindings: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("make bindings: interrupted; the same command goes on") from None
 
 
 if __name__ == "__main__":
