@@ -10,7 +10,7 @@ export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-all test-qgis browser qgis test-sanitized fuzz lint format benchmark clean
+.PHONY: help install bindings tutorial demo docs test test-all test-qgis browser qgis test-sanitized fuzz lint format benchmark clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,15 @@ $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
 	@touch $@
 
 install: $(VENV)/.installed ## compile and install into .venv
+
+$(VENV)/.bindings: $(VENV)/.requirements tools/bindings/build.py tools/bindings/CMakeLists.txt
+	@sh tools/system-packages.sh libotb-dev libboost-filesystem-dev libboost-serialization-dev cmake g++ python3-dev swig
+	@$(BIN)/python tools/bindings/build.py --work build-bindings
+	@# without its dependencies: it asks for a NumPy older than 2, but works with 2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt pyotb
+	@touch $@
+
+bindings: $(VENV)/.bindings ## OTB's own Python bindings and pyotb, into .venv (Debian's OTB comes without them; downloads 700 MB)
 
 demo: install ## simulate a landscape, super-resolve it, classify it, write the report
 	@$(BIN)/otbsr simulate demo/world --seed 7
@@ -89,8 +98,11 @@ format: $(VENV)/.lint ## rewrite the sources as `make lint` wants them
 	@$(BIN)/clang-format -i $(CXX_FILES)
 	@$(BIN)/ruff format --quiet $(PY_DIRS) && $(BIN)/ruff check --quiet --fix $(PY_DIRS)
 
+tutorial: install ## execute doc/tutorial.ipynb and write its outputs into it
+	@$(BIN)/python tools/tutorial.py
+
 benchmark: install ## SuperResolution against TensorFlow alone
 	@$(BIN)/python benchmark/serving.py
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) build build-sanitized build-fuzz build-docs demo site
+	rm -rf $(VENV) build build-sanitized build-fuzz build-docs build-bindings demo site

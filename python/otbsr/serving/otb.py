@@ -7,6 +7,7 @@ terminal. So the application gets a pseudo-terminal, its log is read for errors,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import pty
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from otbsr.errors import MissingToolError, OtbsrError, OutputError, ProcessingError
 from otbsr.progress import Report, silent
@@ -93,6 +95,31 @@ def otb_environment() -> dict[str, str]:
             del environment[name]
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return environment
+
+
+def load_bindings() -> ModuleType:
+    """OTB's own Python bindings (`otbApplication`) in this process, whose environment is set so that they find what `otb_environment` names.
+
+    `import pyotb` after this call works as well. Call this before threads start that load libraries: where TensorFlow is loaded already, OTB's
+    libraries are bound to their own dependencies first, or the system's GDAL would use TensorFlow's SQLite, which has no spatial index.
+    Raises `MissingToolError` when the bindings or our applications are not installed.
+    """
+    application_folder()
+    environment = otb_environment()
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)
+    flags = sys.getdlopenflags()
+    try:
+        if "tensorflow" in sys.modules:
+            sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+        return importlib.import_module("otbApplication")
+    except ImportError as error:
+        raise MissingToolError(
+            f"OTB's Python bindings cannot be imported ({error}); run `make bindings`, or put the folder of your OTB's otbApplication.py on PYTHONPATH"
+        ) from error
+    finally:
+        sys.setdlopenflags(flags)
 
 
 def command_line(application: str, parameters: Mapping[str, Value]) -> list[str]:
