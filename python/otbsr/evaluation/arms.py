@@ -18,17 +18,16 @@ import rasterio
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 from scipy import fft, ndimage
 
-from otbsr.errors import GridError, InputError, OutputError, UsageError
+from otbsr.errors import GridError, InputError, UsageError
 from otbsr.evaluation.area import FACTOR, Area
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report, silent
-from otbsr.raster import damage, first_line
+from otbsr.raster import new_raster
 from otbsr.serving.apply import apply
 from otbsr.world.sensors import SENTINEL2, SPOT_2M5, degrade
 
@@ -481,18 +480,9 @@ def make(arm: Arm, making: Making, out: Path) -> None:
     lacking = arm.recipe.missing(making.area)
     if lacking:
         raise InputError(f"{making.area.path}: arm {arm.name} needs {lacking}; add it, or leave the arm out")
-    temporary = out.with_name(f"{out.stem}.part.tif")
-    temporary.unlink(missing_ok=True)
-    try:
+    with new_raster(out, "check the folder's rights and the space left on the disk") as temporary:
         arm.recipe.write(making, temporary)
         making.area.fine.require_same(Grid.read(temporary), f"arm {arm.name} in {making.area.path}")
-        if reason := damage(temporary):
-            raise OutputError(f"{out}: {reason}; check the space left on the disk")
-        os.replace(temporary, out)
-    except (OSError, RasterioError) as error:
-        raise OutputError(f"{out}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def require_bands(one: int, two: int, first: str, second: str) -> None:

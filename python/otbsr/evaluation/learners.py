@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.progress import Report, part, silent
-from otbsr.raster import damage
+from otbsr.raster import damage, settle
 from otbsr.serving.otb import run_otb
 
 FIELD = "label"
@@ -259,8 +258,8 @@ def classify_image(
             regularise(mapped, scratch / "smooth.tif", radius)
             mapped = scratch / "smooth.tif"
         if sure and beside:
-            os.replace(sure, beside)
-        os.replace(mapped, out)
+            settle(sure, beside)
+        settle(mapped, out)
     report("classification", 1.0)
     return counts
 

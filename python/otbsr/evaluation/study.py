@@ -27,7 +27,6 @@ import rasterio
 import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from rasterio.errors import RasterioError
 
 from otbsr import __version__
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
@@ -39,8 +38,8 @@ from otbsr.evaluation.learners import FIELD, Learner
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report, part, silent
-from otbsr.raster import damage, first_line
-from otbsr.serving.apply import write_disagreement
+from otbsr.raster import first_line, new_raster
+from otbsr.serving.reliability import write_disagreement
 
 FORMAT = 2
 MAPS = "maps.json"
@@ -329,9 +328,7 @@ class Study:
         if read_key(beside) == key and out.is_file():
             return
         sides = [next(self.models[str(arm.recipe.model)].sidecar for arm in self.arms if arm.name == name and isinstance(arm.recipe, Model)) for name in "fp"]
-        temporary = out.with_name(".disagreement.part.tif")
-        write_disagreement(self.image(site, "f"), self.image(site, "p"), temporary, sides[0], sides[1], site.area.fine, silent)
-        os.replace(temporary, out)
+        write_disagreement(self.image(site, "f"), self.image(site, "p"), out, sides[0], sides[1], site.area.fine, silent)
         write_json(beside, {"key": key})
 
     # --- samples -----------------------------------------------------------------------------------------------------------
@@ -665,18 +662,12 @@ def process_runs(number: str) -> bool:
 
 def write_raster(path: Path, values: NDArray[Any], grid: Grid, nodata: float | None) -> None:
     """Write one band under a temporary name, check it, rename it; raises `OutputError`."""
-    temporary = path.with_name(f".{path.stem}.part.tif")
     profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "crs": grid.crs or None, "transform": grid.transform}
-    try:
-        with rasterio.open(temporary, "w", dtype=values.dtype, nodata=nodata, compress="deflate", zlevel=1, **profile) as dataset:
-            dataset.write(values, 1)
-        if reason := damage(temporary):
-            raise OutputError(f"{path}: {reason}; check the free space")
-        os.replace(temporary, path)
-    except (OSError, RasterioError) as error:
-        raise OutputError(f"{path}: cannot be written ({first_line(error)}); check the free space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        new_raster(path) as temporary,
+        rasterio.open(temporary, "w", dtype=values.dtype, nodata=nodata, compress="deflate", zlevel=1, **profile) as dataset,
+    ):
+        dataset.write(values, 1)
 
 
 def read_band(path: Path) -> NDArray[Any]:

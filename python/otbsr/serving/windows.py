@@ -16,6 +16,7 @@ from typing import Any
 
 from otbsr.errors import OutputError
 from otbsr.methods.model_folder import digest
+from otbsr.raster import settle
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -42,9 +43,7 @@ class WindowFolder:
         try:
             if partial is not None:
                 entry = {"bytes": partial.stat().st_size, "sha256": digest(partial)}
-                with partial.open("rb") as file:
-                    os.fsync(file.fileno())  # the name must not outlive the content in a power cut
-                os.replace(partial, self.folder / f"{name}.tif")
+                settle(partial, self.folder / f"{name}.tif")
             self.done[name] = entry
             self.save()
         except OSError as error:
