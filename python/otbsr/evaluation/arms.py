@@ -45,12 +45,13 @@ Images = Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Making:
-    """What a recipe works with: the area, the images of the arms it is made from, the models F and P, a seed, progress."""
+    """What a recipe works with: the area, the images of the arms it is made from, a seed, progress, whether models without hashes are run."""
 
     area: Area
     images: Images
     seed: int = 0
     report: Report = silent
+    trust: bool = False
 
 
 class Recipe(BaseModel):
@@ -120,13 +121,13 @@ class Model(Recipe):
     def write(self, making: Making, out: Path) -> None:
         """The four-band image where the model's bands are in it, else the stack."""
         area = making.area
-        side = ModelFolder.open(self.model).sidecar
+        side = ModelFolder.open(self.model, making.trust).sidecar
         source = area.others["other"] if self.other_date else area.input
         with rasterio.open(source) as dataset:
             held = {name.upper() for name in dataset.descriptions if name}
         if not self.other_date and "stack" in area.others and held and not {name.upper() for name in side.input.bands} <= held:
             source = area.others["stack"]
-        apply(source, self.model, out, report=making.report)
+        apply(source, self.model, out, trust_model=making.trust, report=making.report)
 
 
 class ImageFile(Recipe):
@@ -451,7 +452,7 @@ def resolve(names: Sequence[str], own: Mapping[str, Mapping[str, Any]], f: Path 
         for source in recipe.sources:
             add(source, source not in wanted, (*path, name))
         model = recipe.model if isinstance(recipe, Model) else None
-        label = ModelFolder.open(model).sidecar.name if model else ""
+        label = ModelFolder.open(model, trust=True).sidecar.name if model else ""
         made_of = tuple(dict.fromkeys([*recipe.sources, *(deep for source in recipe.sources for deep in done[source].made_of)]))
         done[name] = Arm(name, f"{title} ({label})" if label else title, recipe, recipe.kind == "control", name in ORACLES, label, hidden, made_of)
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ def apply(
         "products": sorted(finals),
         "otbsr": __version__,
     }
-    with window_folder(out.with_name(f"{out.name}.windows"), identity, overwrite) as kept:
+    with window_folder(out.with_name(f"{out.name}.windows"), identity, overwrite) as kept, Watched(product, models) as watched:
         served = [prepare(product, folder.sidecar, kept.folder / f"in_{number}.vrt", resampling) for number, folder in enumerate(models)]
         expected = served[0][1].refined(side.factor)
         layers = layers_of(side, expected, list(finals))
@@ -128,6 +128,7 @@ def apply(
                 if not todo:
                     continue
                 made = make_window(kept, todo, name, fine, coarse, served, models, expected, layers, threads, ram, progress_of(report, number, len(places)))
+                watched.check()
                 if last:
                     last.result()
                 last = pool.submit(finish_window, kept, name, made, layers, levels)
@@ -169,19 +170,46 @@ def apply(
 
 def open_trusted(path: str | Path, trust: bool) -> ModelFolder:
     """A model folder all of whose files have the hashes that its sidecar lists; raises `ModelError`. trust: a missing list is accepted."""
-    folder = ModelFolder.open(path)
-    unlisted = sorted(set(graph_files(folder.path)) - set(folder.sidecar.sha256))
-    if unlisted and not trust:
-        raise ModelError(
-            f"{folder.path}: model.json has no sha256 of {', '.join(unlisted)}; a SavedModel is a program: give --trust-model if you know where it comes from"
-        )
-    return folder
+    return ModelFolder.open(path, trust)
 
 
 def source_identity(product: Product) -> list[list[Any]]:
     """What tells whether the input is still the same: the product's and its bands' files with size and time of change."""
-    files = sorted({product.path.resolve(), *(band.path.resolve() for band in product.bands.values())})
-    return [[str(path), status.st_size, status.st_mtime_ns] for path in files if path.exists() and (status := path.stat())]
+    return states([product.path, *(band.path for band in product.bands.values())])
+
+
+def states(files: Iterable[Path]) -> list[list[Any]]:
+    """Path, size and time of change of the files that are there, in order."""
+    known = sorted({path.resolve() for path in files})
+    return [[str(path), status.st_size, status.st_mtime_ns] for path in known if path.exists() and (status := path.stat())]
+
+
+class Watched:
+    """The files that a run reads from, which nobody may change or remove before its end: half of its product would be of something else."""
+
+    def __init__(self, product: Product, models: Sequence[ModelFolder]) -> None:
+        """Remember how they are now."""
+        self.what = product.path
+        self.files = [product.path, *(band.path for band in product.bands.values())]
+        self.files += [folder.path / name for folder in models for name in graph_files(folder.path)]
+        self.before = states(self.files)
+
+    def check(self, cause: BaseException | None = None) -> None:
+        """Raise `InputError` when one is no longer as it was."""
+        now = states(self.files)
+        for state in self.before:
+            if state not in now:
+                how = "changed" if Path(state[0]).exists() else "was removed"
+                raise InputError(f"{state[0]}: {how} while {self.what} was worked on; put it back and run the same command again, or start anew") from cause
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (OtbsrError, RasterioError, OSError)):
+            self.check(error)
+        if isinstance(error, RasterioError):
+            raise InputError(f"{self.what}: cannot be read ({first_line(error)}); check the file") from error
 
 
 def window_name(coarse: Window) -> str:
