@@ -31,11 +31,11 @@ def read_document(path: Path, expected: str) -> Any:
             raise ValueError(f"{count} values, counting what aliases repeat")
         return yaml.safe_load(text)
     except RecursionError as error:
-        raise InputError(f"{path}: cannot be read (nested too deep); expected {expected}") from error
+        raise InputError(f"{path}: cannot be read as {expected} (nested too deep); correct it") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise InputError(f"{path}: cannot be read as {expected} ({error.strerror}); check the path") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); expected {expected}") from error
+        raise InputError(f"{path}: cannot be read as {expected} ({' '.join(str(error).split())[:200]}); correct it") from error
 
 
 def expanded(node: yaml.Node | None, known: dict[int, int]) -> int:
