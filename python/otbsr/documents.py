@@ -12,8 +12,10 @@ from otbsr.errors import InputError
 
 LIMIT = 1 << 20
 """Bytes at most: thousands of scenes."""
-NODES = 100_000
+NODES = 50_000
 """Values at most, those that aliases repeat counted each time."""
+DEPTH = 50
+"""Lists and mappings in one another at most."""
 
 
 def read_document(path: Path, expected: str) -> Any:
@@ -26,6 +28,7 @@ def read_document(path: Path, expected: str) -> Any:
         text = content.decode("utf-8")
         if path.suffix.lower() == ".json":
             return json.loads(text)
+        require_modest(text)
         # Aliases cost nothing until somebody copies or prints what they repeat: nine lines become a billion values.
         if (count := expanded(yaml.compose(text, yaml.SafeLoader), {})) > NODES:
             raise ValueError(f"{count} values, counting what aliases repeat")
@@ -36,6 +39,17 @@ def read_document(path: Path, expected: str) -> Any:
         raise InputError(f"{path}: cannot be read as {expected} ({error.strerror}); check the path") from error
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as {expected} ({' '.join(str(error).split())[:200]}); correct it") from error
+
+
+def require_modest(text: str) -> None:
+    """Raise `ValueError` as soon as a YAML text turns out to have too many values or too deep ones."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            raise ValueError("nested too deep")
+        if number > NODES:
+            raise ValueError(f"more than {NODES} values")
 
 
 def expanded(node: yaml.Node | None, known: dict[int, int]) -> int:
