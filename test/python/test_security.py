@@ -81,7 +81,7 @@ def test_the_source_runs_nothing_that_files_hold() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["os.system(f'ls {x}')", "subprocess.run(x, shell=True)", "subprocess.run(x, shell=y)", "eval(x)", "exec(x)", "pickle.load(f)", 
+    ["os.system(f'ls {x}')", "subprocess.run(x, shell=True)", "subprocess.run(x, shell=y)", "eval(x)", "exec(x)", "pickle.load(f)",
      "np.load(f, allow_pickle=True)",
      "yaml.load(f, yaml.Loader)", "yaml.unsafe_load(f)", "ElementTree.parse(f)", "ET.fromstring(f)", "archive.extractall(p)", "tarfile.open(f)",
      "requests.get(u, verify=False)", "pd.read_pickle(f)", "keras.models.load_model(f, safe_mode=False)",
@@ -369,15 +369,17 @@ def test_commands_ask_no_network(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(tmp_path), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "ASKED": str(asked)}
 
-    def run(*words: object) -> None:
+    def run(*words: object, status: int = 0) -> None:
         given = ["unshare", "-n", sys.executable, "-m", "otbsr", *map(str, words)]
         done = subprocess.run(given, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
-        assert done.returncode == 0, (words, done.stderr)
+        assert done.returncode == status, (words, done.stderr)
 
     run("doctor")
     run("simulate", "world", "--extent", 480, "--products", "safe", "--quiet")
     run("products", "info", next((tmp_path / "world").rglob("*.SAFE")))
     run("apply", "world/sentinel2_10m.tif", "--model", NEAREST, "-o", "sr.tif", "--quiet")
     run("quality", "sr.tif", "--reference", "world/spot_2m5.tif", "--input", "world/sentinel2_10m.tif", "--scores", "basic", "--quiet")
-    run("classify", "sr.tif", "--polygons", "world/training.gpkg", "-o", "map.tif", "--quiet", "--samples", 20)
+    run("classify", "sr.tif", "--polygons", "world/", "-o", "map.tif", "--quiet", "--samples", 20)
     assert not asked.exists(), asked.read_text()
+    run("products", "search", "sr.tif", "--catalogue", "http://127.0.0.1:9/", "--date", "2023-06-14", "--quiet", status=65)
+    assert asked.exists(), "this is how it would be noticed"
