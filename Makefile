@@ -10,7 +10,7 @@ export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install bindings tutorial demo docs test test-all test-qgis browser qgis test-sanitized fuzz lint format benchmark clean
+.PHONY: help install bindings tutorial demo docs test test-all test-qgis browser qgis test-sanitized fuzz lint format benchmark clean audit
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,12 @@ lint: $(VENV)/.lint ## clang-format, ruff, mypy: fails on any finding
 	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	@$(BIN)/ruff format --check --quiet $(PY_DIRS) && $(BIN)/ruff check --quiet $(PY_DIRS)
 	@$(BIN)/mypy
+
+audit: $(VENV)/.system ## the pinned Python packages against known vulnerabilities; passes, and says so, where the database is out of reach
+	@$(BIN)/python tools/requirements.py audit > $(VENV)/audit.txt
+	@test -x $(VENV)/audit/bin/pip-audit || $(BIN)/python -m venv $(VENV)/audit
+	@test -x $(VENV)/audit/bin/pip-audit || timeout 180 $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/audit.txt || echo "pip-audit cannot be installed"
+	@timeout 300 $(BIN)/python tools/audit.py --program $(VENV)/audit/bin/pip-audit --seconds 120
 
 format: $(VENV)/.lint ## rewrite the sources as `make lint` wants them
 	@$(BIN)/clang-format -i $(CXX_FILES)

@@ -30,6 +30,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random number.")]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder: saved_model.pb and model.json.")]
+Trust = Annotated[bool, typer.Option("--trust-model", help="Run a model whose model.json does not list the hashes of all its files.")]
 Output = Annotated[Path, typer.Option("--out", "-o", help="Where the product is written.")]
 
 
@@ -437,7 +438,10 @@ def import_model_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a model folder from a SavedModel: finds factor and margin by running it, and refuses networks that blocks would show in."""
+    """Make a model folder from a SavedModel: finds factor and margin by running it, and refuses networks that blocks would show in.
+
+    A SavedModel is a program, and this runs it: import only what you know the origin of.
+    """
     from otbsr.methods.import_model import import_model
 
     with bars(quiet, as_json) as report:
@@ -486,6 +490,7 @@ def blend_command(
     out: Output,
     share: Annotated[float, typer.Option(help="Share of P_MODEL in the result: 0 is F_MODEL's, 1 is P_MODEL's.")],
     name: Annotated[str, typer.Option(help="Name of the model [name of OUT].")] = "",
+    trust_model: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -494,7 +499,7 @@ def blend_command(
     from otbsr.methods.blend import blend
 
     with bars(quiet, as_json) as report:
-        side = blend(first, second, share, out, name, overwrite, report).sidecar
+        side = blend(first, second, share, out, name, overwrite, report, trust_model).sidecar
     finish({"out": out, "factor": side.factor, "margin": side.margin, "method": side.method, "share": share}, as_json)
 
 
@@ -588,7 +593,7 @@ def apply_command(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
     ram: Annotated[int | None, typer.Option("--max-memory", "--ram", min=1, help="MiB of memory for pixels.")] = None,
     window: Annotated[int, typer.Option("--window", min=512, help="Side of the windows that are kept until the end, input pixels.")] = 4096,
-    trust_model: Annotated[bool, typer.Option("--trust-model", help="Run a model whose model.json lists no hashes of its files.")] = False,
+    trust_model: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -692,6 +697,7 @@ def study_command(
     pool: Annotated[bool | None, typer.Option("--pool", help="One learner for all areas, folds over the blocks of all: for small areas.")] = None,
     smooth: Annotated[int | None, typer.Option("--smooth", help="Radius of a majority vote over the maps, pixels [0: none].")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Arms and areas worked on at once [2].")] = None,
+    trust_model: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -717,7 +723,7 @@ def study_command(
         jobs=jobs,
     )
     with bars(quiet, as_json) as report:
-        content = study(areas, out, settings, overwrite=overwrite, report=report)
+        content = study(areas, out, settings, trust_model=trust_model, overwrite=overwrite, report=report)
     said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
     finish({"answer": said, "report": out / "report.html"}, as_json)
 

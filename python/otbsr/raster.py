@@ -1,13 +1,14 @@
-"""Whether a raster file is all there: GDAL opens truncated files, and OTB ends with status 0 on a full disk."""
+"""Whether a raster file is all there, and how one gets its name only when it is: GDAL opens truncated files, OTB ends with 0 on a full disk."""
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,8 @@ from typing import IO
 import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
+
+from otbsr.errors import OutputError
 
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 ARCHIVED = re.compile(r"^/vsizip/\{(?P<archive>.+)\}/(?P<member>.+)$")
@@ -65,6 +68,34 @@ def damage(path: str | Path) -> str:
     except (RasterioError, OSError) as error:
         return f"cannot be read ({first_line(error)})"
     return ""
+
+
+@contextmanager
+def new_raster(out: Path, remedy: str = "check the free space") -> Iterator[Path]:
+    """Where to write the raster `out`: a hidden name beside it, which becomes `out` when the block ends well and the file is whole.
+
+    Otherwise the file goes away and what was called `out` before stays. Raises `OutputError` with `remedy` for what the disk, GDAL or the
+    look at the file have to complain of; other errors pass.
+    """
+    temporary = out.with_name(f".{out.stem}.part{out.suffix}")
+    try:
+        temporary.unlink(missing_ok=True)
+        yield temporary
+        if reason := damage(temporary):
+            raise OutputError(f"{out}: {reason}; {remedy}")
+        settle(temporary, out)
+    except (OSError, RasterioError) as error:
+        raise OutputError(f"{out}: cannot be written ({first_line(error)}); {remedy}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def settle(temporary: Path, out: Path) -> None:
+    """Give a whole file its name once its content is on the disk: the name must not outlive the content in a power cut. Raises `OSError`."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, out)
 
 
 def stamp(path: Path) -> tuple[Path, int, int]:

@@ -18,17 +18,16 @@ import rasterio
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 from scipy import fft, ndimage
 
-from otbsr.errors import GridError, InputError, OutputError, UsageError
+from otbsr.errors import GridError, InputError, UsageError
 from otbsr.evaluation.area import FACTOR, Area
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report, silent
-from otbsr.raster import damage, first_line
+from otbsr.raster import new_raster
 from otbsr.serving.apply import apply
 from otbsr.world.sensors import SENTINEL2, SPOT_2M5, degrade
 
@@ -46,12 +45,13 @@ Images = Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Making:
-    """What a recipe works with: the area, the images of the arms it is made from, the models F and P, a seed, progress."""
+    """What a recipe works with: the area, the images of the arms it is made from, a seed, progress, whether models without hashes are run."""
 
     area: Area
     images: Images
     seed: int = 0
     report: Report = silent
+    trust: bool = False
 
 
 class Recipe(BaseModel):
@@ -121,13 +121,13 @@ class Model(Recipe):
     def write(self, making: Making, out: Path) -> None:
         """The four-band image where the model's bands are in it, else the stack."""
         area = making.area
-        side = ModelFolder.open(self.model).sidecar
+        side = ModelFolder.open(self.model, making.trust).sidecar
         source = area.others["other"] if self.other_date else area.input
         with rasterio.open(source) as dataset:
             held = {name.upper() for name in dataset.descriptions if name}
         if not self.other_date and "stack" in area.others and held and not {name.upper() for name in side.input.bands} <= held:
             source = area.others["stack"]
-        apply(source, self.model, out, report=making.report)
+        apply(source, self.model, out, trust_model=making.trust, report=making.report)
 
 
 class ImageFile(Recipe):
@@ -452,7 +452,7 @@ def resolve(names: Sequence[str], own: Mapping[str, Mapping[str, Any]], f: Path 
         for source in recipe.sources:
             add(source, source not in wanted, (*path, name))
         model = recipe.model if isinstance(recipe, Model) else None
-        label = ModelFolder.open(model).sidecar.name if model else ""
+        label = ModelFolder.open(model, trust=True).sidecar.name if model else ""
         made_of = tuple(dict.fromkeys([*recipe.sources, *(deep for source in recipe.sources for deep in done[source].made_of)]))
         done[name] = Arm(name, f"{title} ({label})" if label else title, recipe, recipe.kind == "control", name in ORACLES, label, hidden, made_of)
 
@@ -481,18 +481,9 @@ def make(arm: Arm, making: Making, out: Path) -> None:
     lacking = arm.recipe.missing(making.area)
     if lacking:
         raise InputError(f"{making.area.path}: arm {arm.name} needs {lacking}; add it, or leave the arm out")
-    temporary = out.with_name(f"{out.stem}.part.tif")
-    temporary.unlink(missing_ok=True)
-    try:
+    with new_raster(out, "check the folder's rights and the space left on the disk") as temporary:
         arm.recipe.write(making, temporary)
         making.area.fine.require_same(Grid.read(temporary), f"arm {arm.name} in {making.area.path}")
-        if reason := damage(temporary):
-            raise OutputError(f"{out}: {reason}; check the space left on the disk")
-        os.replace(temporary, out)
-    except (OSError, RasterioError) as error:
-        raise OutputError(f"{out}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def require_bands(one: int, two: int, first: str, second: str) -> None:

@@ -5,15 +5,14 @@ Scenes differ far more than methods do, so means over scenes say little; what on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from otbsr.documents import read_document
 from otbsr.errors import InputError, UsageError
 from otbsr.evaluation.quality import BORDER, paired
 from otbsr.evaluation.statistics import Interval
@@ -98,11 +97,7 @@ def mean(values: Sequence[float | None]) -> float:
 
 def read_scenes(path: Path) -> list[SceneFiles]:
     """The scenes of a YAML or JSON list; paths are those of the list's folder. Raises `InputError` naming what is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as a list of scenes ({str(error).splitlines()[0]}); expected YAML or JSON") from error
+    content = read_document(path, "a list of scenes in YAML or JSON")
     if not isinstance(content, list) or not content:
         raise InputError(f"{path}: holds no list of scenes; expected entries with name, images ({{method: file}}), reference, input")
     try:

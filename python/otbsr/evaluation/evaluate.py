@@ -32,7 +32,7 @@ from otbsr.evaluation.accuracy import Array, Legend, Measure, Sums
 from otbsr.evaluation.statistics import Difference
 from otbsr.grid import Grid
 from otbsr.progress import Report, silent
-from otbsr.raster import first_line
+from otbsr.raster import first_line, new_raster
 
 FORMAT = 2
 VERSION = 1
@@ -770,24 +770,18 @@ def write_changes(study: Maps, area: Area) -> None:
         return
     path = study.folder / "changes" / f"{area.name}.tif"
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part.tif")
     profile = {
         "driver": "GTiff", "dtype": "int16", "count": 1, "width": area.grid.width, "height": area.grid.height, "crs": area.grid.crs or None,
         "transform": area.grid.transform, "nodata": CHANGE_NODATA, "compress": "deflate", "tiled": True,
     }  # fmt: skip
-    try:
-        with rasterio.open(temporary, "w", **profile) as dataset:
-            dataset.descriptions = (f"{study.lead} right - {study.baseline} right, %",)
-            for window in windows(area.grid, WINDOW):
-                labels = read(area.reference, window)
-                change = np.zeros(labels.shape)
-                for one, other in files:
-                    change += (read(one, window) == labels).astype(np.float64) - (read(other, window) == labels)
-                dataset.write(np.where(labels > 0, np.rint(100 * change / len(files)), CHANGE_NODATA).astype(np.int16), 1, window=window)
-        os.replace(temporary, path)
-    except (OSError, RasterioError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({first_line(error)}); check the free space") from error
+    with new_raster(path) as temporary, rasterio.open(temporary, "w", **profile) as dataset:
+        dataset.descriptions = (f"{study.lead} right - {study.baseline} right, %",)
+        for window in windows(area.grid, WINDOW):
+            labels = read(area.reference, window)
+            change = np.zeros(labels.shape)
+            for one, other in files:
+                change += (read(one, window) == labels).astype(np.float64) - (read(other, window) == labels)
+            dataset.write(np.where(labels > 0, np.rint(100 * change / len(files)), CHANGE_NODATA).astype(np.int16), 1, window=window)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------------

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,9 @@ import rasterio
 from numpy.typing import NDArray
 
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.products.files import read_xml
 from otbsr.progress import Report, part, silent
-from otbsr.raster import damage
+from otbsr.raster import damage, settle
 from otbsr.serving.otb import run_otb
 
 FIELD = "label"
@@ -80,7 +79,7 @@ def count_polygons(image: Path, polygons: Path, scratch: Path) -> dict[int, int]
     out = scratch / "polygons.xml"
     run_otb("PolygonClassStatistics", {"in": image, "vec": polygons, "field": FIELD, "out": out}, silent, [out], threads=1)
     pixels: dict[int, int] = {}
-    for statistic in ElementTree.parse(out).getroot().iter("Statistic"):
+    for statistic in read_xml(out).iter("Statistic"):
         if statistic.get("name") == "samplesPerClass":
             pixels = {int(str(one.get("key"))): int(str(one.get("value"))) for one in statistic.iter("StatisticMap")}
     return pixels
@@ -259,8 +258,8 @@ def classify_image(
             regularise(mapped, scratch / "smooth.tif", radius)
             mapped = scratch / "smooth.tif"
         if sure and beside:
-            os.replace(sure, beside)
-        os.replace(mapped, out)
+            settle(sure, beside)
+        settle(mapped, out)
     report("classification", 1.0)
     return counts
 

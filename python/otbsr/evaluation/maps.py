@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from otbsr.evaluation.measures import whole
 from otbsr.evaluation.quality import angles
 from otbsr.evaluation.window_scores import Structure, similarity
 from otbsr.evaluation.windows import Block, Plane, Scene
-from otbsr.raster import damage, first_line
+from otbsr.raster import damage, first_line, settle
 
 MAPS = {
     "error": "root mean square over the bands of image - reference, reflectance",
@@ -106,5 +105,5 @@ class Maps:
             if reason := damage(self.path(name, "part")):
                 raise OutputError(f"{self.path(name)}: {reason}; check the free space")
         for name in self.names:
-            os.replace(self.path(name, "part"), self.path(name))
+            settle(self.path(name, "part"), self.path(name))
         return [self.path(name) for name in self.names]

@@ -27,9 +27,9 @@ import rasterio
 import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from rasterio.errors import RasterioError
 
 from otbsr import __version__
+from otbsr.documents import read_document
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.evaluation import learners
 from otbsr.evaluation.area import INPUT, LAND_COVER, LEGEND, POLYGONS, Area, burn, open_areas
@@ -39,8 +39,9 @@ from otbsr.evaluation.learners import FIELD, Learner
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report, part, silent
-from otbsr.raster import damage, first_line
-from otbsr.serving.apply import write_disagreement
+from otbsr.raster import new_raster
+from otbsr.serving.reliability import write_disagreement
+from otbsr.serving.windows import LOCK, alone
 
 FORMAT = 2
 MAPS = "maps.json"
@@ -90,10 +91,7 @@ class StudySettings(BaseModel):
         """Settings of a YAML file, if any; those `given` that are not None win. Raises `InputError` and `UsageError`."""
         content: Any = {}
         if path is not None:
-            try:
-                content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise InputError(f"{path}: cannot be read as YAML ({first_line(error)}); expected lines such as `folds: 5`") from error
+            content = read_document(path, "YAML with lines such as `folds: 5`") or {}
             if not isinstance(content, dict):
                 raise InputError(f"{path}: holds no mapping; expected lines such as `folds: 5`")
         try:
@@ -145,22 +143,27 @@ class Unit:
     repeat: int
 
 
-def study(areas: Sequence[str | Path], out: str | Path, settings: StudySettings, *, overwrite: bool = False, report: Report = silent) -> dict[str, Any]:
+def study(
+    areas: Sequence[str | Path], out: str | Path, settings: StudySettings, *, trust_model: bool = False, overwrite: bool = False, report: Report = silent
+) -> dict[str, Any]:
     """Make every arm's image and maps of the areas in `out`, judge them and write the report; returns study.json's content.
 
+    trust_model: as `apply` takes it, and no setting: a file of settings that somebody else wrote must not say whom to trust.
     Finished images and maps are kept where all that decides them is the same; `overwrite` makes them again. Raises `InputError`,
     `UsageError` (a model was trained here, areas too small, arms that cannot be), and what `apply` and OTB raise.
     """
     from otbsr.evaluation.evaluate import evaluate
     from otbsr.evaluation.report import write_report
 
-    make_maps(areas, out, settings, overwrite=overwrite, report=report)
+    make_maps(areas, out, settings, trust_model=trust_model, overwrite=overwrite, report=report)
     content = evaluate(Path(out), report)
     write_report(Path(out), report=report)
     return content
 
 
-def make_maps(areas: Sequence[str | Path], out: str | Path, settings: StudySettings, *, overwrite: bool = False, report: Report = silent) -> dict[str, Any]:
+def make_maps(
+    areas: Sequence[str | Path], out: str | Path, settings: StudySettings, *, trust_model: bool = False, overwrite: bool = False, report: Report = silent
+) -> dict[str, Any]:
     """The study's first half: all files up to maps.json, whose content is returned. Raises as `study` does."""
     out = Path(out)
     given = open_areas(areas, settings.artificial)
@@ -169,17 +172,17 @@ def make_maps(areas: Sequence[str | Path], out: str | Path, settings: StudySetti
     if settings.repeats is None:
         settings = settings.model_copy(update={"repeats": math.ceil(3 / (1 if settings.pool else len(given)))})
     names = settings.choice or (*default_arms(given, settings.model, settings.against), *settings.arms)
-    return Study(given, chosen, resolve(names, settings.arms, settings.model, settings.against), settings, out).run(overwrite, report)
+    return Study(given, chosen, resolve(names, settings.arms, settings.model, settings.against), settings, out, trust_model).run(overwrite, report)
 
 
 class Study:
     """The work of one study, in the order of its methods."""
 
-    def __init__(self, areas: Sequence[Area], chosen: Sequence[Learner], arms: Sequence[Arm], settings: StudySettings, out: Path) -> None:
+    def __init__(self, areas: Sequence[Area], chosen: Sequence[Learner], arms: Sequence[Arm], settings: StudySettings, out: Path, trust: bool = False) -> None:
         """Nothing is written yet."""
         self.areas, self.learners, self.arms, self.settings, self.out = areas, {one.name: one for one in chosen}, arms, settings, out
-        self.repeats = range(settings.repeats or 1)
-        self.models = {str(path): ModelFolder.open(path) for one in arms for path in one.recipe.models}
+        self.repeats, self.trust = range(settings.repeats or 1), trust
+        self.models = {str(path): ModelFolder.open(path, trust) for one in arms for path in one.recipe.models}
         self.warnings: list[str] = []
         self.sites: list[Site] = []
 
@@ -198,8 +201,7 @@ class Study:
         self.warn_of_training(trained)
         truth = [(area.labels(), area.polygons()) for area in self.areas]
         self.sites = self.split(cuts, truth)
-        prepare_folder(self.out, overwrite)
-        with scratch_folder(self.out) as self.scratch:
+        with prepared_folder(self.out, overwrite), scratch_folder(self.out) as self.scratch:
             write_text(self.out / "study.yaml", yaml.safe_dump(json.loads(self.settings.model_dump_json()), sort_keys=False, allow_unicode=True))
             for number, (site, (labels, polygons)) in enumerate(zip(self.sites, truth, strict=True)):
                 self.write_site(site, labels, polygons)
@@ -311,7 +313,7 @@ class Study:
         image.parent.mkdir(parents=True, exist_ok=True)
         image.with_name("arm.json").unlink(missing_ok=True)
         sources = {source: self.image(site, source) for source in arm.recipe.sources}
-        make(arm, Making(site.area, sources, self.settings.seed, report), image)
+        make(arm, Making(site.area, sources, self.settings.seed, report, self.trust), image)
         write_json(image.with_name("arm.json"), {"key": key, "name": arm.name, "recipe": json.loads(arm.recipe.model_dump_json())})
 
     def disagreement(self, site: Site) -> Path | None:
@@ -329,9 +331,7 @@ class Study:
         if read_key(beside) == key and out.is_file():
             return
         sides = [next(self.models[str(arm.recipe.model)].sidecar for arm in self.arms if arm.name == name and isinstance(arm.recipe, Model)) for name in "fp"]
-        temporary = out.with_name(".disagreement.part.tif")
-        write_disagreement(self.image(site, "f"), self.image(site, "p"), temporary, sides[0], sides[1], site.area.fine, silent)
-        os.replace(temporary, out)
+        write_disagreement(self.image(site, "f"), self.image(site, "p"), out, sides[0], sides[1], site.area.fine, silent)
         write_json(beside, {"key": key})
 
     # --- samples -----------------------------------------------------------------------------------------------------------
@@ -585,7 +585,8 @@ class Study:
 
     def command(self) -> str:
         """What repeats the study."""
-        return f"otbsr study {' '.join(str(area.path) for area in self.areas)} --settings {self.out / 'study.yaml'} --out {self.out}"
+        trust = " --trust-model" if self.trust else ""
+        return f"otbsr study {' '.join(str(area.path) for area in self.areas)} --settings {self.out / 'study.yaml'} --out {self.out}{trust}"
 
 
 def parallel(tasks: Sequence[Callable[[Report], None]], jobs: int, step: str, report: Report, done: int = 0) -> None:
@@ -622,19 +623,22 @@ def seed_of(*parts: object) -> int:
 
 def refuse_foreign(out: Path) -> None:
     """Raise `OutputError` when `out` is a folder of somebody else's files."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "study.yaml").is_file():
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()) and not (out / "study.yaml").is_file():
         raise OutputError(f"{out}: is not empty and not a study's folder; choose another folder")
 
 
-def prepare_folder(out: Path, overwrite: bool) -> None:
-    """Make `out`; empty it of a study's files with `overwrite`."""
+@contextmanager
+def prepared_folder(out: Path, overwrite: bool) -> Iterator[None]:
+    """Make `out` and hold it alone; empty it of a study's files with `overwrite`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
-    if overwrite:
-        for name in ("areas", "arms", "samples", "maps"):
-            shutil.rmtree(out / name, ignore_errors=True)
+    with alone(out, "study"):
+        if overwrite:
+            for name in ("areas", "arms", "samples", "maps"):
+                shutil.rmtree(out / name, ignore_errors=True)
+        yield
 
 
 @contextmanager
@@ -665,18 +669,12 @@ def process_runs(number: str) -> bool:
 
 def write_raster(path: Path, values: NDArray[Any], grid: Grid, nodata: float | None) -> None:
     """Write one band under a temporary name, check it, rename it; raises `OutputError`."""
-    temporary = path.with_name(f".{path.stem}.part.tif")
     profile = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "crs": grid.crs or None, "transform": grid.transform}
-    try:
-        with rasterio.open(temporary, "w", dtype=values.dtype, nodata=nodata, compress="deflate", zlevel=1, **profile) as dataset:
-            dataset.write(values, 1)
-        if reason := damage(temporary):
-            raise OutputError(f"{path}: {reason}; check the free space")
-        os.replace(temporary, path)
-    except (OSError, RasterioError) as error:
-        raise OutputError(f"{path}: cannot be written ({first_line(error)}); check the free space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        new_raster(path) as temporary,
+        rasterio.open(temporary, "w", dtype=values.dtype, nodata=nodata, compress="deflate", zlevel=1, **profile) as dataset,
+    ):
+        dataset.write(values, 1)
 
 
 def read_band(path: Path) -> NDArray[Any]:

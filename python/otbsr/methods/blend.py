@@ -17,7 +17,14 @@ from otbsr.progress import Report, silent
 
 
 def blend(
-    first: str | Path, second: str | Path, share: float, out: str | Path, name: str = "", overwrite: bool = False, report: Report = silent
+    first: str | Path,
+    second: str | Path,
+    share: float,
+    out: str | Path,
+    name: str = "",
+    overwrite: bool = False,
+    report: Report = silent,
+    trust_model: bool = False,
 ) -> ModelFolder:
     """Write the model folder `out` whose result, in DN, is (1 - share) times that of `first` (F) plus share times that of `second` (P).
 
@@ -26,7 +33,7 @@ def blend(
     """
     if not 0 <= share <= 1:
         raise UsageError(f"--share {share:g}: expected 0 (the first model alone) to 1 (the second alone)")
-    sources = [ModelFolder.open(first), ModelFolder.open(second)]
+    sources = [ModelFolder.open(path, trust_model) for path in (first, second)]
     require_alike(*sources)
     f, p = (source.sidecar for source in sources)
     report("blend", 0.0)

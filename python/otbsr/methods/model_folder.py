@@ -140,8 +140,17 @@ def digest(path: Path) -> str:
 
 
 def graph_files(folder: Path) -> list[str]:
-    """The SavedModel's files relative to the folder, in order: what `sha256` covers."""
-    return sorted([GRAPH, *(p.relative_to(folder).as_posix() for p in (folder / "variables").glob("*") if p.is_file())])
+    """What TensorFlow may read of the folder, relative to it and in order: what `sha256` covers.
+
+    Not only the usual files: where saved_model.cpb lies beside saved_model.pb, TensorFlow runs that one. A link to a folder is a name like a
+    file's, so that no hash can stand for what is behind it.
+    """
+    found = {GRAPH, *(path.name for path in folder.glob("saved_model*"))}
+    for below in ("variables", "assets", "assets.extra"):
+        for parent, folders, files in os.walk(folder / below):
+            links = [name for name in folders if (Path(parent) / name).is_symlink()]
+            found.update((Path(parent) / name).relative_to(folder).as_posix() for name in (*files, *links))
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -152,8 +161,11 @@ class ModelFolder:
     sidecar: Sidecar
 
     @classmethod
-    def open(cls, path: str | Path) -> ModelFolder:
-        """Check folder, sidecar and hashes; raises `ModelError`. Loads no TensorFlow."""
+    def open(cls, path: str | Path, trust: bool = False) -> ModelFolder:
+        """Check folder, sidecar, and that every file of the SavedModel has the hash that the sidecar lists; raises `ModelError`. Loads no TensorFlow.
+
+        trust: files that the sidecar does not list are accepted. A SavedModel is a program: it can read and write files.
+        """
         folder = Path(path)
         if not folder.is_dir():
             raise ModelError(f"{folder}: no such model folder; expected a directory with {GRAPH} and {SIDECAR}")
@@ -165,6 +177,12 @@ class ModelFolder:
             found = digest(file) if file.is_file() else "no file"
             if found != expected:
                 raise ModelError(f"{file}: sha256 is {found[:12]}, {SIDECAR} says {expected[:12]}; the copy is damaged, fetch the model again")
+        unlisted = sorted(set(graph_files(folder)) - set(sidecar.sha256))
+        if unlisted and not trust:
+            raise ModelError(
+                f"{folder}: {SIDECAR} has no sha256 of {', '.join(unlisted[:5])}; a SavedModel is a program: if you know where it comes from, give "
+                "--trust-model, or make its sidecar again with `otbsr import-model`"
+            )
         return cls(folder, sidecar)
 
     @cached_property

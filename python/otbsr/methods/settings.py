@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from otbsr.errors import InputError, UsageError
+from otbsr.documents import read_document
+from otbsr.errors import UsageError
 from otbsr.methods.augmentation import Augmentation
 from otbsr.methods.losses import LossWeights
 from otbsr.methods.networks import SIZES, NetworkSettings
@@ -88,12 +89,7 @@ def read_settings(
     file names one). size: tiny, light or base instead of the file's channels and blocks. pairs: manifest of the pairs, whose factor and bands
     count where nobody says otherwise. options: top-level settings.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML or JSON ({error}); see the settings in any model.json") from error
+    values = read_document(path, "YAML or JSON like the settings in any model.json") if path else {}
     if values is None:
         values = {}  # an empty file
     if not isinstance(values, dict):

@@ -33,7 +33,7 @@ from otbsr.products.files import read_bytes
 from otbsr.products.product import NODATA, SCALE
 from otbsr.products.tensor import read_tensor
 from otbsr.progress import Report, silent
-from otbsr.raster import damage, first_line
+from otbsr.raster import damage, first_line, new_raster
 
 Image = NDArray[np.float32]
 
@@ -562,15 +562,12 @@ def write_area(folder: Path, name: str, dataset: DataSet, area: Area) -> None:
 def write_planes(out: Path, planes: Image, grid: Grid, bands: Sequence[str]) -> None:
     """Write reflectance as int16 GeoTIFF with named bands, under a temporary name until it is whole."""
     numbers = np.where(np.isfinite(planes), np.clip(np.rint(planes / SCALE), NODATA + 1, 32767), NODATA).astype(np.int16)
-    temporary = out.with_name(out.stem + ".part.tif")
     transform = Affine(grid.dx, 0, grid.left, 0, -grid.dy, grid.top)
-    with rasterio.open(
-        temporary, "w", driver="GTiff", width=grid.width, height=grid.height, count=len(planes), dtype="int16", nodata=NODATA, crs=grid.crs or None,
-        transform=transform, compress="deflate", predictor=2, tiled=grid.width >= 512,
-    ) as file:  # fmt: skip
+    profile = {
+        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(planes), "dtype": "int16", "nodata": NODATA, "crs": grid.crs or None,
+        "transform": transform, "compress": "deflate", "predictor": 2, "tiled": grid.width >= 512,
+    }  # fmt: skip
+    with new_raster(out, "free some space or choose another --out") as temporary, rasterio.open(temporary, "w", **profile) as file:
         file.write(numbers)
         file.descriptions = tuple(bands)
         file.scales, file.offsets = (SCALE,) * len(planes), (0.0,) * len(planes)
-    if reason := damage(temporary):
-        raise OutputError(f"{temporary}: {reason} after writing; free some space")
-    os.replace(temporary, out)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import stat
 import zipfile
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ XML_LIMIT = 64 << 20
 """Bytes of metadata that are held in memory at most: the largest of a real product have two million."""
 MEMBERS = 100_000
 """Files in an archive at most: a whole SAFE has about a hundred."""
+TOTAL, UNSUSPECTED, RATIO = 1 << 37, 1 << 30, 100
+"""Bytes in an archive at most, bytes up to which it may be packed as tightly as it likes, and how tightly a larger one may be: images do not shrink."""
 
 
 class Files:
@@ -61,6 +64,9 @@ def archive_names(archive: Path) -> tuple[list[str], bool]:
         raise InputError(f"{archive}: is no whole zip archive ({error}); fetch it again, or unpack it and give the folder") from error
     if len(members) > MEMBERS:
         raise InputError(f"{archive}: holds {len(members)} files, expected one product's; unpack the product that you want and give its folder")
+    total, packed = sum(member.file_size for member in members), max(1, archive.stat().st_size)
+    if total > TOTAL or (total > UNSUSPECTED and total > RATIO * packed):
+        raise InputError(f"{archive}: holds {total / 1e9:.1f} GB in {packed / 1e9:.3f} GB, which no product does; do not use it, fetch it from its publisher")
     names: set[str] = set()
     for member in members:
         parts = PurePosixPath(member.filename).parts
@@ -69,6 +75,8 @@ def archive_names(archive: Path) -> tuple[list[str], bool]:
             raise InputError(f"{archive}: holds the name {member.filename!r}, which leads out of the archive; do not use it, fetch it from its publisher")
         if member.filename in names:
             raise InputError(f"{archive}: holds {member.filename} twice; fetch it from its publisher")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise InputError(f"{archive}: {member.filename} is a link; do not use it, fetch it from its publisher")
         if member.flag_bits & 1:
             raise InputError(f"{archive}: {member.filename} is encrypted; unpack it and give the folder")
         names.add(member.filename)

@@ -1,4 +1,4 @@
-"""Super-resolve a product or an image: the whole road from a download's folder to a checked file, and files that say how far to trust it.
+"""Super-resolve a product or an image: the whole road from a download's folder to a checked file.
 
 The work goes by windows, each a run of SuperResolution over a box of the output, which is exact at its seams; finished windows are kept
 until the product is whole.
@@ -10,18 +10,15 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
-from scipy.ndimage import maximum_filter1d
 
 from otbsr import __version__
 from otbsr.errors import GridError, InputError, ModelError, OtbsrError, OutputError, UsageError
@@ -29,19 +26,14 @@ from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder, Sidecar, graph_files
 from otbsr.products import Product, open_product, stack
 from otbsr.progress import Report, silent
-from otbsr.raster import damage, first_line
+from otbsr.raster import damage, first_line, settle
 from otbsr.serving.cog import TILE, Layer, Piece, add_overviews, assemble, levels_inside
 from otbsr.serving.otb import run_otb
+from otbsr.serving.reliability import WINDOW, disagreement_layer, missing, parts, validity_layer, windows, write_disagreement, write_validity
 from otbsr.serving.vrt import write_mosaic
 from otbsr.serving.windows import WindowFolder, window_folder
 
 STEP = "super-resolution"
-NO_DISAGREEMENT = 65535
-"""No-data value of the disagreement."""
-NO_DATA, PARTLY, SUPPORTED = 0, 1, 2
-"""Values of the validity."""
-WINDOW = 512
-"""Side of the parts (input pixels) in which disagreement and validity are computed."""
 SIDE = 4096
 """Side of the windows that are kept, input pixels: minutes of work, a start of the application costs a hundredth."""
 LEAST_BLOCK = 64
@@ -121,7 +113,7 @@ def apply(
         "products": sorted(finals),
         "otbsr": __version__,
     }
-    with window_folder(out.with_name(f"{out.name}.windows"), identity, overwrite) as kept:
+    with window_folder(out.with_name(f"{out.name}.windows"), identity, overwrite) as kept, Watched(product, models) as watched:
         served = [prepare(product, folder.sidecar, kept.folder / f"in_{number}.vrt", resampling) for number, folder in enumerate(models)]
         expected = served[0][1].refined(side.factor)
         layers = layers_of(side, expected, list(finals))
@@ -136,6 +128,7 @@ def apply(
                 if not todo:
                     continue
                 made = make_window(kept, todo, name, fine, coarse, served, models, expected, layers, threads, ram, progress_of(report, number, len(places)))
+                watched.check()
                 if last:
                     last.result()
                 last = pool.submit(finish_window, kept, name, made, layers, levels)
@@ -166,7 +159,7 @@ def apply(
             report("writing", (number + 1) / len(finals))
         for key, path in finals.items():
             try:
-                os.replace(kept.folder / f"whole_{key}{out.suffix}", path)
+                settle(kept.folder / f"whole_{key}{out.suffix}", path)
             except OSError as error:
                 raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
         reused = sum(all(f"{key}_{window_name(coarse)}" in kept.found for key in layers) for _, coarse in places)
@@ -177,19 +170,46 @@ def apply(
 
 def open_trusted(path: str | Path, trust: bool) -> ModelFolder:
     """A model folder all of whose files have the hashes that its sidecar lists; raises `ModelError`. trust: a missing list is accepted."""
-    folder = ModelFolder.open(path)
-    unlisted = sorted(set(graph_files(folder.path)) - set(folder.sidecar.sha256))
-    if unlisted and not trust:
-        raise ModelError(
-            f"{folder.path}: model.json has no sha256 of {', '.join(unlisted)}; a SavedModel is a program: give --trust-model if you know where it comes from"
-        )
-    return folder
+    return ModelFolder.open(path, trust)
 
 
 def source_identity(product: Product) -> list[list[Any]]:
     """What tells whether the input is still the same: the product's and its bands' files with size and time of change."""
-    files = sorted({product.path.resolve(), *(band.path.resolve() for band in product.bands.values())})
-    return [[str(path), status.st_size, status.st_mtime_ns] for path in files if path.exists() and (status := path.stat())]
+    return states([product.path, *(band.path for band in product.bands.values())])
+
+
+def states(files: Iterable[Path]) -> list[list[Any]]:
+    """Path, size and time of change of the files that are there, in order."""
+    known = sorted({path.resolve() for path in files})
+    return [[str(path), status.st_size, status.st_mtime_ns] for path in known if path.exists() and (status := path.stat())]
+
+
+class Watched:
+    """The files that a run reads from, which nobody may change or remove before its end: half of its product would be of something else."""
+
+    def __init__(self, product: Product, models: Sequence[ModelFolder]) -> None:
+        """Remember how they are now."""
+        self.what = product.path
+        self.files = [product.path, *(band.path for band in product.bands.values())]
+        self.files += [folder.path / name for folder in models for name in graph_files(folder.path)]
+        self.before = states(self.files)
+
+    def check(self, cause: BaseException | None = None) -> None:
+        """Raise `InputError` when one is no longer as it was."""
+        now = states(self.files)
+        for state in self.before:
+            if state not in now:
+                how = "changed" if Path(state[0]).exists() else "was removed"
+                raise InputError(f"{state[0]}: {how} while {self.what} was worked on; put it back and run the same command again, or start anew") from cause
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (OtbsrError, RasterioError, OSError)):
+            self.check(error)
+        if isinstance(error, RasterioError):
+            raise InputError(f"{self.what}: cannot be read ({first_line(error)}); check the file") from error
 
 
 def window_name(coarse: Window) -> str:
@@ -351,111 +371,3 @@ def require_comparable(first: ModelFolder, second: ModelFolder) -> None:
     if one.factor != two.factor or sorted(one.output.bands) != sorted(two.output.bands):
         given = [f"{side.name} gives {' '.join(side.output.bands)} at x{side.factor}" for side in (one, two)]
         raise ModelError(f"{second.path}: cannot be compared with {first.path}: {', '.join(given)}; choose models of one factor and the same bands")
-
-
-def windows(grid: Grid, factor: int, side: int, at: Window | None = None) -> list[tuple[Window, Window]]:
-    """Windows of `side` input pixels that cover the image of the fine `grid`: each on the fine and on the input's grid.
-
-    at: where on the input's grid the fine grid's image begins.
-    """
-    coarse = grid.coarsened(factor)
-    inputs = parts(Window(0, 0, coarse.width, coarse.height), side)
-    left, top = (at.col_off, at.row_off) if at else (0, 0)
-    return [
-        (Window(w.col_off * factor, w.row_off * factor, w.width * factor, w.height * factor), Window(left + w.col_off, top + w.row_off, w.width, w.height))
-        for w in inputs
-    ]
-
-
-def parts(window: Window, side: int) -> list[Window]:
-    """A window cut into windows of at most `side` pixels, row by row."""
-    places = [(row, column) for row in range(0, window.height, side) for column in range(0, window.width, side)]
-    return [Window(window.col_off + column, window.row_off + row, min(side, window.width - column), min(side, window.height - row)) for row, column in places]
-
-
-def disagreement_layer(side: Sidecar, grid: Grid) -> Layer:
-    """What the disagreement's file is."""
-    return Layer(grid, "uint16", ("disagreement",), NO_DISAGREEMENT, side.output.scale)
-
-
-def validity_layer(grid: Grid) -> Layer:
-    """What the validity's file is."""
-    return Layer(grid, "uint8", ("validity: 0 no data, 1 partly supported, 2 supported",), NO_DATA, categories=True)
-
-
-def write_beside(path: Path, layer: Layer, blocks: Iterable[tuple[Window, NDArray[Any]]]) -> None:
-    """Write a layer of one band from blocks [rows, columns] and check it; raises `OutputError`, `InputError` for the files read."""
-    try:
-        with rasterio.open(path, "w", **layer.profile()) as dataset:
-            for window, block in blocks:
-                dataset.write(block, 1, window=window)
-            layer.label(dataset)
-    except (RasterioError, OSError) as error:
-        raise OutputError(f"{path.name}: cannot be completed ({first_line(error)}); check the input and the free space") from error
-    if reason := damage(path):
-        raise OutputError(f"{path.name}: {reason}; check the free space")
-
-
-def write_disagreement(first: Path, second: Path, out: Path, one: Sidecar, two: Sidecar, grid: Grid, report: Report, side: int = WINDOW) -> None:
-    """Write how far two results on one `grid` are apart: see `apply`. side: of the windows, input pixels."""
-    order = [two.output.bands.index(band) + 1 for band in one.output.bands]
-    same = (one.output.scale, one.output.offset) == (two.output.scale, two.output.offset)  # then whole numbers stay whole
-    gain, offset = (1.0, 0.0) if same else (two.output.scale / one.output.scale, (two.output.offset - one.output.offset) / one.output.scale)
-    places = windows(grid, one.factor, side)
-
-    def blocks() -> Iterator[tuple[Window, NDArray[Any]]]:
-        with rasterio.open(first) as a, rasterio.open(second) as b:
-            for number, (fine, _) in enumerate(places):
-                squares = np.zeros((fine.height, fine.width))
-                lacking = np.zeros(squares.shape, bool)
-                for i, j in enumerate(order, 1):  # band by band: windows of large factors are large
-                    f, p = a.read(i, window=fine), b.read(j, window=fine)
-                    lacking |= missing(f[None], [a.nodatavals[i - 1]]) | missing(p[None], [b.nodatavals[j - 1]])
-                    squares += (f - (p * gain + offset)) ** 2
-                whole = np.full(squares.shape, NO_DISAGREEMENT, np.uint16)
-                whole[~lacking] = np.rint(np.minimum(np.sqrt(squares[~lacking] / len(order)), NO_DISAGREEMENT - 1))
-                yield fine, whole
-                report("disagreement", (number + 1) / len(places))
-
-    write_beside(out, disagreement_layer(one, grid), blocks())
-
-
-def missing(pixels: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_]:
-    """Where a pixel of [bands, rows, columns] has no data in any band, or is no number: [rows, columns]."""
-    lacking = ~np.isfinite(pixels).all(axis=0)
-    for band, value in zip(pixels, nodata, strict=True):
-        if value is not None:
-            lacking |= band.astype(np.float32) == np.float32(value)  # as OTB reads it
-    return lacking
-
-
-def write_validity(served: Path, out: Path, model: Sidecar, grid: Grid, report: Report, side: int = WINDOW, at: Window | None = None) -> None:
-    """Write what the pixels of the result on `grid` rest on: see `apply`.
-
-    served: what the model was given. side: of the windows, input pixels. at: where in it the grid's image begins.
-    """
-    places = windows(grid, model.factor, side, at)
-
-    def blocks() -> Iterator[tuple[Window, NDArray[Any]]]:
-        with rasterio.open(served) as dataset:
-            for number, (fine, window) in enumerate(places):
-                support = supported(dataset, window, model.margin)
-                yield fine, support.repeat(model.factor, 0).repeat(model.factor, 1)
-                report("validity", (number + 1) / len(places))
-
-    write_beside(out, validity_layer(grid), blocks())
-
-
-def supported(dataset: rasterio.DatasetReader, window: Window, margin: int) -> NDArray[np.uint8]:
-    """`NO_DATA`, `PARTLY` or `SUPPORTED` for each pixel of an input window: whether it, or the square of radius `margin` around it, is data."""
-    top, left = window.row_off - margin, window.col_off - margin
-    around = np.ones((window.height + 2 * margin, window.width + 2 * margin), np.uint8)  # beyond the image there is nothing
-    first = max(top, 0), max(left, 0)
-    last = min(window.row_off + window.height + margin, dataset.height), min(window.col_off + window.width + margin, dataset.width)
-    pixels = dataset.read(window=Window(first[1], first[0], last[1] - first[1], last[0] - first[0]))
-    around[first[0] - top : last[0] - top, first[1] - left : last[1] - left] = missing(pixels, dataset.nodatavals)
-    inner = slice(margin, margin + window.height), slice(margin, margin + window.width)
-    lacking = around[inner].astype(bool)
-    for axis in (0, 1):
-        around = maximum_filter1d(around, 2 * margin + 1, axis=axis, mode="constant", cval=1)
-    return np.where(lacking, NO_DATA, np.where(around[inner], PARTLY, SUPPORTED)).astype(np.uint8)

@@ -245,7 +245,8 @@ def failure(application: str, status: int, errors: Sequence[str], log: str, prod
         message = message if message.startswith(application) else f"{application}: {message}"
     else:
         last = next((line for line in reversed(log.splitlines()) if line.strip()), "no log")
-        message = f"{application}: ended by signal {-status}" if status < 0 else f"{application}: exit status {status}: {last.strip()}"
+        killed = " (somebody killed it, or the system because its memory ran out: lower --max-memory)" if -status == signal.SIGKILL else ""
+        message = f"{application}: ended by signal {-status}{killed}" if status < 0 else f"{application}: exit status {status}: {last.strip()}"
     if NO_TENSORFLOW.search(message):
         return MissingToolError(message)
     return OutputError(message) if any(UNWRITABLE.search(line) for line in errors) else ProcessingError(message)

@@ -16,6 +16,7 @@ from typing import Any
 
 from otbsr.errors import OutputError
 from otbsr.methods.model_folder import digest
+from otbsr.raster import settle
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -42,9 +43,7 @@ class WindowFolder:
         try:
             if partial is not None:
                 entry = {"bytes": partial.stat().st_size, "sha256": digest(partial)}
-                with partial.open("rb") as file:
-                    os.fsync(file.fileno())  # the name must not outlive the content in a power cut
-                os.replace(partial, self.folder / f"{name}.tif")
+                settle(partial, self.folder / f"{name}.tif")
             self.done[name] = entry
             self.save()
         except OSError as error:
@@ -61,6 +60,21 @@ class WindowFolder:
 
 
 @contextmanager
+def alone(folder: Path, what: str = "product") -> Iterator[None]:
+    """Hold a folder's lock, which goes with the process however it ends; raises `OutputError` when another run holds it or it cannot be made."""
+    try:
+        lock = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another place for the {what}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"{folder}: another run is writing this {what}; wait for its end, or choose another name") from error
+        yield
+
+
+@contextmanager
 def window_folder(folder: Path, identity: Mapping[str, Any], overwrite: bool = False) -> Iterator[WindowFolder]:
     """Open or make `folder` for the run that `identity` describes (JSON), alone: yields a `WindowFolder` with what an earlier run finished.
 
@@ -70,14 +84,9 @@ def window_folder(folder: Path, identity: Mapping[str, Any], overwrite: bool = F
     identity = json.loads(json.dumps(identity, default=str))
     try:
         folder.mkdir(exist_ok=True)
-        lock = (folder / LOCK).open("a+")
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another place for the product") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"{folder}: another run is writing this product; wait for its end, or choose another name") from error
+    with alone(folder):
         windows = WindowFolder(folder, identity, read_finished(folder, identity, overwrite))
         try:
             windows.save()
