@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -177,7 +178,8 @@ def apply(
     for path in finals.values():
         require_writable(path, overwrite)
     product = open_product(source, bands, scale, surface)
-    identity = {**pixels_identity(product, models, bands, scale, surface, resampling, sorted(finals)), "window": window, "otbsr": __version__}
+    pixels = pixels_identity(product, models, bands, scale, surface, resampling, sorted(finals))
+    identity = {**pixels, "window": window, "otbsr": __version__}
     folder = out.absolute().with_name(f"{out.name}.windows")
 
     def work_in(where: Attempt) -> Work:
@@ -190,53 +192,68 @@ def apply(
     if only is not None:
         with shared_folder(folder, identity) as attempt:
             work = work_in(attempt)
-            if not 0 <= only < len(work.places):
-                raise UsageError(f"window {only} of {source}; expected 0 to {len(work.places) - 1}")
-            reused = only not in work.lacking(attempt.done)
-            if not reused:
-                leave_record(attempt, identity, make_elsewhere(attempt, work, only))
-            for path in folder.glob(f"in{attempt.mark}_*"):
-                path.unlink(missing_ok=True)
-        return Applied(out, work.grid, side.output.bands, side.name, round(time.monotonic() - begin, 2), **beside, windows=1, reused=int(reused))
+            known = make_one(attempt, work, only, identity)
+        return Applied(out, work.grid, side.output.bands, side.name, round(time.monotonic() - begin, 2), **beside, windows=1, reused=int(known))
     with window_folder(folder, identity, overwrite) as kept:
         work = work_in(kept)
-        layers, places, levels, expected = work.layers, work.places, work.levels, work.grid
+        places, expected = work.places, work.grid
         run(kept, work, report)
         report(STEP, 1.0)
         if all(kept.path(f"out_{window_name(coarse)}") is None for _, coarse in places):
             kept.done.clear()  # nothing worth keeping
             raise InputError(f"{source}: the image has no valid pixel: every pixel is no-data or not a number; check the no-data value")
-        tags = {
-            "OTBSR_VERSION": __version__,
-            "OTBSR_MODEL": side.name,
-            "OTBSR_MODEL_SHA256": side.sha256.get("saved_model.pb", "unknown"),
-            "OTBSR_SOURCE": product.path.name,
-            RUN_TAG: key_of(pixels_identity(product, models, bands, scale, surface, resampling, sorted(finals))),
-            "TIFFTAG_SOFTWARE": f"otbsr {__version__}",
-        }
-        report("writing", 0.0)
-        for number, key in enumerate(finals):
-            pieces = [
-                Piece(int(fine.col_off), int(fine.row_off), int(fine.width), int(fine.height), kept.path(f"{key}_{window_name(coarse)}"))
-                for fine, coarse in places
-            ]
-            whole = kept.folder / f"whole_{key}{out.suffix}"
-            if out.suffix.lower() == ".vrt":
-                write_mosaic(whole, pieces, layers[key], tags)
-            else:
-                assemble(pieces, layers[key], levels, whole, tags)
-            report("writing", (number + 1) / len(finals))
-        for key, path in finals.items():
-            try:
-                os.replace(kept.folder / f"whole_{key}{out.suffix}", path)
-            except OSError as error:
-                raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
-        reused = sum(all(f"{key}_{window_name(coarse)}" in kept.found for key in layers) for _, coarse in places)
+        put_together(kept, work, finals, tags_of(side, product, key_of(pixels)), report)
+        reused = len(places) - len(work.lacking(dict.fromkeys(kept.found, {})))
         if out.suffix.lower() != ".vrt":
             shutil.rmtree(kept.folder, ignore_errors=True)
         else:
             kept.tidy()
     return Applied(out, expected, side.output.bands, side.name, round(time.monotonic() - begin, 2), **beside, windows=len(places), reused=reused)
+
+
+def make_one(attempt: Attempt, work: Work, number: int, identity: dict[str, Any]) -> bool:
+    """Make one window in a shared folder and leave a record of it; whether it was finished already. Raises `UsageError` for a wrong number."""
+    if not 0 <= number < len(work.places):
+        raise UsageError(f"window {number} of {work.served[0][0]}; expected 0 to {len(work.places) - 1}")
+    known = number not in work.lacking(attempt.done)
+    if not known:
+        leave_record(attempt, identity, make_elsewhere(attempt, work, number))
+    for path in attempt.folder.glob(f"in{attempt.mark}_*"):
+        path.unlink(missing_ok=True)
+    return known
+
+
+def tags_of(side: Sidecar, product: Product, run: str) -> dict[str, str]:
+    """Where a product comes from, for its metadata."""
+    return {
+        "OTBSR_VERSION": __version__,
+        "OTBSR_MODEL": side.name,
+        "OTBSR_MODEL_SHA256": side.sha256.get("saved_model.pb", "unknown"),
+        "OTBSR_SOURCE": product.path.name,
+        RUN_TAG: run,
+        "TIFFTAG_SOFTWARE": f"otbsr {__version__}",
+    }
+
+
+def put_together(kept: WindowFolder, work: Work, finals: dict[str, Path], tags: dict[str, str], report: Report) -> None:
+    """Write the product's files from the finished windows and give them their names. Raises `OutputError`."""
+    report("writing", 0.0)
+    for number, (key, path) in enumerate(finals.items()):
+        pieces = [
+            Piece(int(fine.col_off), int(fine.row_off), int(fine.width), int(fine.height), kept.path(f"{key}_{window_name(coarse)}"))
+            for fine, coarse in work.places
+        ]
+        whole = kept.folder / f"whole_{key}{path.suffix}"
+        if path.suffix.lower() == ".vrt":
+            write_mosaic(whole, pieces, work.layers[key], tags)
+        else:
+            assemble(pieces, work.layers[key], work.levels, whole, tags)
+        report("writing", (number + 1) / len(finals))
+    for key, path in finals.items():
+        try:
+            os.replace(kept.folder / f"whole_{key}{path.suffix}", path)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
 
 
 def pixels_identity(
@@ -268,6 +285,25 @@ def run_key(
     keys = sorted(["out", *(["disagreement"] if against is not None else []), *(["validity"] if validity else [])])
     models = [ModelFolder.open(path) for path in (model, against) if path is not None]
     return key_of(pixels_identity(product, models, bands, scale, surface, resampling, keys))
+
+
+def window_count(
+    source: str | Path,
+    model: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    scale: float | None = None,
+    surface: str = "FRE",
+    resampling: str | None = None,
+    window: int = SIDE,
+    trust_model: bool = False,
+    **_others: Any,
+) -> int:
+    """How many windows `apply` with these options works by; raises as `apply` does."""
+    side = open_trusted(model, trust_model).sidecar
+    with tempfile.TemporaryDirectory() as folder:
+        _, grid = prepare(open_product(Path(source).absolute(), bands, scale, surface), side, Path(folder) / "in.vrt", resampling)
+    return len(parts(Window(0, 0, grid.width, grid.height), window))
 
 
 def open_trusted(path: str | Path, trust: bool) -> ModelFolder:

@@ -146,6 +146,10 @@ def apply_all(
             failure(product, error)
         progress(number)("writing", 1.0)
 
+    if at_once == 1:  # in this thread, where an interrupt ends what runs
+        for number in range(len(products)):
+            one(number)
+        return batch
     with ThreadPoolExecutor(at_once) as pool:
         waiting: set[Future[None]] = {pool.submit(one, number) for number in range(len(products))}
         try:
@@ -161,7 +165,7 @@ def apply_all(
 
 
 def is_finished(out: Path, product: Path, model: str | Path, **options: Any) -> bool:
-    """Whether `out` and the files beside it were made of this product by these models with these options."""
+    """Whether `out` and the files beside it were made of this product by these models with these options (of `apply`)."""
     if not out.exists():
         return False
     key = run_key(product, model, **options)
