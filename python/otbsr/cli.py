@@ -597,7 +597,7 @@ def apply_command(
     """Super-resolve a product or an image: same corner and footprint, spacing divided by the model's factor. Several go on where they stopped."""
     from contextlib import ExitStack
 
-    from otbsr.serving.apply import apply, window_count
+    from otbsr.serving.apply import apply, make_here, window_count
     from otbsr.serving.batch import apply_all, find_products, is_finished, outputs
 
     options: dict[str, Any] = {
@@ -622,20 +622,19 @@ def apply_command(
         finish({"script": slurm_script, "products": len(products), "windows": sum(counts), "elements": size, "submit": f"bash {slurm_script}"}, as_json)
         return
     with ExitStack() as stack:
-        run_for, at_once, stop = (lambda _number: {}), 1, None
+        farm = None
         if cluster:
             from otbsr.serving.cluster import ClusterSettings, open_cluster
 
             chosen = ClusterSettings.read(cluster, workers, threads, gpus, hosts, ram, cluster_options)
             farm = stack.enter_context(open_cluster(chosen, lambda line: None if quiet else tell(line, as_json)))
-            run_for, at_once, stop = (lambda number: {"run": farm.run_for(-number)}), farm.at_once(), farm.stop
         report = stack.enter_context(bars(quiet, as_json))
         options |= {"threads": threads, "ram": ram}
         if len(outs) == 1 and outs[0] == out:
             if skip_finished and not overwrite and is_finished(out, products[0], model, **options):
                 finish({"out": out, "finished": "before"}, as_json)
                 return
-            done = apply(products[0], model, out, overwrite=overwrite, report=report, only=part, **options, **run_for(0))
+            done = apply(products[0], model, out, overwrite=overwrite, report=report, only=part, run=farm.run if farm else make_here, **options)
         else:
             if part is not None:
                 raise UsageError("--part makes a window of one product; give one")
@@ -643,9 +642,9 @@ def apply_command(
                 products,
                 model,
                 outs,
-                at_once=min(at_once, len(products)),
-                run_for=run_for,
-                stop=stop,
+                at_once=min(farm.at_once(), len(products)) if farm else 1,
+                run_for=farm.run_for if farm else None,
+                stop=farm.stop if farm else None,
                 report=report,
                 failure=lambda product, error: tell(f"failed: {product}: {error}", as_json),
                 overwrite=overwrite,

@@ -203,7 +203,7 @@ def apply(
             kept.done.clear()  # nothing worth keeping
             raise InputError(f"{source}: the image has no valid pixel: every pixel is no-data or not a number; check the no-data value")
         put_together(kept, work, finals, tags_of(side, product, key_of(pixels)), report)
-        reused = len(places) - len(work.lacking(dict.fromkeys(kept.found, {})))
+        reused = len(places) - len(work.lacking({name: kept.done[name] for name in kept.found}))
         if out.suffix.lower() != ".vrt":
             shutil.rmtree(kept.folder, ignore_errors=True)
         else:

@@ -15,7 +15,7 @@ from rasterio.errors import RasterioError
 
 from otbsr.errors import InputError, OtbsrError, OutputError, UsageError
 from otbsr.progress import Report, silent
-from otbsr.serving.apply import RUN_TAG, STEP, Applied, apply, run_key
+from otbsr.serving.apply import RUN_TAG, STEP, Applied, Run, apply, make_here, run_key
 
 SUFFIXES = (".SAFE", ".zip", ".tar", ".tgz", ".gz", ".tif", ".tiff", ".vrt", ".jp2", ".xml")
 NAME = "{name}"
@@ -101,7 +101,7 @@ def apply_all(
     outs: Sequence[Path],
     *,
     at_once: int = 1,
-    run_for: Callable[[int], dict[str, Any]] = lambda _number: {},
+    run_for: Callable[[int], Run] | None = None,
     stop: threading.Event | None = None,
     report: Report = silent,
     failure: Callable[[Path, OtbsrError], None] = lambda _product, _error: None,
@@ -111,8 +111,8 @@ def apply_all(
     """Super-resolve `products` into `outs`; one that fails does not keep the others. `options`: as `apply` takes them.
 
     A result that exists is left as it is when it was made of the same product by the same models with the same options; another one is an
-    error, unless `overwrite`. at_once: products worked on side by side, in threads. run_for: more options of `apply` for the product of a
-    number, such as `run`. stop: is set when this call is interrupted. failure: told of each failure when it happens.
+    error, unless `overwrite`. at_once: products worked on side by side, in threads. run_for: how the windows of the product of a number are
+    made. stop: is set when this call is interrupted. failure: told of each failure when it happens.
     """
     stop = stop or threading.Event()
     batch, lock, shares = Batch(), threading.Lock(), [0.0] * len(products)
@@ -135,7 +135,7 @@ def apply_all(
                 with lock:
                     batch.skipped.append(out)
             else:
-                done = apply(product, model, out, overwrite=overwrite, report=progress(number), **options, **run_for(number))
+                done = apply(product, model, out, overwrite=overwrite, report=progress(number), run=run_for(number) if run_for else make_here, **options)
                 with lock:
                     batch.done.append(done)
         except OtbsrError as error:

@@ -176,9 +176,9 @@ class Farm:
         """The workers by address, as the scheduler last said."""
         return dict(self.client.scheduler_info(n_workers=-1).get("workers", {}))
 
-    def run_for(self, priority: int = 0) -> Run:
-        """The `Run` for `apply`; tasks of a higher priority go first."""
-        return lambda kept, work, report: self.run(kept, work, report, priority)
+    def run_for(self, number: int) -> Run:
+        """The `Run` for the product of a number: the first products' windows go first."""
+        return lambda kept, work, report: self.run(kept, work, report, -number)
 
     def run(self, kept: WindowFolder, work: Work, report: Report, priority: int = 0) -> None:
         """Make the windows that `kept` lacks on the workers. Raises the error of a window that failed `TRIES` times, after all others have ended."""
@@ -264,7 +264,8 @@ class Farm:
         number, (host, error) = next(iter(failed.items()))
         kind = type(error) if type(error).__init__ is Exception.__init__ else ProcessingError
         return kind(
-            f"{len(failed)} of {len(work.places)} windows failed {TRIES} times, {window_name(work.places[number][1])} at last on {host or 'a worker'}: {error}; "
+            f"{len(failed)} of {len(work.places)} windows failed {TRIES} times, "
+            f"{window_name(work.places[number][1])} at last on {host or 'a worker'}: {error}; "
             f"{done} are finished and kept, the same command goes on"
         )
 
@@ -304,15 +305,15 @@ def start(settings: ClusterSettings, threads: int) -> Any:
         each = -(-settings.workers[0] // len(hosts)) if settings.workers else 1
         words = {"worker_options": {"nthreads": 1, "n_workers": each, "memory_limit": 0}, "remote_python": sys.executable, **settings.options}
         return SSHCluster([hosts[0], *hosts], **words)
-    import dask_jobqueue
+    from dask_jobqueue import PBSCluster, SLURMCluster  # type: ignore[attr-defined]
 
     memory = f"{(settings.memory or 1024) + 3072}MiB"  # beside the pixels: TensorFlow, its buffers, the worker
     words = {"cores": 1, "processes": 1, "memory": memory, "worker_extra_args": ["--memory-limit", "0"]}  # one slot: one window at a time
     if settings.kind == "slurm":
         words |= {"job_cpu": threads, "job_extra_directives": [f"--gres=gpu:{settings.gpus}"] if settings.gpus else []}
-        return dask_jobqueue.SLURMCluster(**{**words, **settings.options})
+        return SLURMCluster(**{**words, **settings.options})
     gpus = f":ngpus={settings.gpus}" if settings.gpus else ""
-    return dask_jobqueue.PBSCluster(**{**words, "resource_spec": f"select=1:ncpus={threads}{gpus}:mem={memory.replace('MiB', 'mb')}", **settings.options})
+    return PBSCluster(**{**words, "resource_spec": f"select=1:ncpus={threads}{gpus}:mem={memory.replace('MiB', 'mb')}", **settings.options})
 
 
 def cores() -> int:
@@ -340,15 +341,14 @@ def open_cluster(settings: ClusterSettings, tell: Callable[[str], None] = lambda
     try:
         try:
             cluster = None if address else start(settings, threads)
-            client = Client(settings.kind if address else cluster, timeout=20 if address else None, set_as_default=False)
+            client = Client(settings.kind if address else cluster, timeout=20, set_as_default=False)
         except (OSError, TimeoutError, RuntimeError, TypeError, ValueError, ImportError) as error:
             raise ProcessingError(
                 f"--cluster {settings.kind}: cannot be started or reached ({' '.join(str(error).split()) or type(error).__name__})"
             ) from error
         tell(f"dashboard {client.dashboard_link}")
-        if cluster is not None and settings.kind != "ssh":
-            if workers[0] < workers[1] or settings.kind in ("slurm", "pbs"):
-                cluster.adapt(minimum=workers[0], maximum=workers[1])  # also with a fixed number: lost jobs are replaced
+        if cluster is not None and settings.kind != "ssh" and (workers[0] < workers[1] or settings.kind in ("slurm", "pbs")):
+            cluster.adapt(minimum=workers[0], maximum=workers[1])  # also with a fixed number: lost jobs are replaced
         wait_for_worker(client, settings)
         yield Farm(client, settings, threads, tell)
     finally:
