@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -276,10 +278,20 @@ def quiet_dask() -> None:
 
     dask.config.set({"distributed.scheduler.allowed-failures": LOSSES, "logging.distributed": "critical", "logging.tornado": "critical"})
     dask.config.set({"distributed.worker.memory.terminate": False, "distributed.comm.timeouts.connect": "20s"})
-    import logging
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado", "asyncio", "bokeh"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    for name in ("distributed", "tornado", "asyncio", "bokeh"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+def import_jobqueue() -> None:
+    """Import dask-jobqueue without its handlers of signals: they would end an interrupted command with status 0. Raises `ImportError`."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        import dask_jobqueue  # noqa: F401
+    finally:
+        for name, handler in before.items():
+            if signal.getsignal(name) is not handler:
+                signal.signal(name, handler)
 
 
 def start(settings: ClusterSettings, threads: int) -> Any:
@@ -328,7 +340,7 @@ def open_cluster(settings: ClusterSettings, tell: Callable[[str], None] = lambda
     Raises `MissingToolError` (dask, or the queue's programs, are not installed) and `ProcessingError` (no scheduler, no worker).
     """
     try:
-        import dask_jobqueue  # noqa: F401
+        import_jobqueue()
         from distributed import Client
     except ImportError as error:
         raise MissingToolError(f"--cluster needs dask ({error}); install it: pip install 'otbsr[cluster]'") from error
