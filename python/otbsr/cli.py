@@ -55,7 +55,9 @@ def main(run: Callable[[], Any] = app) -> None:
     except OtbsrError as error:
         print(f"otbsr: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # typer makes an exit of an interrupt
+            raise
         print("otbsr: interrupted; finished products are kept, the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
 

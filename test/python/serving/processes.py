@@ -34,10 +34,12 @@ def applications(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def kill_a_worker(folder: Path, which: int = 0) -> int:
-    """Kill -9 a process that has an application at work for `folder`, while it works: its id."""
+def kill_a_worker(folder: Path, which: int = 0, give_up: Callable[[], bool] = lambda: False) -> int:
+    """Kill -9 a process that has an application at work for `folder`, while it works: its id; 0 when it was given up."""
     while True:
-        busy = until(lambda: applications(folder))
+        busy = until(lambda: give_up() or applications(folder))
+        if busy is True:
+            return 0
         try:
             worker = busy[which % len(busy)].ppid()
             if worker > 1:

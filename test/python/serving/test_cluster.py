@@ -363,3 +363,13 @@ def test_parts_of_a_product(tmp_path: Path, scene: Path) -> None:
     made = apply(scene, NEAREST, tmp_path / "sr.tif", window=512, only=1)  # it has no data: OTB is not needed
     assert isinstance(made, Applied) and made.reused == 0
     assert apply(scene, NEAREST, tmp_path / "sr.tif", window=512, only=1).reused == 1
+
+
+@pytest.mark.slow
+@serves
+def test_ten_random_kills_of_four_workers(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, str(root / "benchmark" / "cluster.py"), "--kills", "10"], capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["kills"] >= 10 and result["wrong"] == 0
