@@ -1,7 +1,6 @@
 """Schedulers, workers and applications as processes of the tests."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -41,10 +40,10 @@ def kill_a_worker(folder: Path, which: int = 0, give_up: Callable[[], bool] = la
         if busy is True:
             return 0
         try:
-            worker = busy[which % len(busy)].ppid()
-            if worker > 1:
-                os.kill(worker, signal.SIGKILL)
-                return worker
+            worker = busy[which % len(busy)].parent()
+            if worker and any("dask" in word or "multiprocessing" in word for word in worker.cmdline()):  # not who adopts an orphan
+                worker.kill()
+                return worker.pid
         except (psutil.Error, ProcessLookupError):
             continue
 
