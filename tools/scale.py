@@ -1,8 +1,8 @@
 """The table of doc/scale.md from its constants: seconds and euros for a tile, France and the land, on processors and on a GPU.
 
-    python tools/scale.py                                   print the table
-    python tools/scale.py --core-seconds 12 --core-euro 0.02    with your own measurements and prices
-    python tools/scale.py --write                           put it into doc/scale.md, between its marks
+python tools/scale.py                                   print the table
+python tools/scale.py --core-seconds 12 --core-euro 0.02    with your own measurements and prices
+python tools/scale.py --write                           put it into doc/scale.md, between its marks
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Constants:
     window: int = 4096  # input pixels of a window
     start: float = 1.1  # seconds of a start of SuperResolution
     core_seconds: float = 17.6  # f-light-x4, for a million input pixels, compression and overviews of OTB's part included
-    base_factor: float = 4.2  # f-base-x4 over f-light-x4 (models/README.md: 3.5 to 4.9)
-    host_seconds: float = 2.0  # the same for a network that costs nothing: what stays on the processor beside a GPU
-    join_seconds: float = 0.3  # overviews, checksums and the COG, for a million input pixels
+    base_factor: float = 3.4  # f-base-x4 over f-light-x4, network only
+    host_seconds: float = 1.6  # the same for a network that costs nothing: what stays on the processor beside a GPU
+    join_seconds: float = 4.5  # overviews, checksums and the COG, for a million input pixels
     multiplications: float = 13600.0  # f-light-x4, per output pixel (README)
     margins: float = 1.17  # computed over wanted pixels, blocks of 600 (decisions)
     gpu_flops: float = 1e13  # sustained on an H100-like GPU: an assumption, not measured
     host_cores: float = 8.0  # cores that come with a GPU
     core_euro: float = 0.04  # an hour of a core: an assumption
     gpu_euro: float = 2.5  # an hour of a GPU with its host: an assumption
-    compressed: float = 0.5  # of the raw size, zstd with predictor
+    compressed: float = 0.62  # of the raw size, zstd with predictor
 
 
 @dataclass(frozen=True)

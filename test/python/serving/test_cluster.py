@@ -345,6 +345,7 @@ def test_a_slurm_array_script(tmp_path: Path, scene: Path, expected: bytes, fake
     assert again.returncode == 0 and "finished: before" in again.stdout, "what is finished is not made again"
 
 
+@pytest.mark.slow
 @serves
 def test_slurm_workers(tmp_path: Path, scene: Path, expected: bytes, fake_slurm: Path) -> None:
     options, out = tmp_path / "slurm.yaml", tmp_path / "sr.tif"
