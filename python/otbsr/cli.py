@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from otbsr import __version__
-from otbsr.errors import InputError, OtbsrError
+from otbsr.errors import InputError, OtbsrError, UsageError
 from otbsr.progress import bars
 
 app = typer.Typer(
@@ -56,7 +56,9 @@ def main(run: Callable[[], Any] = app) -> None:
     except OtbsrError as error:
         print(f"otbsr: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # typer makes an exit of an interrupt
+            raise
         print("otbsr: interrupted; finished products are kept, the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
 
@@ -574,14 +576,26 @@ def doctor() -> None:
 APPLY_EXAMPLES = """Example: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f -o sr_2m5.tif
 
 Another: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f --against models/p --validity -o sr_2m5.tif
+
+Many products on this machine's processors: otbsr apply 'tiles/*.SAFE' --model models/f -o results --cluster local --workers 2
+
+Under Slurm, from 1 to 40 workers of 8 threads: otbsr apply --list tiles.txt --model models/f -o results --cluster slurm --workers 1-40 --threads 8
 """
+
+
+def tell(line: str, as_json: bool = False) -> None:
+    """Print a remark on stderr."""
+    print(json.dumps({"message": line}) if as_json else f"otbsr: {line}", file=sys.stderr, flush=True)
 
 
 @app.command("apply", epilog=APPLY_EXAMPLES)
 def apply_command(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="SAFE folder, Theia folder, or an image with the model's bands.")],
     model: ModelFolder,
-    out: Output,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The product; of several inputs a folder, or a path with {name}, such as results/{name}.vrt.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(metavar="IN...", help="SAFE or Theia folder or image with the model's bands; several, or patterns such as '*.SAFE'.")
+    ] = None,
+    listed: Annotated[Path | None, typer.Option("--list", help="Text file with one input a line.")] = None,
     bands: Annotated[str, typer.Option("--bands", help="Names of an image's bands in its order, such as B2,B3,B4,B8; default its band descriptions.")] = "",
     scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of an image; default the file's own, else 0.0001.")] = None,
     surface: Annotated[str, typer.Option("--surface", help="Of a Theia product: FRE (corrected for slopes) or SRE.")] = "FRE",
@@ -594,34 +608,92 @@ def apply_command(
     ram: Annotated[int | None, typer.Option("--max-memory", "--ram", min=1, help="MiB of memory for pixels.")] = None,
     window: Annotated[int, typer.Option("--window", min=512, help="Side of the windows that are kept until the end, input pixels.")] = 4096,
     trust_model: Trust = False,
+    cluster: Annotated[str, typer.Option("--cluster", help="Work on a dask cluster: local, slurm, pbs, ssh, or a scheduler's tcp://HOST:PORT.")] = "",
+    workers: Annotated[str, typer.Option("--workers", help="Workers of the cluster: 4, or 1-8 for as many as there is work for.")] = "",
+    hosts: Annotated[str, typer.Option("--hosts", help="Machines of --cluster ssh, with commas.")] = "",
+    gpus: Annotated[int, typer.Option("--gpus", min=0, max=1, help="GPUs of each worker.")] = 0,
+    cluster_options: Annotated[Path | None, typer.Option("--cluster-options", help="YAML file with further options of the cluster, such as queue.")] = None,
+    slurm_script: Annotated[
+        Path | None, typer.Option("--slurm-script", help="Write a Slurm array script that does the work without dask; submit it by: bash FILE.")
+    ] = None,
+    part: Annotated[int | None, typer.Option("--part", min=0, help="Make this window only; the same command without it puts all together.")] = None,
+    skip_finished: Annotated[bool, typer.Option("--skip-finished", help="Leave a product as it is that exists and was made by this very command.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Super-resolve a product or an image: same corner and footprint, spacing divided by the model's factor."""
-    from otbsr.serving.apply import apply
+    """Super-resolve a product or an image: same corner and footprint, spacing divided by the model's factor. Several go on where they stopped."""
+    from contextlib import ExitStack
 
-    with bars(quiet, as_json) as report:
-        done = apply(
-            source,
-            model,
-            out,
-            bands=words(bands) or None,
-            scale=scale,
-            surface=surface,
-            resampling=resampling or None,
-            against=against,
-            validity=validity,
-            threads=threads,
-            ram=ram,
-            window=window,
-            trust_model=trust_model,
-            overwrite=overwrite,
-            report=report,
-        )
-    result = {"out": done.out, "grid": done.grid.describe(), "bands": " ".join(done.bands), "model": done.model, "seconds": done.seconds}
-    result |= {key: path for key, path in (("disagreement", done.disagreement), ("validity", done.validity)) if path}
-    finish(result, as_json)
+    from otbsr.serving.apply import apply, make_here, window_count
+    from otbsr.serving.batch import apply_all, find_products, is_finished, outputs
+
+    options: dict[str, Any] = {
+        "bands": words(bands) or None,
+        "scale": scale,
+        "surface": surface,
+        "resampling": resampling or None,
+        "against": against,
+        "validity": validity,
+        "window": window,
+        "trust_model": trust_model,
+    }
+    products = find_products(sources or [], listed)
+    several = listed is not None or products != sources
+    outs = outputs(products, out) if several or len(products) > 1 else [out]
+    if slurm_script is not None:
+        from otbsr.serving.slurm import write_script
+
+        counts = [window_count(product, model, **options) for product in products]
+        flags = {**options, "model": model.absolute(), "against": against and against.absolute(), "max-memory": ram, "skip-finished": True}
+        size = write_script(slurm_script, products, outs, counts, flag_words({**flags, "bands": bands}), threads, ram, gpus)
+        finish({"script": slurm_script, "products": len(products), "windows": sum(counts), "elements": size, "submit": f"bash {slurm_script}"}, as_json)
+        return
+    with ExitStack() as stack:
+        farm = None
+        if cluster:
+            from otbsr.serving.cluster import ClusterSettings, open_cluster
+
+            chosen = ClusterSettings.read(cluster, workers, threads, gpus, hosts, ram, cluster_options)
+            farm = stack.enter_context(open_cluster(chosen, lambda line: None if quiet else tell(line, as_json)))
+        report = stack.enter_context(bars(quiet, as_json))
+        options |= {"threads": threads, "ram": ram}
+        if len(outs) == 1 and outs[0] == out:
+            if skip_finished and not overwrite and is_finished(out, products[0], model, **options):
+                finish({"out": out, "finished": "before"}, as_json)
+                return
+            done = apply(products[0], model, out, overwrite=overwrite, report=report, only=part, run=farm.run if farm else make_here, **options)
+        else:
+            if part is not None:
+                raise UsageError("--part makes a window of one product; give one")
+            batch = apply_all(
+                products,
+                model,
+                outs,
+                at_once=min(farm.at_once(), len(products)) if farm else 1,
+                run_for=farm.run_for if farm else None,
+                stop=farm.stop if farm else None,
+                report=report,
+                failure=lambda product, error: tell(f"failed: {product}: {error}", as_json),
+                overwrite=overwrite,
+                **options,
+            )
+    if len(outs) == 1 and outs[0] == out:
+        result = {"out": done.out, "grid": done.grid.describe(), "bands": " ".join(done.bands), "model": done.model, "seconds": done.seconds}
+        result |= {key: path for key, path in (("disagreement", done.disagreement), ("validity", done.validity)) if path}
+        finish(result | ({} if part is None else {"part": part}), as_json)
+        return
+    finish({"made": len(batch.done), "finished before": len(batch.skipped), "failed": len(batch.failed), "out": outs[0].parent}, as_json)
+    batch.require_success()
+
+
+def flag_words(options: dict[str, Any]) -> list[str]:
+    """Options of a command as its words; those that are None, False or empty are left out."""
+    found = []
+    for key, value in options.items():
+        if value not in (None, False, ""):
+            found += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return found
 
 
 QUALITY_EXAMPLES = """Example: otbsr quality sr_2m5.tif --reference spot_2m5.tif --input sentinel2_10m.tif --border 16

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,15 @@ from otbsr.serving.cog import TILE, Layer, Piece, add_overviews, assemble, level
 from otbsr.serving.otb import run_otb
 from otbsr.serving.reliability import WINDOW, disagreement_layer, missing, parts, validity_layer, windows, write_disagreement, write_validity
 from otbsr.serving.vrt import write_mosaic
-from otbsr.serving.windows import WindowFolder, window_folder
+from otbsr.serving.windows import Attempt, Made, WindowFolder, key_of, leave_record, shared_folder, window_folder
 
 STEP = "super-resolution"
 SIDE = 4096
 """Side of the windows that are kept, input pixels: minutes of work, a start of the application costs a hundredth."""
 LEAST_BLOCK = 64
 """Smallest block (input pixels) that is tried when TensorFlow's memory does not suffice."""
+RUN_TAG = "OTBSR_RUN"
+"""Tag of a product: a digest of all that decides its pixels."""
 OUT_OF_MEMORY = re.compile(r"\bOOM\b|resource exhausted|bad_alloc|failed to allocate|out of memory|cannot allocate memory", re.IGNORECASE)
 
 
@@ -59,6 +62,64 @@ class Applied:
     reused: int = 0
 
 
+@dataclass(frozen=True)
+class Work:
+    """All that making the windows of one product takes, on this machine or another that sees the same files.
+
+    folder: of the windows. served: each model's input and its grid. layers: the product's files. places: each window on the fine and on the
+    input's grid. levels: overviews inside a window's files. watched: what all windows are to be made from.
+    """
+
+    folder: Path
+    served: tuple[tuple[Path, Grid], ...]
+    models: tuple[ModelFolder, ...]
+    grid: Grid
+    layers: dict[str, Layer]
+    places: tuple[tuple[Window, Window], ...]
+    levels: int
+    threads: int | None
+    ram: int | None
+    watched: Watched | None = None
+
+    def names(self, number: int) -> dict[str, str]:
+        """What the files of a window are called, by the product's keys."""
+        return {key: f"{key}_{window_name(self.places[number][1])}" for key in self.layers}
+
+    def lacking(self, done: dict[str, dict[str, Any]]) -> list[int]:
+        """The windows that are not finished."""
+        return [number for number in range(len(self.places)) if any(name not in done for name in self.names(number).values())]
+
+
+Run = Callable[[WindowFolder, Work, Report], None]
+"""Makes the windows that a folder lacks."""
+
+
+def make_here(kept: WindowFolder, work: Work, report: Report) -> None:
+    """Make the windows that `kept` lacks in turn, in this process; the overviews and the checksum of one while the next one begins."""
+    with ThreadPoolExecutor(1) as pool:
+        last: Future[None] | None = None
+        for number in work.lacking(kept.done):
+            made = make_window(kept, work, number, progress_of(report, number, len(work.places)))
+            if last:
+                last.result()
+            last = pool.submit(finish_window, kept, made, work.layers, work.levels)
+        if last:
+            last.result()
+
+
+def make_elsewhere(attempt: Attempt, work: Work, number: int) -> dict[str, Made]:
+    """Make what is lacking of one window beside the folder's holder, who has to adopt it: files by name. Deletes its files when it fails."""
+    try:
+        made = make_window(attempt, work, number, silent)
+        for (key, _), partial in made.items():
+            if partial is not None:
+                add_overviews(partial, work.layers[key], work.levels)
+        return {name: Made.of(partial) for (_, name), partial in made.items()}
+    except BaseException:
+        attempt.discard()
+        raise
+
+
 def apply(
     source: str | Path,
     model: str | Path,
@@ -76,6 +137,8 @@ def apply(
     trust_model: bool = False,
     overwrite: bool = False,
     report: Report = silent,
+    run: Run = make_here,
+    only: int | None = None,
 ) -> Applied:
     """Super-resolve `source` (SAFE folder, Theia folder or image) with a model folder into `out`: a COG (.tif), or a .vrt over its windows.
 
@@ -87,6 +150,8 @@ def apply(
     validity: `out`_validity gets for each pixel, uint8: 0 no data in the input; 1 no data or the image's edge within the model's margin, so
         that filled or mirrored pixels had a say; 2 data wherever the model looks.
     ram: MiB for pixels; threads: limit of the application's threads. window: side of the windows, input pixels, a multiple of 512.
+    run: how the windows are made. only: make just the window of this number and leave it for a later run without `only`, which finds it and puts
+        the product together; runs for different windows may go side by side, on machines that see the same files.
     trust_model: run a model whose sidecar does not list the hashes of its files. A SavedModel is a program: it can read and write files.
 
     `out` has the input's corner, footprint and CRS, spacing / factor, and so have the files beside it; all are moved to their names only after
@@ -94,8 +159,8 @@ def apply(
     end, with a .vrt they are the product. Raises `InputError`, `GridError`, `ModelError`, `MissingToolError`, `ProcessingError`,
     `UsageError` and `OutputError`.
     """
-    begin, source, out = time.monotonic(), Path(source), Path(out)
-    models = [open_trusted(path, trust_model) for path in (model, against) if path is not None]
+    begin, source, out = time.monotonic(), Path(source).absolute(), Path(out)  # other machines and processes have other working folders
+    models = tuple(open_trusted(Path(path).absolute(), trust_model) for path in (model, against) if path is not None)
     side = models[0].sidecar
     if len(models) > 1:
         require_comparable(*models)
@@ -106,66 +171,134 @@ def apply(
     for path in finals.values():
         require_writable(path, overwrite)
     product = open_product(source, bands, scale, surface)
-    identity = {
-        "source": [*source_identity(product), surface, resampling],
-        "model": [folder.sidecar.sha256 for folder in models],
-        "window": window,
-        "products": sorted(finals),
-        "otbsr": __version__,
-    }
-    with window_folder(out.with_name(f"{out.name}.windows"), identity, overwrite) as kept, Watched(product, models) as watched:
-        served = [prepare(product, folder.sidecar, kept.folder / f"in_{number}.vrt", resampling) for number, folder in enumerate(models)]
+    pixels = pixels_identity(product, models, bands, scale, surface, resampling, sorted(finals))
+    identity = {**pixels, "window": window, "otbsr": __version__}
+    folder = out.absolute().with_name(f"{out.name}.windows")
+    watched = Watched(product, models)
+
+    def work_in(where: Attempt) -> Work:
+        served = tuple(prepare(product, one.sidecar, where.folder / f"in{where.mark}_{number}.vrt", resampling) for number, one in enumerate(models))
         expected = served[0][1].refined(side.factor)
-        layers = layers_of(side, expected, list(finals))
-        places = windows(expected, side.factor, window)
+        places = tuple(windows(expected, side.factor, window))
         levels = levels_inside(window * side.factor, len(places) == 1, expected)
-        # The overviews and the checksum of a window are made while the next one begins.
-        with ThreadPoolExecutor(1) as pool:
-            last: Future[None] | None = None
-            for number, (fine, coarse) in enumerate(places):
-                name = window_name(coarse)
-                todo = [key for key in layers if f"{key}_{name}" not in kept.done]
-                if not todo:
-                    continue
-                made = make_window(kept, todo, name, fine, coarse, served, models, expected, layers, threads, ram, progress_of(report, number, len(places)))
-                watched.check()
-                if last:
-                    last.result()
-                last = pool.submit(finish_window, kept, name, made, layers, levels)
-            if last:
-                last.result()
+        return Work(where.folder, served, models, expected, layers_of(side, expected, list(finals)), places, levels, threads, ram, watched)
+
+    if only is not None:
+        with shared_folder(folder, identity) as attempt, watched:
+            work = work_in(attempt)
+            known = make_one(attempt, work, only, identity)
+        return Applied(out, work.grid, side.output.bands, side.name, round(time.monotonic() - begin, 2), **beside, windows=1, reused=int(known))
+    with window_folder(folder, identity, overwrite) as kept, watched:
+        work = work_in(kept)
+        places, expected = work.places, work.grid
+        run(kept, work, report)
         report(STEP, 1.0)
         if all(kept.path(f"out_{window_name(coarse)}") is None for _, coarse in places):
             kept.done.clear()  # nothing worth keeping
             raise InputError(f"{source}: the image has no valid pixel: every pixel is no-data or not a number; check the no-data value")
-        tags = {
-            "OTBSR_VERSION": __version__,
-            "OTBSR_MODEL": side.name,
-            "OTBSR_MODEL_SHA256": side.sha256.get("saved_model.pb", "unknown"),
-            "OTBSR_SOURCE": product.path.name,
-            "TIFFTAG_SOFTWARE": f"otbsr {__version__}",
-        }
-        report("writing", 0.0)
-        for number, key in enumerate(finals):
-            pieces = [
-                Piece(int(fine.col_off), int(fine.row_off), int(fine.width), int(fine.height), kept.path(f"{key}_{window_name(coarse)}"))
-                for fine, coarse in places
-            ]
-            whole = kept.folder / f"whole_{key}{out.suffix}"
-            if out.suffix.lower() == ".vrt":
-                write_mosaic(whole, pieces, layers[key], tags)
-            else:
-                assemble(pieces, layers[key], levels, whole, tags)
-            report("writing", (number + 1) / len(finals))
-        for key, path in finals.items():
-            try:
-                settle(kept.folder / f"whole_{key}{out.suffix}", path)
-            except OSError as error:
-                raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
-        reused = sum(all(f"{key}_{window_name(coarse)}" in kept.found for key in layers) for _, coarse in places)
+        put_together(kept, work, finals, tags_of(side, product, key_of(pixels)), report)
+        reused = len(places) - len(work.lacking({name: kept.done[name] for name in kept.found}))
         if out.suffix.lower() != ".vrt":
             shutil.rmtree(kept.folder, ignore_errors=True)
+        else:
+            kept.tidy()
     return Applied(out, expected, side.output.bands, side.name, round(time.monotonic() - begin, 2), **beside, windows=len(places), reused=reused)
+
+
+def make_one(attempt: Attempt, work: Work, number: int, identity: dict[str, Any]) -> bool:
+    """Make one window in a shared folder and leave a record of it; whether it was finished already. Raises `UsageError` for a wrong number."""
+    if not 0 <= number < len(work.places):
+        raise UsageError(f"window {number} of {work.served[0][0]}; expected 0 to {len(work.places) - 1}")
+    known = number not in work.lacking(attempt.done)
+    if not known:
+        leave_record(attempt, identity, make_elsewhere(attempt, work, number))
+    for path in attempt.folder.glob(f"in{attempt.mark}_*"):
+        path.unlink(missing_ok=True)
+    return known
+
+
+def tags_of(side: Sidecar, product: Product, run: str) -> dict[str, str]:
+    """Where a product comes from, for its metadata."""
+    return {
+        "OTBSR_VERSION": __version__,
+        "OTBSR_MODEL": side.name,
+        "OTBSR_MODEL_SHA256": side.sha256.get("saved_model.pb", "unknown"),
+        "OTBSR_SOURCE": product.path.name,
+        RUN_TAG: run,
+        "TIFFTAG_SOFTWARE": f"otbsr {__version__}",
+    }
+
+
+def put_together(kept: WindowFolder, work: Work, finals: dict[str, Path], tags: dict[str, str], report: Report) -> None:
+    """Write the product's files from the finished windows and give them their names. Raises `OutputError`."""
+    report("writing", 0.0)
+    for number, (key, path) in enumerate(finals.items()):
+        pieces = [
+            Piece(int(fine.col_off), int(fine.row_off), int(fine.width), int(fine.height), kept.path(f"{key}_{window_name(coarse)}"))
+            for fine, coarse in work.places
+        ]
+        whole = kept.folder / f"whole_{key}{path.suffix}"
+        if path.suffix.lower() == ".vrt":
+            write_mosaic(whole, pieces, work.layers[key], tags)
+        else:
+            assemble(pieces, work.layers[key], work.levels, whole, tags)
+        report("writing", (number + 1) / len(finals))
+    for key, path in finals.items():
+        try:
+            settle(kept.folder / f"whole_{key}{path.suffix}", path)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
+
+
+def pixels_identity(
+    product: Product, models: Sequence[ModelFolder], bands: Sequence[str] | None, scale: float | None, surface: str, resampling: str | None, keys: Sequence[str]
+) -> dict[str, Any]:
+    """All that decides what a product's pixels are; JSON."""
+    return {
+        "source": [*source_identity(product), surface, resampling],
+        "model": [folder.sidecar.sha256 for folder in models],
+        "bands": [list(bands) if bands else None, scale],
+        "products": list(keys),
+    }
+
+
+def run_key(
+    source: str | Path,
+    model: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    scale: float | None = None,
+    surface: str = "FRE",
+    resampling: str | None = None,
+    against: str | Path | None = None,
+    validity: bool = False,
+    trust_model: bool = False,
+    **_others: Any,
+) -> str:
+    """The digest that `apply` with these options leaves in its products under `RUN_TAG`."""
+    product = open_product(Path(source).absolute(), bands, scale, surface)
+    keys = sorted(["out", *(["disagreement"] if against is not None else []), *(["validity"] if validity else [])])
+    models = [open_trusted(path, trust_model) for path in (model, against) if path is not None]
+    return key_of(pixels_identity(product, models, bands, scale, surface, resampling, keys))
+
+
+def window_count(
+    source: str | Path,
+    model: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    scale: float | None = None,
+    surface: str = "FRE",
+    resampling: str | None = None,
+    window: int = SIDE,
+    trust_model: bool = False,
+    **_others: Any,
+) -> int:
+    """How many windows `apply` with these options works by; raises as `apply` does."""
+    side = open_trusted(model, trust_model).sidecar
+    with tempfile.TemporaryDirectory() as folder:
+        _, grid = prepare(open_product(Path(source).absolute(), bands, scale, surface), side, Path(folder) / "in.vrt", resampling)
+    return len(parts(Window(0, 0, grid.width, grid.height), window))
 
 
 def open_trusted(path: str | Path, trust: bool) -> ModelFolder:
@@ -231,46 +364,38 @@ def layers_of(side: Sidecar, grid: Grid, keys: Sequence[str]) -> dict[str, Layer
     return {key: layer for key, layer in known.items() if key in keys}
 
 
-def make_window(
-    kept: WindowFolder,
-    todo: Sequence[str],
-    name: str,
-    fine: Window,
-    coarse: Window,
-    served: Sequence[tuple[Path, Grid]],
-    models: Sequence[ModelFolder],
-    whole: Grid,
-    layers: dict[str, Layer],
-    threads: int | None,
-    ram: int | None,
-    report: Report,
-) -> dict[str, Path | None]:
-    """Make what is lacking of a window: partial files by key, None for a window without data."""
-    if is_empty(served[0][0], coarse):
-        return dict.fromkeys(todo)
-    grid, side = whole.cropped(fine), models[0].sidecar
-    made: dict[str, Path | None] = {key: kept.partial(f"{key}_{name}") for key in todo}
+def make_window(where: Attempt, work: Work, number: int, report: Report) -> dict[tuple[str, str], Path | None]:
+    """Make what is lacking of a window: partial files by key and name, None for a window without data."""
+    fine, coarse = work.places[number]
+    names = work.names(number)
+    todo = {key: name for key, name in names.items() if name not in where.done}
+    if is_empty(work.served[0][0], coarse):
+        return dict.fromkeys(todo.items())
+    grid, models, side = work.grid.cropped(fine), work.models, work.models[0].sidecar
+    made: dict[str, Path | None] = {key: where.partial(name) for key, name in todo.items()}
     first = made.get("out")
     if first:
-        serve(served[0][0], models[0], first, fine, grid, STEP, threads, ram, report)
+        serve(work.served[0][0], models[0], first, fine, grid, STEP, work.threads, work.ram, report)
     else:
-        first = kept.path(f"out_{name}")
+        first = where.path(names["out"])
     if first and (out := made.get("disagreement")):
-        second = kept.partial(f"second_{name}")
-        serve(served[1][0], models[1], second, fine, grid, "second model", threads, ram, report)
+        second = where.partial(f"second_{window_name(coarse)}")
+        serve(work.served[1][0], models[1], second, fine, grid, "second model", work.threads, work.ram, report)
         write_disagreement(first, second, out, side, models[1].sidecar, grid, report)
         second.unlink()
     if out := made.get("validity"):
-        write_validity(served[0][0], out, side, grid, report, at=coarse)
-    return made
+        write_validity(work.served[0][0], out, side, grid, report, at=coarse)
+    if work.watched:
+        work.watched.check()
+    return {(key, name): made[key] for key, name in todo.items()}
 
 
-def finish_window(kept: WindowFolder, name: str, made: dict[str, Path | None], layers: dict[str, Layer], levels: int) -> None:
+def finish_window(kept: WindowFolder, made: dict[tuple[str, str], Path | None], layers: dict[str, Layer], levels: int) -> None:
     """Give a window's files their overviews and names."""
-    for key, partial in made.items():
+    for (key, name), partial in made.items():
         if partial is not None:
             add_overviews(partial, layers[key], levels)
-        kept.finish(f"{key}_{name}", partial)
+        kept.finish(name, partial)
 
 
 def is_empty(path: Path, window: Window) -> bool:

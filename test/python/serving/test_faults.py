@@ -163,7 +163,7 @@ def test_read_only_folder(tmp_path: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     status, said = ended(start(source, small_disk / "sr.tif"))
     assert status == 73 and "is not writable; choose another folder" in said
-    with pytest.raises(OutputError, match=r"cannot be made \(Read-only file system\)"), window_folder(small_disk / "w", {}):
+    with pytest.raises(OutputError, match=r"cannot be written \(Read-only file system\)"), window_folder(small_disk / "w", {}):
         pass
     with pytest.raises(OutputError, match=r"cannot be written \(.*[Rr]ead-only"), new_raster(small_disk / "a.tif") as path:
         image(path, 8, 8)

@@ -17,7 +17,7 @@ from otbsr.errors import InputError, ModelError, OutputError, ProcessingError, U
 from otbsr.methods.model_folder import SIDECAR
 from otbsr.serving import apply as module
 from otbsr.serving.apply import apply
-from otbsr.serving.windows import window_folder
+from otbsr.serving.windows import Made, leave_record, shared_folder, window_folder
 
 ROOT = Path(__file__).parents[3]
 NEAREST, BICUBIC = ROOT / "models" / "nearest-x4", ROOT / "models" / "bicubic-x4"
@@ -180,6 +180,42 @@ def test_two_runs_and_other_runs_on_one_folder(tmp_path: Path) -> None:
     with window_folder(folder, {**IDENTITY, "model": 2}, overwrite=True) as kept:
         assert not kept.found and not (folder / "a.tif").exists()
     assert not folder.exists(), "a folder without windows goes away"
+
+
+def test_windows_that_others_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two attempts at once at the same window; a record that is true, one of another run, one of a file that has rotted, one that leads out."""
+    monkeypatch.setattr("otbsr.serving.windows.PATIENCE", 0.3)
+    folder, outside = tmp_path / "w", tmp_path / "other.tif"
+    outside.write_bytes(b"keep")
+    with shared_folder(folder, IDENTITY) as one, shared_folder(folder, IDENTITY) as two:
+        for attempt, names in ((one, "ab"), (two, "ac")):
+            for name in names:
+                attempt.partial(name).write_bytes(name.encode())
+            leave_record(attempt, IDENTITY, {name: Made.of(attempt.partial(name)) for name in names} | {"e": Made(None)})
+        with pytest.raises(OutputError, match="another run"), window_folder(folder, IDENTITY):
+            pass
+        two.partial("c").write_bytes(b"rot")
+    with shared_folder(folder, IDENTITY) as known, pytest.raises(OutputError, match=r"other model"), shared_folder(folder, {**IDENTITY, "model": 2}):
+        assert set(known.done) == set("abce")
+    with pytest.raises(ValueError, match="x"), shared_folder(folder, IDENTITY) as failing:
+        failing.partial("f").write_bytes(b"half")
+        raise ValueError("x")
+    with shared_folder(folder, IDENTITY) as stranger:
+        stranger.partial("g").write_bytes(b"g")
+        leave_record(stranger, {**IDENTITY, "model": 2}, {"g": Made.of(stranger.partial("g"))})
+        (folder / "made_evil.json").write_text(
+            (folder / f"made_{one.mark}.json").read_text().replace(f'"part{one.mark}_b.tif"', '"../other.tif"').replace('"b"', '"h"')
+        )
+    with window_folder(folder, IDENTITY) as kept:
+        assert sorted(kept.found) == ["a", "b", "e"] and kept.path("e") is None and kept.path("b").read_bytes() == b"b"
+        assert sorted(path.name for path in folder.iterdir()) == ["a.tif", "b.tif", "lock", "manifest.json"] and outside.read_bytes() == b"keep"
+        (folder / "part1_k.tif").write_bytes(b"k")
+        made = Made.of(folder / "part1_k.tif")
+        kept.adopt({"k": made, "l": Made(None)})
+        with pytest.raises(OutputError, match="all machines must see this folder"):
+            kept.adopt({"m": Made("part2_m.tif", 3, "0")})
+    with window_folder(folder, IDENTITY) as kept:
+        assert sorted(kept.found) == ["a", "b", "e", "k", "l"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"identity": 1}', '{"identity": null, "windows": 7}'])
