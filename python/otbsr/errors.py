@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class OtbsrError(Exception):
     """Base of every error that a user can cause or mend; printed as one line, never as a traceback."""
@@ -53,3 +56,10 @@ class StoppedError(OtbsrError):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The hint " (did you mean 'rf'?)" when a known name is near `word`, case aside; else ''. For the end of a message's first half."""
+    names = {name.lower(): name for name in map(str, known)}
+    found = get_close_matches(str(word).lower(), names, 1, 0.5)
+    return f" (did you mean '{names[found[0]]}'?)" if found else ""
