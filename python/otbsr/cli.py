@@ -11,17 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from otbsr import __version__
+from otbsr import __version__, shell
 from otbsr.errors import InputError, OtbsrError
 from otbsr.progress import bars
 
 app = typer.Typer(
     name="otbsr",
+    cls=shell.Road,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Does super-resolving Sentinel-2 help land-cover mapping, here, with my data?",
+    epilog="Begin with `otbsr doctor`. `otbsr COMMAND --help` shows options and an example; `otbsr --install-completion` teaches your shell.",
 )
 
 # An option is spelled once: same flag, same help, in every command.
@@ -29,7 +30,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace products t
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random number.")]
-ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder: saved_model.pb and model.json.")]
+ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder: saved_model.pb and model.json.", autocompletion=shell.folders_with("model.json"))]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Run nothing; print the otbcli lines, ready to be copied into a shell.")]
 Output = Annotated[Path, typer.Option("--out", "-o", help="Where the product is written.")]
 
 
@@ -55,6 +57,11 @@ def main(run: Callable[[], Any] = app) -> None:
     except OtbsrError as error:
         print(f"otbsr: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        # What no part of the library has foreseen: the system's own words name the file. A program's fault keeps its traceback.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"otbsr: error: {where}{error.strerror or error}; check the path, its permissions and the free space", file=sys.stderr)
+        raise SystemExit(74) from None
     except KeyboardInterrupt:
         print("otbsr: interrupted; finished products are kept, the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
@@ -540,8 +547,8 @@ def doctor() -> None:
 
     failed = 0
     for check in checks():
-        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}")
-        failed += not check.passed
+        print(f"{'ok  ' if check.passed else 'FAIL' if check.needed else 'note'} {check.name}: {check.detail}", flush=True)
+        failed += check.needed and not check.passed
     raise typer.Exit(1 if failed else 0)
 
 
@@ -568,13 +575,19 @@ def apply_command(
     ram: Annotated[int | None, typer.Option("--max-memory", "--ram", min=1, help="MiB of memory for pixels.")] = None,
     window: Annotated[int, typer.Option("--window", min=512, help="Side of the windows that are kept until the end, input pixels.")] = 4096,
     trust_model: Annotated[bool, typer.Option("--trust-model", help="Run a model whose model.json lists no hashes of its files.")] = False,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Super-resolve a product or an image: same corner and footprint, spacing divided by the model's factor."""
     from otbsr.serving.apply import apply
+    from otbsr.serving.dry_run import apply_lines
 
+    if dry_run:
+        same: dict[str, Any] = {"bands": words(bands) or None, "scale": scale, "surface": surface, "resampling": resampling or None, "against": against}
+        print("\n".join(apply_lines(source, model, out, **same, threads=threads, ram=ram, trust_model=trust_model)))
+        return
     with bars(quiet, as_json) as report:
         done = apply(
             source,
@@ -658,7 +671,9 @@ def study_command(
     against: Annotated[Path | None, typer.Option("--against", help="Second model (P): the arms p, f-p and blend.")] = None,
     settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML file with settings and arms of your own; flags win.")] = None,
     arms: Annotated[str, typer.Option("--arms", help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].")] = "",
-    learners: Annotated[str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].")] = "",
+    learners: Annotated[
+        str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].", autocompletion=shell.choices(shell.learners, True))
+    ] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number [1].")] = None,
     repeats: Annotated[
         int | None, typer.Option("--repeats", help="Samplings of the training pixels, each with its own learners [3; 1 of 3 areas or more].")
@@ -706,20 +721,26 @@ def classify_command(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to map; every band is a feature.")],
     polygons: Annotated[Path, typer.Option("--polygons", help="Vector file with labelled polygons.")],
     out: Output,
-    learner: Annotated[str, typer.Option("--learner", help="rf, libsvm, boost (two classes) or knn.")] = "rf",
+    learner: Annotated[str, typer.Option("--learner", help="rf, libsvm, boost (two classes) or knn.", autocompletion=shell.choices(shell.learners))] = "rf",
     field: Annotated[str, typer.Option("--field", help="Integer field with the class code, 1 to 255.")] = "class",
     confidence: Annotated[bool, typer.Option("--confidence", help="OUT_confidence.tif gets the learner's confidence.")] = False,
     smooth: Annotated[int, typer.Option("--smooth", min=0, max=30, help="Radius of a majority vote over the map, pixels; 0: none.")] = 0,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Training pixels per class, at most.")] = 1000,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
     seed: Seed = 1,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Make a land-cover map of one image by OTB: statistics, selection and extraction of samples, training, map."""
     from otbsr.evaluation.learners import classify_image
+    from otbsr.serving.dry_run import classify_lines
 
+    if dry_run:
+        same: dict[str, Any] = {"learner": learner, "field": field, "confidence": confidence, "radius": smooth, "samples": samples, "seed": seed}
+        print("\n".join(classify_lines(image, polygons, out, **same, threads=threads)))
+        return
     with bars(quiet, as_json) as report:
         counts = classify_image(
             image,

@@ -20,7 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, UsageError
+from otbsr.errors import GridError, InputError, UsageError, nearest
 from otbsr.grid import Grid
 from otbsr.products.files import Files
 from otbsr.products.layers import KINDS, Layer, Mask, on_grid
@@ -99,8 +99,8 @@ class Product:
         """The named bands in this order; raises `InputError` that lists what the product has."""
         missing = [name for name in names if name not in self.bands]
         if missing:
-            found = ", ".join(self.bands) or "no named band"
-            raise InputError(f"{self.path}: no band {', '.join(missing)}; it has {found}: complete the product, or name an image's bands with --bands")
+            found, hint = ", ".join(self.bands) or "no named band", nearest(missing[0], self.bands)
+            raise InputError(f"{self.path}: no band {', '.join(missing)}{hint}; it has {found}: complete the product, or name an image's bands with --bands")
         return [self.bands[name] for name in names]
 
     def renamed(self, names: Mapping[str, str] = SENTINEL2_NAMES) -> Product:

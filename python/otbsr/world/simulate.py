@@ -21,7 +21,7 @@ from scipy import ndimage
 from shapely import affinity
 
 from otbsr import __version__
-from otbsr.errors import OutputError, UsageError
+from otbsr.errors import OutputError, UsageError, nearest
 from otbsr.grid import Grid
 from otbsr.progress import Report, part, silent
 from otbsr.raster import damage, first_line
@@ -75,7 +75,8 @@ class WorldSettings(BaseModel):
         value = BAND_SETS[value[0]] if len(value) == 1 and value[0] in BAND_SETS else value
         strange = [name for name in value if name not in materials.SENTINEL2_BANDS]
         if strange:
-            raise ValueError(f"{strange[0]} is no band of Sentinel-2; give {', '.join(BAND_SETS)}, or some of {', '.join(materials.SENTINEL2_BANDS)}")
+            hint = nearest(strange[0], materials.SENTINEL2_BANDS)
+            raise ValueError(f"{strange[0]} is no band of Sentinel-2{hint}; give {', '.join(BAND_SETS)}, or some of {', '.join(materials.SENTINEL2_BANDS)}")
         if len(set(value)) < len(value):
             raise ValueError("a band is named twice")
         return value
