@@ -77,9 +77,9 @@ def bands() -> Sequence[str]:
 
 def arms() -> Sequence[str]:
     """Names of the study's arms."""
-    from otbsr.evaluation.arms import BUILT_IN
+    from otbsr.evaluation.arms import built_in
 
-    return list(BUILT_IN)
+    return list(built_in(Path("f"), Path("p")))
 
 
 def learners() -> Sequence[str]:
