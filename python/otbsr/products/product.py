@@ -293,6 +293,7 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
     from otbsr.products import catalogue, sentinel2, spot, theia
 
     path = Path(path)
+    require_scale(scale)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected a SAFE folder, a Theia folder, a Spot DIMAP folder or an image")
     if surface.upper() not in theia.SURFACES:
@@ -313,6 +314,12 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
             "nor a Spot-6/7 folder (DIM_SPOT*.XML); give the product's own folder"
         )
     return read_image(path, bands, scale)
+
+
+def require_scale(scale: float | None) -> None:
+    """Raise `UsageError` for a scale that is no positive number."""
+    if scale is not None and not 0 < scale < float("inf"):
+        raise UsageError(f"scale is {scale:g}, expected the reflectance of one DN, a positive number such as 0.0001")
 
 
 def read_image(path: Path, names: Sequence[str] | None, scale: float | None) -> Product:

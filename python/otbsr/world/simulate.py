@@ -48,7 +48,7 @@ HARMONISED = {"B4": "B2", "B3": "B1", "B2": "B0", "B8": "B3"}
 class WorldSettings(BaseModel):
     """What to simulate. Lengths in metres, angles in degrees, reflectance 0..1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int = Field(default=1, ge=0, description="same seed and settings, same pixels")
     extent: int = Field(default=2520, ge=480, le=30000, description="side of the square, a multiple of 60 m")
