@@ -631,7 +631,11 @@ def quality_command(
     scenes: Annotated[Path | None, typer.Option("--scenes", help="YAML or JSON list of scenes: name, images {method: file}, reference, input.")] = None,
     scores: Annotated[
         str,
-        typer.Option("--scores", help="all, basic (pixels, consistency), or of pixels, consistency, windows, shift, spectra, noise, edges, between, opensr."),
+        typer.Option(
+            "--scores",
+            help="all, basic (pixels, consistency), or of pixels, consistency, windows, shift, spectra, noise, edges, between, opensr.",
+            autocompletion=shell.choices(shell.scores, True),
+        ),
     ] = "all",
     border: Annotated[int, typer.Option("--border", min=0, help="Pixels of SR left out on each side.")] = 16,
     block: Annotated[int, typer.Option("--block", min=16, help="Side of the blocks by which images of one scene are compared, pixels.")] = 256,

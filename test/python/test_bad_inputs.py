@@ -76,7 +76,7 @@ report BAD
 @pytest.mark.parametrize("bad", ["missing", "folder", "cut.tif", "text.tif", "empty.tif", "binary.tif"])
 @pytest.mark.parametrize("line", FILES)
 def test_files_that_are_none(capfd, tmp_path, there, line, bad):
-    if line == "products info BAD" and bad == "cut.tif" or "--settings" in line and bad == "empty.tif":
+    if (line == "products info BAD" and bad == "cut.tif") or ("--settings" in line and bad == "empty.tif"):
         return  # the first reads no pixels; the second asks for no setting
     message = refused(capfd, tmp_path, there, line.replace("BAD", str(there[bad])))
     assert str(there[bad].name) in message or "127.0.0.1" in message or bad in message, message
