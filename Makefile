@@ -10,7 +10,7 @@ export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all browser test-sanitized fuzz lint format benchmark clean
+.PHONY: help install demo docs test test-all test-qgis browser qgis test-sanitized fuzz lint format benchmark clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ $(VENV)/.system: tools/system-packages.sh
 $(VENV)/.requirements: $(VENV)/.system pyproject.toml constraints.txt
 	@echo "installing Python packages into $(VENV) (TensorFlow is about 270 MB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core setuptools-scm ninja
-	@$(BIN)/python tools/requirements.py cpu test > $(VENV)/requirements.txt
+	@$(BIN)/python tools/requirements.py cpu test view > $(VENV)/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/requirements.txt
 	@# Keras 2, for SavedModels as it writes them; without its dependencies: it asks for tensorflow, which would overwrite tensorflow-cpu
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tf-keras
@@ -40,13 +40,28 @@ demo: install ## simulate a landscape, super-resolve it, classify it, write the 
 	@$(BIN)/otbsr simulate demo/world --seed 7
 	@$(BIN)/otbsr study demo/world --model $(MODEL) --out demo/study --folds 3 --repeats 2
 
-test: install browser ## the tests that CI runs (ctest: C++ and Python)
+$(VENV)/.docs: $(VENV)/.requirements
+	@$(BIN)/python tools/requirements.py docs > $(VENV)/docs.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/docs.txt
+	@touch $@
+
+docs: install $(VENV)/.docs ## the documentation's site in site/; stops at a broken link
+	@$(BIN)/python tools/docs.py
+	@echo "with search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000, then http://127.0.0.1:8000/"
+
+test: install browser qgis $(VENV)/.docs ## the tests that CI runs (ctest: C++ and Python)
 	@cd build && ctest --output-on-failure
 
 browser: # the report is opened in a real one; without it these tests are skipped
 	@sh tools/system-packages.sh chromium || echo "without chromium the report's browser tests are skipped"
 
-test-all: install browser ## also the tests that take longer
+qgis: # 800 MB, about a minute and a quarter; our applications are run in a real one; without it these tests are skipped
+	@sh tools/system-packages.sh qgis python3-qgis || echo "without QGIS the tests in it are skipped"
+
+test-qgis: install qgis ## only the tests in QGIS
+	@OTBSR_APPLICATIONS=$(CURDIR)/build/applications $(BIN)/python -m pytest -q test/python/qgis
+
+test-all: install browser qgis $(VENV)/.docs ## also the tests that take longer
 	@cd build && ctest --output-on-failure -E '^pytest$$'
 	@OTBSR_APPLICATIONS=$(CURDIR)/build/applications $(BIN)/python -m pytest -q -m 'slow or not slow'
 
@@ -78,4 +93,4 @@ benchmark: install ## SuperResolution against TensorFlow alone
 	@$(BIN)/python benchmark/serving.py
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) build build-sanitized build-fuzz demo
+	rm -rf $(VENV) build build-sanitized build-fuzz build-docs demo site

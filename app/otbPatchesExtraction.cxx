@@ -69,7 +69,7 @@ private:
       SetMinimumParameterIntValue(key + ".patchsizex", 1);
       AddParameter(ParameterType_Int, key + ".patchsizey", "Height of the patches of " + name + " in pixels");
       SetMinimumParameterIntValue(key + ".patchsizey", 1);
-      AddParameter(ParameterType_Float, key + ".nodata", "No-data value of " + name);
+      AddParameter(ParameterType_Float, key + ".nodata", "No-data value of " + name + " (pixel value)");
       SetParameterDescription(key + ".nodata", "A patch with this value in any band of any pixel is rejected.");
       MandatoryOff(key + ".nodata");
       AllowNan(*this, key + ".nodata");

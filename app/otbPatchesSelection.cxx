@@ -54,7 +54,7 @@ private:
                             "Image of the same size. Without a no-data value, a patch is kept where the mask is 1 at its centre; with one, "
                             "where the mask is nowhere 0 in it.");
     MandatoryOff("mask");
-    AddParameter(ParameterType_Float, "nodata", "No-data value");
+    AddParameter(ParameterType_Float, "nodata", "No-data value (pixel value)");
     SetParameterDescription("nodata", "A patch with a pixel that has this value in all bands is left out.");
     MandatoryOff("nodata");
     AllowNan(*this, "nodata");
@@ -64,9 +64,9 @@ private:
     SetMinimumParameterIntValue("grid.step", 1);
     AddParameter(ParameterType_Int, "grid.psize", "Size of the patches in pixels");
     SetMinimumParameterIntValue("grid.psize", 1);
-    AddParameter(ParameterType_Int, "grid.offsetx", "Columns that the grid is moved by");
+    AddParameter(ParameterType_Int, "grid.offsetx", "Columns that the grid is moved by (pixels)");
     SetDefaultParameterInt("grid.offsetx", 0);
-    AddParameter(ParameterType_Int, "grid.offsety", "Rows that the grid is moved by");
+    AddParameter(ParameterType_Int, "grid.offsety", "Rows that the grid is moved by (pixels)");
     SetDefaultParameterInt("grid.offsety", 0);
 
     AddParameter(ParameterType_Choice, "strategy", "How patches are dealt out");
@@ -74,10 +74,10 @@ private:
     AddChoice("strategy.split", "Training, validation and test in given proportions");
     AddParameter(ParameterType_Bool, "strategy.split.random", "Deal out in random order");
     MandatoryOff("strategy.split.random");
-    AddParameter(ParameterType_Float, "strategy.split.trainprop", "Share of training");
+    AddParameter(ParameterType_Float, "strategy.split.trainprop", "Share of training (relative)");
     SetParameterDescription("strategy.split.trainprop", "Shares are relative to their sum.");
-    AddParameter(ParameterType_Float, "strategy.split.validprop", "Share of validation");
-    AddParameter(ParameterType_Float, "strategy.split.testprop", "Share of test");
+    AddParameter(ParameterType_Float, "strategy.split.validprop", "Share of validation (relative)");
+    AddParameter(ParameterType_Float, "strategy.split.testprop", "Share of test (relative)");
     for (const std::string key : {"strategy.split.trainprop", "strategy.split.validprop", "strategy.split.testprop"})
     {
       SetDefaultParameterFloat(key, key == "strategy.split.trainprop" ? 50.f : 25.f);
@@ -85,7 +85,7 @@ private:
     }
     AddChoice("strategy.all", "All patches are for training");
     AddChoice("strategy.balanced", "A share of the patches, chosen so that their classes are as even as possible, for training");
-    AddParameter(ParameterType_Float, "strategy.balanced.sp", "Share of the patches that is chosen");
+    AddParameter(ParameterType_Float, "strategy.balanced.sp", "Share of the patches that is chosen (0 to 1)");
     SetParameterDescription("strategy.balanced.sp", "Between 0 and 1, of all patches that can be placed.");
     SetDefaultParameterFloat("strategy.balanced.sp", 0.25f);
     SetMinimumParameterFloatValue("strategy.balanced.sp", 0.f);

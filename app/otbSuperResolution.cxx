@@ -35,7 +35,7 @@ private:
   void DoInit() override
   {
     SetName("SuperResolution");
-    SetDescription("Super-resolve an image with a TensorFlow model");
+    SetDescription("Super-resolves an image with a TensorFlow model.");
     SetDocLongDescription(
         "Runs a super-resolution model over an image. The model is a folder with a TensorFlow SavedModel and model.json, which says the "
         "factor, "
@@ -46,7 +46,7 @@ private:
         "Python "
         "environment's tensorflow package. A GeoTIFF output without extended file name options is written in compressed tiles.");
     SetDocLimitations("The grid must be axis-aligned and the pixels real.");
-    SetDocAuthors("otbsr developers");
+    SetDocAuthors("The otbsr developers");
     SetDocSeeAlso("TensorflowModelServe");
     AddDocTag(Tags::Learning);
     AddDocTag("Super-resolution");
@@ -58,7 +58,7 @@ private:
     AddParameter(ParameterType_OutputImage, "out", "Output image");
     SetParameterDescription("out", "Super-resolved image. The pixel type, if left at int16, is that of model.json.");
     SetDefaultOutputPixelType("out", ImagePixelType_int16);
-    AddParameter(ParameterType_Float, "nodata", "No-data value of the input");
+    AddParameter(ParameterType_Float, "nodata", "No-data value of the input (pixel value)");
     SetParameterDescription("nodata",
                             "Input value that means no-data, in any band. By default that of the image's metadata, if it has one.");
     MandatoryOff("nodata");

@@ -61,7 +61,7 @@ private:
                             "Key in the model's signature, or name of a tensor in its graph. By default the inputs that "
                             "are no user placeholders are taken in alphabetical order, one a source.");
     MandatoryOff(key + ".placeholder");
-    AddParameter(ParameterType_Float, key + ".nodata", "No-data value" + of);
+    AddParameter(ParameterType_Float, key + ".nodata", "No-data value" + of + " (pixel value)");
     SetParameterDescription(key + ".nodata", "Output pixels over pixels with this value in all bands become output.bv. It may be nan.");
     AllowNan(*this, key + ".nodata");
     MandatoryOff(key + ".nodata");
@@ -70,7 +70,7 @@ private:
   void DoInit() override
   {
     SetName("TensorflowModelServe");
-    SetDescription("Run a TensorFlow SavedModel over one or several images");
+    SetDescription("Runs a TensorFlow SavedModel over one or several images.");
     SetDocLongDescription(
         "Runs a SavedModel over images, with the parameters of OTBTF's TensorflowModelServe. Without model.fullyconv, the model gets a "
         "patch "
@@ -82,7 +82,7 @@ private:
         "TensorFlow "
         "is looked for when the application runs (environment variable OTB_TF_LIBRARY, or the Python environment's tensorflow package).");
     SetDocLimitations("With model.fullyconv, output.spcscale is a fraction p/q and the sources' grids must nest in the output's blocks.");
-    SetDocAuthors("otbsr developers");
+    SetDocAuthors("The otbsr developers");
     SetDocSeeAlso("SuperResolution, PatchesExtraction");
     AddDocTag(Tags::Learning);
 
@@ -105,7 +105,7 @@ private:
     MandatoryOff("model.tagsets");
 
     AddParameter(ParameterType_Group, "output", "Output");
-    AddParameter(ParameterType_Float, "output.spcscale", "Output spacing over the spacing of source 1");
+    AddParameter(ParameterType_Float, "output.spcscale", "Output spacing over the spacing of source 1 (ratio)");
     SetParameterDescription("output.spcscale", "0.25 gives pixels of 2.5 m from pixels of 10 m.");
     SetDefaultParameterFloat("output.spcscale", 1.0);
     AddParameter(ParameterType_StringList, "output.names", "Names of the model's outputs");
@@ -113,7 +113,7 @@ private:
                             "Keys in the model's signature, or names of tensors in its graph; several are stacked band-wise. "
                             "By default the first key in alphabetical order.");
     MandatoryOff("output.names");
-    AddParameter(ParameterType_Float, "output.bv", "Output value where there is no data");
+    AddParameter(ParameterType_Float, "output.bv", "Output where there is no data (pixel value)");
     SetParameterDescription("output.bv", "In all bands; also for results that are not a number, if the output is of integers.");
     SetDefaultParameterFloat("output.bv", 0.0);
     AllowNan(*this, "output.bv");

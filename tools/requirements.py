@@ -7,7 +7,7 @@ import tomllib
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 names = sys.argv[1:]
-lines = list(project["dependencies"]) if names != ["lint"] else []
+lines = list(project["dependencies"]) if names not in (["lint"], ["docs"]) else []
 for name in names:
     lines += project["optional-dependencies"][name]
 print("\n".join(lines))

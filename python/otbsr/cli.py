@@ -529,7 +529,7 @@ def baseline_command(
 
 @app.command()
 def env() -> None:
-    """Print the environment in which otbcli_*, QGIS and Python find the applications.
+    """Print the environment in which otbcli_* and Python find the applications (for QGIS: otbsr qgis-setup).
 
     Example: eval "$(otbsr env)" && otbcli_SuperResolution -help
     """
@@ -540,6 +540,27 @@ def env() -> None:
     for key, value in otb_environment().items():
         if key in ("OTB_APPLICATION_PATH", "OTB_TF_LIBRARY"):
             print(f"export {key}={shlex.quote(value)}")
+
+
+@app.command("qgis-setup", epilog="Example: otbsr qgis-setup --write-settings")
+def qgis_setup_command(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to make [~/.local/share/otbsr/qgis].")] = None,
+    write_settings: Annotated[bool, typer.Option("--write-settings", help="Write QGIS's settings (a backup is kept); close QGIS before.")] = False,
+    profile: Annotated[str, typer.Option(help="Profile of QGIS.")] = "default",
+    sources: Annotated[int, typer.Option(help="Sources of PatchesExtraction and TensorflowModelServe.")] = 1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Prepare QGIS's OTB provider: a folder with OTB's applications and ours, and the settings that name it."""
+    from otbsr.qgis.setup import qgis_setup
+
+    with bars(quiet, as_json) as report:
+        made = qgis_setup(out, write_settings, profile, sources, overwrite, report)
+    result: dict[str, Any] = {"plugin": made.plugin, "OTB folder": made.folder, "OTB application folder": made.applications}
+    result |= {"model": made.model, "style": made.style, "cached": made.cached}
+    result |= {key: path for key, path in (("settings", made.settings), ("backup", made.backup)) if path}
+    finish(result, as_json)
 
 
 @app.command()
@@ -790,6 +811,40 @@ def report_command(
         page = write_report(folder, report=report)
     said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
     finish({"answer": said, "report": page}, as_json)
+
+
+VIEW_EXAMPLES = """Example: otbsr view sr_2m5.tif --input sentinel2_10m.tif
+
+Another, of a study: otbsr view answer --port 8080 --no-browser
+"""
+
+
+@app.command("view", epilog=VIEW_EXAMPLES)
+def view_command(
+    results: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Image that `otbsr apply` wrote, folder of maps, or a study's folder.")],
+    source: Annotated[Path | None, typer.Option("--input", help="Image or product that OUT was made from [the one that OUT names, beside it].")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of this machine to listen on; 0: any free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Look at a result in the browser: swipe between input and output, maps and scores over them. Ends with Ctrl-C.
+
+    Listens on 127.0.0.1 only; the page fetches nothing from elsewhere. Needs `pip install 'otbsr[view]'`.
+    """
+    import webbrowser
+    from contextlib import suppress
+
+    from otbsr.view.layers import open_result
+    from otbsr.view.server import Viewer
+
+    scenes = open_result(results, source)
+    with Viewer(scenes, port) as viewer, suppress(KeyboardInterrupt):
+        remarks = [remark for scene in scenes for remark in scene.remarks]
+        finish({"url": viewer.url, "layers": sum(len(scene.layers) for scene in scenes)} | ({"remarks": " ".join(remarks)} if remarks else {}), as_json)
+        sys.stdout.flush()
+        if browser:
+            webbrowser.open(viewer.url)
+        viewer.serve_forever()
 
 
 if __name__ == "__main__":

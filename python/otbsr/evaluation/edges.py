@@ -83,7 +83,7 @@ class Edges:
         return rows | {"edges": Score(finite(float(number.max(initial=0))), tuple(map(float, number)), "")}
 
     def curves(self, total: Sums) -> dict[str, Any]:
-        """{"frequency": cycles a pixel, "mtf": [bands][frequencies]}; an empty list for a band with too few edges."""
+        """{"frequency": cycles a pixel, "mtf": [bands, frequencies]}; an empty list for a band with too few edges."""
         frequency = np.linspace(0, 0.5, 33)
         told = [transfer(functions[0][0], functions[0][1], frequency).tolist() if number >= LEAST else [] for number, functions in zip(*total, strict=True)]
         return {"frequency": frequency.tolist(), "mtf": told}

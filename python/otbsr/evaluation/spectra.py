@@ -89,7 +89,7 @@ class Spectrum:
         return {name: score(values, unit) for (name, unit), values in zip(names.items(), found, strict=True)}
 
     def curves(self, total: Sums) -> dict[str, Any]:
-        """By frequency (cycles per fine pixel): share restored, image over reference in dB, correlation: [bands][frequencies], None without a value."""
+        """By frequency (cycles per fine pixel): share restored, image over reference in dB, correlation: [bands, frequencies], None without a value."""
         if not total[0]:
             return {}
         level, share, correlation = self.profiles(total)

@@ -28,6 +28,9 @@ class LossWeights(BaseModel):
     gradient: float = Field(0.2, ge=0)
     spectral: float = Field(0.05, ge=0)
     consistency: float = Field(0.2, ge=0)
+    foot: float = Field(
+        0.01, gt=0, description="difference (the network's spread is 1) below which pixel and gradient terms are squares, above it absolute values"
+    )
     registration: int = Field(0, ge=0, le=4, description="target pixels over which each pair's best shift is searched (pixel and gradient terms)")
 
 
@@ -36,10 +39,10 @@ def charbonnier(difference: Any, epsilon: float = 1e-2) -> Any:
     return ops.mean(ops.sqrt(difference**2 + epsilon**2) - epsilon, axis=(1, 2, 3))
 
 
-def gradient(target: Any, result: Any) -> Any:
+def gradient(target: Any, result: Any, epsilon: float = 1e-2) -> Any:
     """Charbonnier of the difference's first differences along rows and columns, per image: edges in place, whatever their level."""
     d = result - target
-    return 0.5 * (charbonnier(d[:, 1:] - d[:, :-1]) + charbonnier(d[:, :, 1:] - d[:, :, :-1]))
+    return 0.5 * (charbonnier(d[:, 1:] - d[:, :-1], epsilon) + charbonnier(d[:, :, 1:] - d[:, :, :-1], epsilon))
 
 
 def shifts(radius: int) -> list[tuple[int, int]]:
@@ -86,7 +89,8 @@ def fidelity_loss(
     """Mean over the batch of the weighted sum of pixel (Charbonnier), gradient, spectral angle and sensor consistency (of the bands `consistent`)."""
 
     def in_place(moved: Any, inner: Any) -> Any:
-        return weights.pixel * charbonnier(inner - moved) + (weights.gradient * gradient(moved, inner) if weights.gradient else 0.0)
+        edges = weights.gradient * gradient(moved, inner, weights.foot) if weights.gradient else 0.0
+        return weights.pixel * charbonnier(inner - moved, weights.foot) + edges
 
     total = over_shifts(in_place, target, result, weights.registration)
     if weights.spectral:

@@ -184,14 +184,6 @@ def train(
         fused = trainer.averaged()
         score = scores(tf.function(fused, reduce_retracing=True), validation, settings.border)
     state = run.state
-    metrics = {
-        "data": f"{len(validation)} validation patches from blocks kept apart from training",
-        "psnr": score["psnr"],
-        "psnr_bicubic": bicubic["psnr"],
-        "gain_over_bicubic_db": round(score["psnr"] - bicubic["psnr"], 3),
-        "psnr_bands": score["psnr_bands"],
-        "psnr_bands_bicubic": bicubic["psnr_bands"],
-    }
     record = {
         "data": data,
         **areas,
@@ -204,10 +196,37 @@ def train(
         "best_step": state["best_step"],
         "seconds": round(run.seconds()),
         "history": state["history"],
-        "commit": commit(),
         "settings": identity["settings"],
         "halvings": state["halvings"],
         "curve": state["curve"],
+    }
+    return finished(fused, out, settings, record, score, bicubic, name=name, spacing=spacing, overwrite=overwrite, write=trainer.writes)
+
+
+def finished(
+    fused: Any,
+    out: Path,
+    settings: TrainingSettings,
+    record: dict[str, Any],
+    score: dict[str, Any],
+    bicubic: dict[str, Any],
+    name: str = "",
+    spacing: float = 10.0,
+    overwrite: bool = False,
+    write: bool = True,
+) -> ModelFolder:
+    """The model folder of a trained network in its serving form.
+
+    record: what the sidecar says of the training; score, bicubic: of the network and of bicubic on the validation pairs (`scores`). Not `write`: only
+    what the folder will be (of several hosts one writes). Raises `OutputError`.
+    """
+    metrics = {
+        "data": f"{record['validation_pairs']} validation patches from blocks kept apart from training",
+        "psnr": score["psnr"],
+        "psnr_bicubic": bicubic["psnr"],
+        "gain_over_bicubic_db": round(score["psnr"] - bicubic["psnr"], 3),
+        "psnr_bands": score["psnr_bands"],
+        "psnr_bands_bicubic": bicubic["psnr_bands"],
     }
     sidecar = Sidecar(
         name=name or out.name,
@@ -216,11 +235,11 @@ def train(
         margin=margin(settings.network),
         input=ModelInput(bands=settings.network.bands, spacing=spacing),
         output=ModelOutput(bands=settings.network.bands_out),
-        training=record,
+        training=record | {"commit": commit()},
         metrics=metrics,
         licence="Apache-2.0",
     )
-    if not trainer.writes:
+    if not write:
         return ModelFolder(out, sidecar)
     return save_model(fused, out, sidecar, card(sidecar, fused.count_params()), overwrite)
 

@@ -99,7 +99,7 @@ def resample(
     block: int = 256,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Write `source` (an `alignment.Raster` or `Array`) on `grid` as int16, once interpolated: out(x) = gain * blur[source](x + field(x)) + bias.
+    """Write `source` (an `alignment.Raster` or `Array`) on `grid` as int16, once interpolated: `out(x) = gain * blur[source](x + field(x)) + bias`.
 
     variance: of the Gaussian part of the blur, square metres; the grid's pixel square instead of the source's is added to it. gain,
     bias: one a band. Values are written divided by `scale` and rounded; `nodata` where the kernel sees a pixel without measurement.

@@ -89,10 +89,10 @@ class Browser:
                 result: dict[str, Any] = found["result"]
                 return result
 
-    def open(self, page: Path, width: int = 1200, height: int = 900) -> None:
-        """Load a file at a window size, and wait for its load event."""
+    def open(self, page: Path | str, width: int = 1200, height: int = 900) -> None:
+        """Load a file, or an address, at a window size, and wait for its load event."""
         self.resize(width, height)
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         until = time.monotonic() + self.seconds
         while self.message(until).get("method") != "Page.loadEventFired":
             pass
