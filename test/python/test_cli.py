@@ -140,6 +140,8 @@ def prepared(tmp_path_factory):
 # Shorter than what a reader wants: the last of two options counts.
 SHORTER = {("simulate",): "--extent 480", ("import-model",): "--bands B4,B3,B2,B8 --method baseline", ("apply",): "--overwrite", ("quality",): "--overwrite"}
 UNTRIED = {
+    ("qgis-setup",): "writes into the user's QGIS; has tests of its own",
+    ("view",): "serves until it is stopped; has tests of its own",
     ("products", "search"): "asks a catalogue in the network; tested with a local one in products/test_catalogue.py",
     ("products", "download"): "network; products/test_download.py",
     ("products", "import"): "needs an unpacked data set; products/test_datasets.py",
