@@ -22,7 +22,7 @@ $(VENV)/.system: tools/system-packages.sh
 
 $(VENV)/.requirements: $(VENV)/.system pyproject.toml constraints.txt
 	@echo "installing Python packages into $(VENV) (TensorFlow is about 270 MB)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core ninja
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core setuptools-scm ninja
 	@$(BIN)/python tools/requirements.py cpu test view cluster > $(VENV)/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VENV)/requirements.txt
 	@# Keras 2, for SavedModels as it writes them; without its dependencies: it asks for tensorflow, which would overwrite tensorflow-cpu

@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "otbLabelSampler.h"
+#include "otbLegacyMacros.h"
 #include "otbPointFile.h"
 
 #include "otbWrapperApplication.h"

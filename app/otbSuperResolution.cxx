@@ -2,6 +2,7 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "otbLegacyMacros.h"
 #include "otbModelSidecar.h"
 #include "otbNumberOfThreads.h"
 #include "otbWrapperNanParameter.h"

@@ -5,6 +5,7 @@
 #ifndef otbPatchImageSource_h
 #define otbPatchImageSource_h
 
+#include "otbLegacyMacros.h"
 #include "otbPatchStream.h"
 
 #include "itkImageSource.h"

@@ -6,6 +6,7 @@
 #define otbTensorflowModelFilter_h
 
 #include "otbImageStack.h"
+#include "otbLegacyMacros.h"
 #include "otbServingGrid.h"
 #include "otbTensorflowModel.h"
 

@@ -5,6 +5,7 @@
 #ifndef otbWrapperDeepFeatures_h
 #define otbWrapperDeepFeatures_h
 
+#include "otbLegacyMacros.h"
 #include "otbNumberOfSources.h"
 
 #include "otbMacro.h"

@@ -5,6 +5,7 @@
 #ifndef otbWrapperTensorflowServing_h
 #define otbWrapperTensorflowServing_h
 
+#include "otbLegacyMacros.h"
 #include "otbServedImage.h"
 #include "otbTensorflowModelFilter.h"
 #include "otbTensorflowTensor.h"

@@ -11,17 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from otbsr import __version__
-from otbsr.errors import InputError, OtbsrError, UsageError
+from otbsr import __version__, shell
+from otbsr.errors import InputError, OtbsrError, UsageError, flaw
 from otbsr.progress import bars
 
 app = typer.Typer(
     name="otbsr",
+    cls=shell.Road,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Does super-resolving Sentinel-2 help land-cover mapping, here, with my data?",
+    epilog="Begin with `otbsr doctor`. `otbsr COMMAND --help` shows options and an example; `otbsr --install-completion` teaches your shell.",
 )
 
 # An option is spelled once: same flag, same help, in every command.
@@ -29,8 +30,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace products t
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print progress and result as JSON lines.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random number.")]
-ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder: saved_model.pb and model.json.")]
+ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder: saved_model.pb and model.json.", autocompletion=shell.folders_with("model.json"))]
 Trust = Annotated[bool, typer.Option("--trust-model", help="Run a model whose model.json does not list the hashes of all its files.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Run nothing; print the otbcli lines, ready to be copied into a shell.")]
 Output = Annotated[Path, typer.Option("--out", "-o", help="Where the product is written.")]
 
 
@@ -56,6 +58,11 @@ def main(run: Callable[[], Any] = app) -> None:
     except OtbsrError as error:
         print(f"otbsr: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        # What no part of the library has foreseen: the system's own words name the file. A program's fault keeps its traceback.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"otbsr: error: {where}{error.strerror or error}; check the path, its permissions and the free space", file=sys.stderr)
+        raise SystemExit(74) from None
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # typer makes an exit of an interrupt
             raise
@@ -189,9 +196,14 @@ def pairs(
     Products are calibrated, orthorectified where they need it, pansharpened, co-registered, resampled once and harmonised; patches with
     clouds, changes or saturation are rejected. OUT/pairs.html shows them. The same command goes on after an interruption.
     """
+    from pydantic import ValidationError
+
     from otbsr.pairs.patches import PatchSettings, extract_pairs
 
-    where = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
+    try:
+        where = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
+    except ValidationError as error:
+        raise UsageError(flaw(error)) from error
     with bars(quiet, as_json) as report:
         if align or lr.is_dir() or target.is_dir() or {lr.suffix.lower(), target.suffix.lower()} & {".zip", ".xml"}:
             from otbsr.pairs.chain import make_pairs, read_settings
@@ -568,8 +580,8 @@ def doctor() -> None:
 
     failed = 0
     for check in checks():
-        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}")
-        failed += not check.passed
+        print(f"{'ok  ' if check.passed else 'FAIL' if check.needed else 'note'} {check.name}: {check.detail}", flush=True)
+        failed += check.needed and not check.passed
     raise typer.Exit(1 if failed else 0)
 
 
@@ -618,6 +630,7 @@ def apply_command(
     ] = None,
     part: Annotated[int | None, typer.Option("--part", min=0, help="Make this window only; the same command without it puts all together.")] = None,
     skip_finished: Annotated[bool, typer.Option("--skip-finished", help="Leave a product as it is that exists and was made by this very command.")] = False,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -641,6 +654,15 @@ def apply_command(
     products = find_products(sources or [], listed)
     several = listed is not None or products != sources
     outs = outputs(products, out) if several or len(products) > 1 else [out]
+    if dry_run:
+        from otbsr.serving.dry_run import apply_lines
+
+        if cluster or slurm_script is not None or part is not None:
+            raise UsageError("--dry-run prints the lines of one machine's run; leave --cluster, --slurm-script and --part out")
+        same = {key: options[key] for key in ("bands", "scale", "surface", "resampling", "against", "trust_model")}
+        for product, one in zip(products, outs, strict=True):
+            print("\n".join(apply_lines(product, model, one, **same, threads=threads, ram=ram)))
+        return
     if slurm_script is not None:
         from otbsr.serving.slurm import write_script
 
@@ -711,7 +733,11 @@ def quality_command(
     scenes: Annotated[Path | None, typer.Option("--scenes", help="YAML or JSON list of scenes: name, images {method: file}, reference, input.")] = None,
     scores: Annotated[
         str,
-        typer.Option("--scores", help="all, basic (pixels, consistency), or of pixels, consistency, windows, shift, spectra, noise, edges, between, opensr."),
+        typer.Option(
+            "--scores",
+            help="all, basic (pixels, consistency), or of pixels, consistency, windows, shift, spectra, noise, edges, between, opensr.",
+            autocompletion=shell.choices(shell.scores, True),
+        ),
     ] = "all",
     border: Annotated[int, typer.Option("--border", min=0, help="Pixels of SR left out on each side.")] = 16,
     block: Annotated[int, typer.Option("--block", min=16, help="Side of the blocks by which images of one scene are compared, pixels.")] = 256,
@@ -755,8 +781,17 @@ def study_command(
     model: Annotated[Path | None, typer.Option("--model", help="Model folder of method F.")] = None,
     against: Annotated[Path | None, typer.Option("--against", help="Second model (P): the arms p, f-p and blend.")] = None,
     settings_file: Annotated[Path | None, typer.Option("--settings", help="YAML file with settings and arms of your own; flags win.")] = None,
-    arms: Annotated[str, typer.Option("--arms", help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].")] = "",
-    learners: Annotated[str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].")] = "",
+    arms: Annotated[
+        str,
+        typer.Option(
+            "--arms",
+            help="Names of the arms, with commas [native, bicubic, bicubic-context, f, spot; p, f-p, blend].",
+            autocompletion=shell.choices(shell.arms, True),
+        ),
+    ] = "",
+    learners: Annotated[
+        str, typer.Option("--learners", help="rf, libsvm, boost, knn, with commas [rf].", autocompletion=shell.choices(shell.learners, True))
+    ] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random number [1].")] = None,
     repeats: Annotated[
         int | None, typer.Option("--repeats", help="Samplings of the training pixels, each with its own learners [3; 1 of 3 areas or more].")
@@ -805,20 +840,26 @@ def classify_command(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to map; every band is a feature.")],
     polygons: Annotated[Path, typer.Option("--polygons", help="Vector file with labelled polygons.")],
     out: Output,
-    learner: Annotated[str, typer.Option("--learner", help="rf, libsvm, boost (two classes) or knn.")] = "rf",
+    learner: Annotated[str, typer.Option("--learner", help="rf, libsvm, boost (two classes) or knn.", autocompletion=shell.choices(shell.learners))] = "rf",
     field: Annotated[str, typer.Option("--field", help="Integer field with the class code, 1 to 255.")] = "class",
     confidence: Annotated[bool, typer.Option("--confidence", help="OUT_confidence.tif gets the learner's confidence.")] = False,
     smooth: Annotated[int, typer.Option("--smooth", min=0, max=30, help="Radius of a majority vote over the map, pixels; 0: none.")] = 0,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Training pixels per class, at most.")] = 1000,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default all.")] = None,
     seed: Seed = 1,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Make a land-cover map of one image by OTB: statistics, selection and extraction of samples, training, map."""
     from otbsr.evaluation.learners import classify_image
+    from otbsr.serving.dry_run import classify_lines
 
+    if dry_run:
+        same: dict[str, Any] = {"learner": learner, "field": field, "confidence": confidence, "radius": smooth, "samples": samples, "seed": seed}
+        print("\n".join(classify_lines(image, polygons, out, **same, threads=threads)))
+        return
     with bars(quiet, as_json) as report:
         counts = classify_image(
             image,

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class OtbsrError(Exception):
     """Base of every error that a user can cause or mend; printed as one line, never as a traceback."""
@@ -53,3 +60,18 @@ class StoppedError(OtbsrError):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
+
+
+def flaw(error: ValidationError, flags: bool = True) -> str:
+    """The first fault that pydantic found as one line: the setting (as a flag), its value, what is wrong."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    name = f"--{key.replace('_', '-')}" if flags else key
+    return f"{name} {first['input']}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The hint " (did you mean 'rf'?)" when a known name is near `word`, case aside; else ''. For the end of a message's first half."""
+    names = {name.lower(): name for name in map(str, known)}
+    found = get_close_matches(str(word).lower(), names, 1, 0.5)
+    return f" (did you mean '{names[found[0]]}'?)" if found else ""

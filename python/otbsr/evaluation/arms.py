@@ -22,7 +22,7 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 from scipy import fft, ndimage
 
-from otbsr.errors import GridError, InputError, UsageError
+from otbsr.errors import GridError, InputError, UsageError, nearest
 from otbsr.evaluation.area import FACTOR, Area
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
@@ -446,7 +446,7 @@ def resolve(names: Sequence[str], own: Mapping[str, Mapping[str, Any]], f: Path 
         if name not in known:
             needs = {"p": "--against", "f-p": "--model and --against", "blend": "--model and --against"}
             lacking = f"; {name} needs {needs.get(name, '--model')}" if name in {*needs, "f", "unsharp", "shuffled", "wrong-date", "s2-13-f"} else ""
-            raise UsageError(f"no arm is called '{name}'{lacking}; known: {', '.join(known)}")
+            raise UsageError(f"no arm is called '{name}'{lacking or nearest(name, known)}; known: {', '.join(known)}")
         title, content = known[name]
         recipe = parse(name, content)
         for source in recipe.sources:

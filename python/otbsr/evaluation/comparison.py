@@ -213,7 +213,9 @@ def score_all(
     options: groups, border, scale, threads as `streams.measure` has them. Raises `UsageError` for options that contradict one another.
     """
     from otbsr.evaluation.page import require_free, write_page
+    from otbsr.products.product import require_scale
 
+    require_scale(options.get("scale"))
     if bool(images) == bool(listed) or (listed and (reference or coarse or mask)):
         raise UsageError("give either images with --reference and --input, or a list with --scenes that names them")
     scenes = read_scenes(listed) if listed else [SceneFiles(name="scene", images=image_names(images), reference=reference, input=coarse, mask=mask)]

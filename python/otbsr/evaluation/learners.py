@@ -14,7 +14,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError, nearest
 from otbsr.products.files import read_xml
 from otbsr.progress import Report, part, silent
 from otbsr.raster import damage, settle
@@ -57,7 +57,7 @@ LEARNERS = {
 def learner_of(name: str, classes: int) -> Learner:
     """The learner of that name; raises `UsageError` for an unknown one and for one that cannot tell so many classes."""
     if name not in LEARNERS:
-        raise UsageError(f"learner is '{name}', expected one of {', '.join(LEARNERS)}")
+        raise UsageError(f"learner is '{name}'{nearest(name, LEARNERS)}, expected one of {', '.join(LEARNERS)}")
     learner = LEARNERS[name]
     if learner.binary and classes > 2:
         raise UsageError(f"OTB's {name} tells two classes, not {classes}; choose another learner, or two classes (--artificial)")
@@ -74,10 +74,10 @@ def otb_version() -> str:
     return matched[1] if matched else "unknown"
 
 
-def count_polygons(image: Path, polygons: Path, scratch: Path) -> dict[int, int]:
+def count_polygons(image: Path, polygons: Path, scratch: Path, field: str = FIELD) -> dict[int, int]:
     """Pixels of `image` whose centre lies in a polygon, by class (PolygonClassStatistics)."""
     out = scratch / "polygons.xml"
-    run_otb("PolygonClassStatistics", {"in": image, "vec": polygons, "field": FIELD, "out": out}, silent, [out], threads=1)
+    run_otb("PolygonClassStatistics", {"in": image, "vec": polygons, "field": field, "out": out}, silent, [out], threads=1)
     pixels: dict[int, int] = {}
     for statistic in read_xml(out).iter("Statistic"):
         if statistic.get("name") == "samplesPerClass":
@@ -111,20 +111,8 @@ def select_samples(image: Path, polygons: Path, wanted: Mapping[int, int], seed:
 
     Returns points with `FIELD`. Raises `ProcessingError` when OTB selects other numbers.
     """
-    table, out = scratch / "wanted.csv", scratch / "points.sqlite"
-    table.write_text("".join(f"{code} {pixels}\n" for code, pixels in wanted.items()), encoding="utf-8")
-    parameters = {
-        "in": image,
-        "vec": polygons,
-        "instats": scratch / "polygons.xml",
-        "field": FIELD,
-        "sampler": "random",
-        "strategy": "byclass",
-        "strategy.byclass.in": table,
-        "rand": seed,
-        "out": out,
-    }
-    run_otb("SampleSelection", parameters, silent, [], threads=1)
+    (scratch / "wanted.csv").write_text(wanted_table(wanted), encoding="utf-8")
+    out = choose_points(image, polygons, seed, scratch)
     points = gpd.read_file(out)[[FIELD, "geometry"]]
     points[FIELD] = points[FIELD].astype(int)
     selected = {int(code): int(pixels) for code, pixels in points[FIELD].value_counts().items()}
@@ -133,12 +121,40 @@ def select_samples(image: Path, polygons: Path, wanted: Mapping[int, int], seed:
     return points
 
 
+def wanted_table(wanted: Mapping[int, int]) -> str:
+    """The file by which SampleSelection is told how many samples of each class to take."""
+    return "".join(f"{code} {pixels}\n" for code, pixels in wanted.items())
+
+
+def choose_points(image: Path, polygons: Path, seed: int, scratch: Path, field: str = FIELD) -> Path:
+    """Run SampleSelection for wanted.csv and polygons.xml in `scratch`; returns the points' file."""
+    out = scratch / "points.sqlite"
+    parameters = {
+        "in": image,
+        "vec": polygons,
+        "instats": scratch / "polygons.xml",
+        "field": field,
+        "sampler": "random",
+        "strategy": "byclass",
+        "strategy.byclass.in": scratch / "wanted.csv",
+        "rand": seed,
+        "out": out,
+    }
+    run_otb("SampleSelection", parameters, silent, [], threads=1)
+    return out
+
+
 def extract_samples(image: Path, points: Path, out: Path, report: Report = silent) -> gpd.GeoDataFrame:
     """The bands of `image` at `points` (SampleExtraction) as fields value_0, value_1 ... beside the points' own; `out`: file for OTB."""
-    run_otb("SampleExtraction", {"in": image, "vec": points, "field": FIELD, "outfield.prefix.name": PREFIX, "out": out}, report, [], threads=1)
+    read_values(image, points, out, report)
     if not out.is_file():
         raise OutputError(f"{out}: was not written although SampleExtraction ended well; check the free space and run it again")
     return gpd.read_file(out)
+
+
+def read_values(image: Path, points: Path, out: Path, report: Report = silent, field: str = FIELD) -> None:
+    """Run SampleExtraction."""
+    run_otb("SampleExtraction", {"in": image, "vec": points, "field": field, "outfield.prefix.name": PREFIX, "out": out}, report, [], threads=1)
 
 
 def write_points(points: gpd.GeoDataFrame, path: Path) -> None:
@@ -152,11 +168,11 @@ def write_scaling(images: Sequence[Path], out: Path) -> None:
     run_otb("ComputeImagesStatistics", {"il": list(images), "out.xml": out}, silent, [out], threads=1)
 
 
-def train(samples: Sequence[Path], features: int, out: Path, learner: Learner, seed: int, scaling: Path | None = None) -> str:
+def train(samples: Sequence[Path], features: int, out: Path, learner: Learner, seed: int, scaling: Path | None = None, field: str = FIELD) -> str:
     """Train on vector files with `FIELD` and value_0 ... (TrainVectorClassifier); return OTB's log."""
     parameters: dict[str, object] = {
         "io.vd": list(samples),
-        "cfield": FIELD,
+        "cfield": field,
         "feat": [f"{PREFIX}{index}" for index in range(features)],
         "io.stats": scaling,
         "io.out": out,
@@ -273,7 +289,9 @@ def labelled(path: Path, field: str) -> gpd.GeoDataFrame:
     except (DataSourceError, OSError) as error:
         raise InputError(f"{path}: cannot be read as vectors ({error}); check the path and the file") from error
     if field not in table:
-        raise InputError(f"{path}: no field {field}; its fields are {', '.join(name for name in table if name != 'geometry')} (--field)")
+        raise InputError(
+            f"{path}: no field {field}{nearest(field, set(table) - {'geometry'})}; it has {', '.join(name for name in table if name != 'geometry')} (--field)"
+        )
     codes = table[field]
     if not np.issubdtype(codes.dtype, np.number) or codes.isna().any() or not codes.between(1, 255).all() or (codes % 1 != 0).any():
         raise InputError(f"{path}: field {field} must hold whole numbers from 1 to 255, class codes of a uint8 map")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from otbsr.errors import InputError, UsageError
+from otbsr.errors import InputError, UsageError, nearest
 from otbsr.evaluation.consistency import Consistency, SpectralDistortion
 from otbsr.evaluation.corrected import Correction, between, rows_of
 from otbsr.evaluation.edges import Edges
@@ -134,7 +134,7 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     """The groups that a list of groups and sets names, in the order of `GROUPS`; raises `UsageError` for a name that is neither."""
     for name in names:
         if name not in GROUPS and name not in SETS:
-            raise UsageError(f"--scores {name}: no such scores; choose among {', '.join([*SETS, *GROUPS])}")
+            raise UsageError(f"--scores {name}: no such scores{nearest(name, [*SETS, *GROUPS])}; choose among {', '.join([*SETS, *GROUPS])}")
     wanted = {group for name in names for group in SETS.get(name, (name,))}
     return tuple(group for group in GROUPS if group in wanted)
 

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from otbsr import __version__
 from otbsr.documents import read_document
-from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError, nearest
 from otbsr.evaluation import learners
 from otbsr.evaluation.area import INPUT, LAND_COVER, LEGEND, POLYGONS, Area, burn, open_areas
 from otbsr.evaluation.arms import BASELINE, Arm, ImageFile, Making, Model, default_arms, make, resolve
@@ -83,7 +83,7 @@ class StudySettings(BaseModel):
         """OTB's names, each once."""
         for name in value:
             if name not in learners.LEARNERS:
-                raise ValueError(f"{name} is none of {', '.join(learners.LEARNERS)}")
+                raise ValueError(f"{name} is none of {', '.join(learners.LEARNERS)}{nearest(name, learners.LEARNERS)}")
         return tuple(dict.fromkeys(value))
 
     @classmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from otbsr.errors import UsageError
+from otbsr.errors import UsageError, nearest
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
 
 BANDS = ("B4", "B3", "B2", "B8")
@@ -54,7 +54,7 @@ def write_baseline(
     Raises `UsageError` for another kind, factor or spacing, and `OutputError`.
     """
     if kind not in CARDS:
-        raise UsageError(f"baseline is {kind!r}, expected one of {', '.join(CARDS)}")
+        raise UsageError(f"baseline is {kind!r}{nearest(kind, CARDS)}, expected one of {', '.join(CARDS)}")
     if not 2 <= factor <= 8:
         raise UsageError(f"factor is {factor}, expected 2 to 8")
     if not bands or len(set(bands)) < len(bands) or not spacing > 0:

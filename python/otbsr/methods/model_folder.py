@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from otbsr.errors import ModelError, OutputError
+from otbsr.errors import ModelError, OutputError, nearest
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
@@ -153,6 +153,13 @@ def graph_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def neighbour(folder: Path) -> str:
+    """The hint at a model folder of nearly the same name beside a missing one, or in models/; '' when there is none."""
+    there = {path.parent.name: path.parent for place in (folder.parent, Path("models")) for path in sorted(place.glob(f"*/{SIDECAR}"))}
+    hint = nearest(folder.name, there)
+    return next((f" (did you mean '{path}'?)" for name, path in there.items() if f"'{name}'" in hint), "")
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """A model folder on disk whose sidecar is valid and whose files are those that were hashed."""
@@ -168,7 +175,7 @@ class ModelFolder:
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise ModelError(f"{folder}: no such model folder; expected a directory with {GRAPH} and {SIDECAR}")
+            raise ModelError(f"{folder}: no such model folder{neighbour(folder)}; expected a directory with {GRAPH} and {SIDECAR}")
         if not (folder / GRAPH).is_file():
             raise ModelError(f"{folder}: no {GRAPH} in it; expected a model folder (SavedModel and {SIDECAR})")
         sidecar = read_sidecar(folder / SIDECAR)

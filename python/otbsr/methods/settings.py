@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from otbsr.documents import read_document
-from otbsr.errors import UsageError
+from otbsr.errors import UsageError, nearest
 from otbsr.methods.augmentation import Augmentation
 from otbsr.methods.losses import LossWeights
 from otbsr.methods.networks import SIZES, NetworkSettings
@@ -95,9 +95,9 @@ def read_settings(
     if not isinstance(values, dict):
         raise UsageError(f"{path}: holds {type(values).__name__}, expected keys and values, like the settings in any model.json")
     if method not in (None, "fidelity", "perceptual"):
-        raise UsageError(f"--method {method}: expected fidelity or perceptual")
+        raise UsageError(f"--method {method}{nearest(method, ['fidelity', 'perceptual'])}: expected fidelity or perceptual")
     if size is not None and size not in SIZES:
-        raise UsageError(f"--size {size}: expected one of {', '.join(SIZES)}")
+        raise UsageError(f"--size {size}{nearest(size, SIZES)}: expected one of {', '.join(SIZES)}")
     net = values.get("network", {})
     if isinstance(net, dict):
         net = dict(net)

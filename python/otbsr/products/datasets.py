@@ -26,7 +26,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
-from otbsr.errors import InputError, OutputError, UsageError
+from otbsr.errors import InputError, OutputError, UsageError, nearest
 from otbsr.grid import Grid
 from otbsr.products.download import ZENODO, Remote, remote_of, zenodo_files
 from otbsr.products.files import read_bytes
@@ -487,7 +487,7 @@ def remotes(source: str, patterns: Sequence[str] = ("*",), checksum: str | None 
     if "://" in source:
         return [remote_of(source, checksum)]
     if source not in DATASETS:
-        raise UsageError(f"source is '{source}', expected an address or one of {', '.join(DATASETS)}")
+        raise UsageError(f"source is '{source}'{nearest(source, DATASETS)}, expected an address or one of {', '.join(DATASETS)}")
     dataset = DATASETS[source]
     return zenodo_files(dataset.zenodo, patterns, api) if dataset.zenodo else [remote_of(url) for url in dataset.urls]
 
@@ -499,7 +499,7 @@ def import_dataset(name: str, root: str | Path, out: str | Path, limit: int | No
     Raises `UsageError` for an unknown name, `InputError` for another layout, `OutputError` when an area cannot be written.
     """
     if name not in DATASETS:
-        raise UsageError(f"data set is '{name}', expected {', '.join(DATASETS)}")
+        raise UsageError(f"data set is '{name}'{nearest(name, DATASETS)}, expected {', '.join(DATASETS)}")
     dataset, root, out = DATASETS[name], Path(root), Path(out)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; unpack {dataset.title} and give its folder")

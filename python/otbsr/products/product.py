@@ -20,7 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, UsageError
+from otbsr.errors import GridError, InputError, UsageError, nearest
 from otbsr.grid import Grid
 from otbsr.products.files import Files
 from otbsr.products.layers import KINDS, Layer, Mask, on_grid
@@ -99,8 +99,8 @@ class Product:
         """The named bands in this order; raises `InputError` that lists what the product has."""
         missing = [name for name in names if name not in self.bands]
         if missing:
-            found = ", ".join(self.bands) or "no named band"
-            raise InputError(f"{self.path}: no band {', '.join(missing)}; it has {found}: complete the product, or name an image's bands with --bands")
+            found, hint = ", ".join(self.bands) or "no named band", nearest(missing[0], self.bands)
+            raise InputError(f"{self.path}: no band {', '.join(missing)}{hint}; it has {found}: complete the product, or name an image's bands with --bands")
         return [self.bands[name] for name in names]
 
     def renamed(self, names: Mapping[str, str] = SENTINEL2_NAMES) -> Product:
@@ -293,6 +293,7 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
     from otbsr.products import catalogue, sentinel2, spot, theia
 
     path = Path(path)
+    require_scale(scale)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected a SAFE folder, a Theia folder, a Spot DIMAP folder or an image")
     if surface.upper() not in theia.SURFACES:
@@ -313,6 +314,12 @@ def open_product(path: str | Path, bands: Sequence[str] | None = None, scale: fl
             "nor a Spot-6/7 folder (DIM_SPOT*.XML); give the product's own folder"
         )
     return read_image(path, bands, scale)
+
+
+def require_scale(scale: float | None) -> None:
+    """Raise `UsageError` for a scale that is no positive number."""
+    if scale is not None and not 0 < scale < float("inf"):
+        raise UsageError(f"scale is {scale:g}, expected the reflectance of one DN, a positive number such as 0.0001")
 
 
 def read_image(path: Path, names: Sequence[str] | None, scale: float | None) -> Product:

@@ -412,12 +412,7 @@ def serve(served: Path, folder: ModelFolder, out: Path, box: Window, expected: G
 
     Where TensorFlow's memory does not suffice, blocks are made smaller, down to `LEAST_BLOCK`; then its error is raised.
     """
-    kind = folder.sidecar.output.dtype
-    options = {"TILED": "YES", "BLOCKXSIZE": TILE, "BLOCKYSIZE": TILE, "COMPRESS": "ZSTD", "ZSTD_LEVEL": 1, "PREDICTOR": 3 if kind.startswith("float") else 2}
-    extended = f"{out}?&box={box.col_off}:{box.row_off}:{box.width}:{box.height}" + "".join(
-        f"&gdal:co:{key}={value}" for key, value in {**options, "BIGTIFF": "YES", "NUM_THREADS": min(2, threads or 2)}.items()
-    )
-    parameters = {"in": served, "model": folder.path, "out": [extended, kind], "threads": threads, "ram": ram}
+    parameters = serving_parameters(served, folder, out, box, threads, ram)
     block = None
     while True:
         try:
@@ -429,6 +424,15 @@ def serve(served: Path, folder: ModelFolder, out: Path, box: Window, expected: G
                 raise
             block = smaller
     label(out, folder.sidecar, expected)
+
+
+def serving_parameters(served: Path, folder: ModelFolder, out: Path, box: Window | None, threads: int | None, ram: int | None) -> dict[str, object]:
+    """SuperResolution's parameters for a `box` of the output, or for all of it."""
+    kind = folder.sidecar.output.dtype
+    options = {"TILED": "YES", "BLOCKXSIZE": TILE, "BLOCKYSIZE": TILE, "COMPRESS": "ZSTD", "ZSTD_LEVEL": 1, "PREDICTOR": 3 if kind.startswith("float") else 2}
+    part = f"&box={box.col_off}:{box.row_off}:{box.width}:{box.height}" if box else ""
+    extended = f"{out}?{part}" + "".join(f"&gdal:co:{key}={value}" for key, value in {**options, "BIGTIFF": "YES", "NUM_THREADS": min(2, threads or 2)}.items())
+    return {"in": served, "model": folder.path, "out": [extended, kind], "threads": threads, "ram": ram}
 
 
 def prepare(product: Product, side: Sidecar, vrt: Path, resampling: str | None = None) -> tuple[Path, Grid]:

@@ -12,12 +12,14 @@ import importlib.util
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +38,9 @@ UNWRITABLE = re.compile(
     r"attempt to create|read-only file system|cannot (?:be )?(?:write|written|create)|unable to (?:write|create)|not writable", re.IGNORECASE
 )
 NO_TENSORFLOW = re.compile(r"tensorflow.*(?:librar|not found|cannot be loaded|could not be loaded)|libtensorflow", re.IGNORECASE)
+
+RECORD: ContextVar[list[str] | None] = ContextVar("record", default=None)
+"""Where `run_otb` writes the lines that it would run, while `recording`."""
 
 Value = object
 """A parameter's value: str, Path, number, bool, or a sequence of them."""
@@ -137,6 +142,23 @@ def command_line(application: str, parameters: Mapping[str, Value]) -> list[str]
     return words
 
 
+def shell_line(application: str, parameters: Mapping[str, Value], threads: int | None = None) -> str:
+    """What a person types into a shell for the same run: quoted, with the number of threads before it."""
+    limit = [f"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}"] if threads else []
+    return " ".join([*limit, shlex.join([f"otbcli_{application}", *command_line(application, parameters)[2:]])])
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[str]]:
+    """Within it `run_otb` runs nothing in this thread: the yielded list gets its lines, as `shell_line` writes them."""
+    lines: list[str] = []
+    token = RECORD.set(lines)
+    try:
+        yield lines
+    finally:
+        RECORD.reset(token)
+
+
 def run_otb(
     application: str,
     parameters: Mapping[str, Value],
@@ -154,8 +176,15 @@ def run_otb(
 
     Raises `MissingToolError` (OTB, the application or TensorFlow is not there), `OutputError` (disk full, product missing, cut or
     unwritable) or `ProcessingError` (anything else the log calls an error), with the log's first error in one line. On an
-    interrupt the application and its children are ended.
+    interrupt the application and its children are ended. While `recording`, nothing runs. The environment variable OTBSR_COMMANDS names a file
+    to which the lines that run are appended.
     """
+    if (record := RECORD.get()) is not None:
+        record.append(shell_line(application, parameters, threads))
+        return ""
+    if log_file := os.environ.get("OTBSR_COMMANDS"):
+        with contextlib.suppress(OSError), open(log_file, "a", encoding="utf-8") as file:
+            file.write(shell_line(application, parameters, threads) + "\n")
     environment = otb_environment()
     if threads:
         environment["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)

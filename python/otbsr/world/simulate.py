@@ -21,7 +21,7 @@ from scipy import ndimage
 from shapely import affinity
 
 from otbsr import __version__
-from otbsr.errors import OutputError, UsageError
+from otbsr.errors import OutputError, UsageError, nearest
 from otbsr.grid import Grid
 from otbsr.progress import Report, part, silent
 from otbsr.raster import damage, first_line
@@ -48,7 +48,7 @@ HARMONISED = {"B4": "B2", "B3": "B1", "B2": "B0", "B8": "B3"}
 class WorldSettings(BaseModel):
     """What to simulate. Lengths in metres, angles in degrees, reflectance 0..1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int = Field(default=1, ge=0, description="same seed and settings, same pixels")
     extent: int = Field(default=2520, ge=480, le=30000, description="side of the square, a multiple of 60 m")
@@ -75,7 +75,8 @@ class WorldSettings(BaseModel):
         value = BAND_SETS[value[0]] if len(value) == 1 and value[0] in BAND_SETS else value
         strange = [name for name in value if name not in materials.SENTINEL2_BANDS]
         if strange:
-            raise ValueError(f"{strange[0]} is no band of Sentinel-2; give {', '.join(BAND_SETS)}, or some of {', '.join(materials.SENTINEL2_BANDS)}")
+            hint = nearest(strange[0], materials.SENTINEL2_BANDS)
+            raise ValueError(f"{strange[0]} is no band of Sentinel-2{hint}; give {', '.join(BAND_SETS)}, or some of {', '.join(materials.SENTINEL2_BANDS)}")
         if len(set(value)) < len(value):
             raise ValueError("a band is named twice")
         return value

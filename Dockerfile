@@ -1,0 +1,18 @@
+# otbsr in a container: docker build -t otbsr . && docker run --rm -v "$PWD:/data" otbsr apply IN.SAFE --model /opt/otbsr/models/f-light-x4 -o sr_2m5.tif
+# What is installed lies in tools/container.sh, so that it can be tested without a container engine (tools/test-container.sh).
+ARG DEBIAN=debian:12-slim
+
+FROM ${DEBIAN} AS build
+COPY . /src
+RUN sh /src/tools/container.sh build /src /wheels
+
+FROM ${DEBIAN}
+COPY --from=build /wheels /wheels
+COPY tools/container.sh constraints.txt /tmp/otbsr/
+RUN sh /tmp/otbsr/container.sh run /wheels /tmp/otbsr/constraints.txt && rm -rf /wheels /tmp/otbsr
+COPY models /opt/otbsr/models
+ENV PATH=/opt/otbsr/venv/bin:$PATH TF_CPP_MIN_LOG_LEVEL=2
+USER otbsr
+WORKDIR /data
+ENTRYPOINT ["otbsr"]
+CMD ["--help"]

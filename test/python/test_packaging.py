@@ -1,0 +1,108 @@
+"""What is shipped: version, release notes, the public CI's files, the container's parts, the wheel."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+ROOT = Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("release_notes", ROOT / "tools" / "release_notes.py")
+release_notes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(release_notes)
+
+CHANGES = "# Changelog\n## Unreleased\n### Added\n- One.\n\n## 0.1.0 (2026-01-02)\n- Zero.\n"
+
+
+def test_a_release_takes_what_is_unreleased():
+    closed = release_notes.close(CHANGES, "v0.2.0", "2026-12-01")
+    assert release_notes.notes(closed, "v0.2.0") == "### Added\n- One."
+    assert release_notes.notes(closed, "v0.1.0") == "- Zero."
+    assert closed.index("## Unreleased") < closed.index("## 0.2.0 (2026-12-01)") < closed.index("## 0.1.0")
+
+
+@pytest.mark.parametrize(("action", "words"), [("notes v9.0.0", "nothing about 9.0.0"), ("close v0.1.0", "already"), ("close 2", "such as v0.2.0")])
+def test_releases_that_cannot_be(action, words):
+    verb, tag = action.split()
+    with pytest.raises(ValueError, match=words):
+        release_notes.notes(CHANGES, tag) if verb == "notes" else release_notes.close(CHANGES, tag, "2026-12-01")
+
+
+def test_the_changelog_can_be_released():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert release_notes.notes(release_notes.close(text, "v99.0.0", "2026-12-01"), "v99.0.0")
+
+
+def test_the_version_is_the_tag(tmp_path):
+    """The project's own settings, in a repository with a tag, after a commit, and without git."""
+    pytest.importorskip("setuptools_scm")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True, capture_output=True)
+
+    def version():
+        code = "from setuptools_scm import Configuration, _get_version; print(_get_version(Configuration.from_file('pyproject.toml')))"
+        return subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"]["fallback_version"]
+    if not any((folder / ".git").exists() for folder in tmp_path.parents):
+        assert version() == fallback
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"], ["tag", "v1.2.3"]):
+        git(*words)
+    assert version() == "1.2.3"
+    git("commit", "-qm", "b", "--allow-empty")
+    assert version().startswith("1.2.4.dev1+g")
+
+
+def test_the_workflow_keeps_to_its_schema():
+    pytest.importorskip("check_jsonschema")
+    words = ["-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    done = subprocess.run([sys.executable, *words, str(ROOT / ".github" / "workflows" / "ci.yml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_workflow_runs_what_exists():
+    import yaml
+
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    local = {line.split()[1] for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")}
+    assert set(jobs["test"]["strategy"]["matrix"]["step"]) == local
+    lines = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    for name in (word for line in lines for word in line.split() if word.startswith("tools/")):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_container_copies_and_installs_what_exists():
+    docker, recipe = (ROOT / "Dockerfile").read_text(), (ROOT / "otbsr.def").read_text()
+    for text in (docker, recipe):
+        assert "container.sh build /src /wheels" in text and "container.sh run /wheels /tmp/otbsr/constraints.txt" in text
+    assert docker.index("USER otbsr") > docker.index("container.sh run") and docker.count("FROM") == 2
+    for name in ("tools/container.sh", "constraints.txt", "models"):
+        assert (ROOT / name).exists() and name in docker and name in recipe
+    system = (ROOT / "tools" / "system-packages.sh").read_text().partition('packages="')[2].partition('"')[0].split()
+    built = (ROOT / "tools" / "container.sh").read_text().partition("build)")[2].partition("python3 -m venv")[0]
+    assert all(name in built for name in system)
+    for script in ("container.sh", "test-container.sh", "wheel.sh"):
+        assert subprocess.run(["sh", "-n", str(ROOT / "tools" / script)]).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_wheel_works_in_an_empty_environment():
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "OTBSR_APPLICATIONS")}
+    done = subprocess.run(["sh", str(ROOT / "tools" / "wheel.sh")], capture_output=True, text=True, env={**environment, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "the wheel works" in done.stdout
+
+
+def test_pip_knows_what_the_package_needs():
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    wanted = [*metadata["project"]["dependencies"], *metadata["build-system"]["requires"], *metadata["project"]["optional-dependencies"]["test"]]
+    names = {json.dumps(text).strip('"').split(">")[0].split("=")[0].split("[")[0].lower().replace("_", "-") for text in wanted}
+    assert names <= pinned | {"scikit-build-core"}, names - pinned
