@@ -589,9 +589,9 @@ APPLY_EXAMPLES = """Example: otbsr apply S2A_MSIL2A_20230821.SAFE --model models
 
 Another: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f --against models/p --validity -o sr_2m5.tif
 
-Many products on this machine's processors: otbsr apply 'tiles/*.SAFE' --model models/f -o results --cluster local --workers 2
+Another: otbsr apply 'tiles/*.SAFE' --model models/f -o results --cluster local --workers 2
 
-Under Slurm, from 1 to 40 workers of 8 threads: otbsr apply --list tiles.txt --model models/f -o results --cluster slurm --workers 1-40 --threads 8
+Another: otbsr apply --list tiles.txt --model models/f -o results --cluster slurm --workers 1-40 --threads 8
 """
 
 

@@ -159,6 +159,9 @@ def test_the_examples_of_the_help_run(words, prepared, serving):
     for example in examples:
         assert example.startswith("otbsr " + " ".join(words)) or words == ("env",), example
         typed = shlex.split(example)[1 + len(words) :]
+        if "--cluster" in example:
+            command.make_context("apply", typed, resilient_parsing=False)  # serving/test_cluster.py
+            continue
         if words in UNTRIED and "world/sentinel2_10m.tif" not in example:
             if words != ("report",):
                 command.make_context(" ".join(words), typed, resilient_parsing=False)  # flags and values are right

@@ -101,7 +101,7 @@ def wrapper(work: Path, log: Path) -> Path:
             found = False
             for member in archive:  # in the archive's order: what follows the folder need not be decompressed
                 inside = member.name.partition(WRAPPER)[2] if f"{WRAPPER}/" in member.name else ""
-                if inside and member.isfile():
+                if inside and member.isfile() and ".." not in Path(inside).parts:
                     found = True
                     target = part / inside.lstrip("/")
                     target.parent.mkdir(parents=True, exist_ok=True)

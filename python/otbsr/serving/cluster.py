@@ -24,9 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from otbsr import __version__
+from otbsr.documents import read_document
 from otbsr.errors import InputError, MissingToolError, OtbsrError, ProcessingError, UsageError
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report
@@ -83,10 +82,7 @@ class ClusterSettings:
             raise UsageError(f"--workers {workers}: expected a number such as 4, or the least and most such as 1-8")
         words: Any = {}
         if options is not None:
-            try:
-                words = yaml.safe_load(options.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise InputError(f"{options}: cannot be read ({str(error).splitlines()[0]}); expected YAML such as 'queue: short'") from error
+            words = read_document(options, "options of a cluster, such as 'queue: short'")
             if not isinstance(words, dict):
                 raise InputError(f"{options}: expected YAML with a name and a value a line, such as 'queue: short'")
         return cls(kind, count, threads, gpus, tuple(host.strip() for host in hosts.split(",") if host.strip()), memory, words)

@@ -366,7 +366,7 @@ def test_fine_pixels_are_put_in_place_by_the_application(run_application, phases
 
     pixels = scene(23, 37)[:2]
     image, out = write(tmp_path / "in.tif", pixels), tmp_path / "out.tif"
-    expected = ModelFolder.open(phases_model)(pixels.transpose(1, 2, 0).astype(np.float32)).transpose(2, 0, 1) + 20000
+    expected = ModelFolder.open(phases_model, trust=True)(pixels.transpose(1, 2, 0).astype(np.float32)).transpose(2, 0, 1) + 20000
     for options, more in (
         ("", ()),
         ("", ("-block", 5)),
@@ -387,7 +387,7 @@ def test_phases_are_for_one_rounded_output_only(run_application, phases_model: P
 
     pixels = scene(12, 15)[:2]
     image, out = write(tmp_path / "in.tif", pixels), tmp_path / "out.tif"
-    expected = ModelFolder.open(phases_model)(pixels.transpose(1, 2, 0).astype(np.float32)).transpose(2, 0, 1)
+    expected = ModelFolder.open(phases_model, trust=True)(pixels.transpose(1, 2, 0).astype(np.float32)).transpose(2, 0, 1)
     fields = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, "-output.efieldx", 3, "-output.efieldy", 3, "-output.spcscale", 1 / 3]
     words = ["-source1.il", image, *fields, "-model.dir", phases_model, "-model.fullyconv", "on", "-out", out]
     succeed(run_application("TensorflowModelServe", *words, "float", "-output.names", "sr"))
