@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -66,11 +66,11 @@ def outside_code(text: str) -> Iterator[tuple[bool, str]]:
         yield number % 2 == 1, part
 
 
-def relink(text: str, source: str, pages: dict[str, str], copied: set[str], root: Path = ROOT) -> str:
+def relink(text: str, source: str, pages: dict[str, str], copied: set[str], root: Path = ROOT, made: Collection[str] = ()) -> str:
     """A page's Markdown with its links leading into the site; raises `SiteError` naming those that lead nowhere.
 
     source: the page's place in the repository. Files that are no pages are added to `copied` where a browser shows them, else their name
-    is left as text. Addresses elsewhere are only looked at: nothing is fetched.
+    is left as text. made: pictures of the page that are in the site already. Addresses elsewhere are only looked at: nothing is fetched.
     """
     home = PurePosixPath(source).parent
     broken: list[str] = []
@@ -83,6 +83,8 @@ def relink(text: str, source: str, pages: dict[str, str], copied: set[str], root
             return match[0]
         path, _, anchor = target.partition("#")
         if not path:
+            return match[0]
+        if path in made:
             return match[0]
         place = os.path.normpath(str(home / path))
         if place.startswith("..") or not (root / place).exists():
@@ -296,7 +298,8 @@ def stage(folder: Path, root: Path = ROOT) -> dict[str, Any]:
     for source, page in pages.items():
         text = notebook(root / source, folder / "images") if source.endswith(".ipynb") else (root / source).read_text(encoding="utf-8")
         try:
-            (folder / page).write_text(relink(text, source, pages, copied, root), encoding="utf-8")
+            made = [f"images/{path.name}" for path in (folder / "images").glob(f"{Path(source).stem}-*")] if source.endswith(".ipynb") else []
+            (folder / page).write_text(relink(text, source, pages, copied, root, made), encoding="utf-8")
         except SiteError as error:
             broken.append(str(error))
     if broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -71,7 +72,15 @@ def flaw(error: ValidationError, flags: bool = True) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The hint " (did you mean 'rf'?)" when a known name is near `word`, case aside; else ''. For the end of a message's first half."""
-    names = {name.lower(): name for name in map(str, known)}
-    found = get_close_matches(str(word).lower(), names, 1, 0.5)
+    """The hint " (did you mean 'rf'?)" when a known name is near `word`, case and zeros before digits aside; else ''.
+
+    For the end of a message's first half. Short names (bands) differ by a letter and mean something else: they are offered for another spelling only.
+    """
+
+    def plain(name: str) -> str:
+        return re.sub(r"(?<=[a-z])0+(?=\d)", "", str(name).lower())
+
+    names = {plain(name): name for name in map(str, known)}
+    found = get_close_matches(plain(word), names, 1, 0.7)
+    found = [name for name in found if min(len(name), len(plain(word))) > 3 or name == plain(word)]
     return f" (did you mean '{names[found[0]]}'?)" if found else ""

@@ -387,7 +387,8 @@ def test_tensorflow_model_serve_from_arrays(python: Python, models: Path, scene:
         margin,
         folder=tmp_path,
     )
-    assert np.array_equal(np.load(tmp_path / "out.npy").transpose(2, 0, 1), read(by_files["sr"]))
+    difference = np.load(tmp_path / "out.npy").transpose(2, 0, 1).astype(int) - read(by_files["sr"])
+    assert np.abs(difference).max() <= 1  # other blocks than SuperResolution's: sums in another order, then rounding
 
 
 # --- exceptions -----------------------------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_the_default_arms_are_those_that_can_be(area: Area, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("names", "own", "message"),
     [
-        (["nativ"], {}, "no arm is called 'nativ'; known: native"),
+        (["nativ"], {}, r"no arm is called 'nativ' \(did you mean 'native'\?\); known: native"),
         (["p"], {}, "no arm is called 'p'; p needs --against"),
         (["a"], {"a": {"stack": ["b", "native"]}, "b": {"context": "a"}}, "made of itself: a -> b -> a"),
         (["a"], {"a": {"staple": 1}}, "expected one of resample, model"),

@@ -74,7 +74,7 @@ def test_errors_say_what_to_do(two: Path, tmp_path: Path) -> None:
     image, polygons, out = two / "spot_2m5.tif", two / "polygons.gpkg", tmp_path / "map.tif"
     with pytest.raises(UsageError, match="learner is 'forest', expected one of rf, libsvm, boost, knn"):
         classify_image(image, polygons, out, learner="forest")
-    with pytest.raises(InputError, match="no field code; its fields are class"):
+    with pytest.raises(InputError, match="no field code; it has class"):
         classify_image(image, polygons, out, field="code")
     with pytest.raises(InputError, match="does not exist"):
         classify_image(tmp_path / "none.tif", polygons, out)
