@@ -62,12 +62,21 @@ def main() -> None:
         else GROUND.format(share=16).split(", views")[0] + "; inputs made anew for each step"
     )
     footprints: Any = json.loads(asked.footprints.read_text()) if asked.footprints and set(record["mix"]) != {"wide"} else []
+    complete = asked.footprints is not None or "aerial" not in record["mix"]  # a study must know of ground that it is not told of
     past = []
     if asked.history:
         with np.load(asked.history) as file:
             old = json.loads(str(file["record"]))
         past = [
-            {"data": data, "pairs": 0, "steps": old["steps"], "seconds": old["seconds"], "seeds": asked.seeds, "footprints": footprints, "areas_complete": True}
+            {
+                "data": data,
+                "pairs": 0,
+                "steps": old["steps"],
+                "seconds": old["seconds"],
+                "seeds": asked.seeds,
+                "footprints": footprints,
+                "areas_complete": complete,
+            }
         ]
     finished(
         model,
@@ -77,7 +86,7 @@ def main() -> None:
             "data": data,
             "seeds": asked.seeds,
             "footprints": footprints,
-            "areas_complete": True,
+            "areas_complete": complete,
             "pairs": record["steps"] * settings.batch,
             "validation_pairs": len(validation),
             "training_hash": "",

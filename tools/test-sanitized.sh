@@ -48,16 +48,15 @@ export LSAN_OPTIONS="suppressions=$build/leaks.txt:print_suppressions=0"
 export OTB_TF_NODEEPBIND=1
 
 # All tests that start applications, and those of the C++ geometry, on two cores; but for memory, which the sanitizers use a lot of, and
-# for the limit of addresses, OTB's bindings and QGIS (Python loads the applications, without the sanitizer's runtime), the Python API, alignment, the chain of pairs and the COG, which run no other code of ours in C++.
+# for a limit of addresses, OTB's bindings and QGIS (Python and QGIS load the applications, without the sanitizers' runtime), the Python API,
+# alignment, the chain of pairs and the COG, which run no other code of ours in C++.
 others="test/python/pairs test/python/test_sampling_grid.py
-  $(grep -rl run_application test/python --include='test_*.py' --exclude-dir=serving --exclude-dir=pairs --exclude-dir=otbtf --exclude-dir=qgis --exclude=test_bindings.py --exclude=test_docs.py --exclude=test_tutorial.py)"
+  $(grep -rl run_application test/python --include='test_*.py' --exclude-dir=serving --exclude-dir=pairs --exclude-dir=otbtf --exclude-dir=qgis --exclude=test_bindings.py)"
 run()
 {
   PATH="$build/launcher:$PATH" PYTHONPATH="$source/python:$source/python/otbtf" OTBSR_APPLICATIONS="$build/applications" \
     "$python" -m pytest -q -p no:cacheprovider -k 'not memory_does_not_grow and not memory_of_tensorflow_that_really' \
-    --ignore=test/python/pairs/test_alignment.py --ignore=test/python/pairs/test_chain.py --ignore=test/python/serving/test_cog.py \
-    --ignore=test/python/test_bindings.py --ignore=test/python/qgis --ignore=test/python/serving/test_cluster.py --ignore=test/python/test_docs.py \
-    --ignore=test/python/test_tutorial.py "$@"
+    --ignore=test/python/pairs/test_alignment.py --ignore=test/python/pairs/test_chain.py --ignore=test/python/serving/test_cog.py "$@"
 }
 failed=0
 ctest --test-dir "$build" --output-on-failure -E '^pytest$' || failed=1
