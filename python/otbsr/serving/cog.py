@@ -140,7 +140,7 @@ def add_overviews(path: Path, layer: Layer, levels: int) -> None:
 
 def write_half(source: Path, out: Path, layer: Layer) -> None:
     """Write the image of `source` with half its pixels each way, tile by tile."""
-    with rasterio.Env(GDAL_NUM_THREADS="1"), rasterio.open(source) as dataset:
+    with rasterio.Env(GDAL_NUM_THREADS="1", GDAL_CACHEMAX=64 << 20), rasterio.open(source) as dataset:  # each tile is read once
         grid = Grid(0, halved(dataset.height, 1), 1, 1, halved(dataset.width, 1), halved(dataset.height, 1))
         with rasterio.open(out, "w", **layer.profile(grid)) as half:
             for row in range(0, grid.height, TILE):
