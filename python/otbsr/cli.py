@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otbsr import __version__, shell
+from otbsr import shell
 from otbsr.commands import answer, images, models, preparation, serving
 from otbsr.errors import OtbsrError
 
@@ -49,6 +49,8 @@ def main(run: Callable[[], Any] = app) -> None:
 def print_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
+        from otbsr import __version__
+
         print(f"otbsr {__version__}")
         raise typer.Exit
 
