@@ -99,9 +99,10 @@ def classify_command(
 ) -> None:
     """Make a land-cover map of one image by OTB: statistics, selection and extraction of samples, training, map."""
     from otbsr.evaluation.learners import classify_image
-    from otbsr.serving.dry_run import classify_lines
 
     if dry_run:
+        from otbsr.serving.dry_run import classify_lines
+
         same: dict[str, Any] = {"learner": learner, "field": field, "confidence": confidence, "radius": smooth, "samples": samples, "seed": seed}
         print("\n".join(classify_lines(image, polygons, out, **same, threads=threads)))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -65,17 +65,20 @@ def apply_command(
 
     from otbsr.serving.apply import apply, make_here, window_count
     from otbsr.serving.batch import apply_all, find_products, is_finished, outputs
+    from otbsr.serving.options import ApplyOptions
 
-    options: dict[str, Any] = {
-        "bands": words(bands) or None,
-        "scale": scale,
-        "surface": surface,
-        "resampling": resampling or None,
-        "against": against,
-        "validity": validity,
-        "window": window,
-        "trust_model": trust_model,
-    }
+    options = ApplyOptions(
+        bands=words(bands) or None,
+        scale=scale,
+        surface=surface,
+        resampling=resampling or None,
+        against=against,
+        validity=validity,
+        threads=threads,
+        ram=ram,
+        window=window,
+        trust_model=trust_model,
+    )
     products = find_products(sources or [], listed)
     several = listed is not None or products != sources
     outs = outputs(products, out) if several or len(products) > 1 else [out]
@@ -84,16 +87,14 @@ def apply_command(
 
         if cluster or slurm_script is not None or part is not None:
             raise UsageError("--dry-run prints the lines of one machine's run; leave --cluster, --slurm-script and --part out")
-        same = {key: options[key] for key in ("bands", "scale", "surface", "resampling", "against", "trust_model")}
         for product, one in zip(products, outs, strict=True):
-            print("\n".join(apply_lines(product, model, one, **same, threads=threads, ram=ram)))
+            print("\n".join(apply_lines(product, model, one, options)))
         return
     if slurm_script is not None:
         from otbsr.serving.slurm import write_script
 
-        counts = [window_count(product, model, **options) for product in products]
-        flags = {**options, "model": model.absolute(), "against": against and against.absolute(), "max-memory": ram, "skip-finished": True}
-        size = write_script(slurm_script, products, outs, counts, flag_words({**flags, "bands": bands}), threads, ram, gpus)
+        counts = [window_count(product, model, options) for product in products]
+        size = write_script(slurm_script, products, outs, counts, model, options, gpus)
         finish({"script": slurm_script, "products": len(products), "windows": sum(counts), "elements": size, "submit": f"bash {slurm_script}"}, as_json)
         return
     with ExitStack() as stack:
@@ -104,12 +105,11 @@ def apply_command(
             chosen = ClusterSettings.read(cluster, workers, threads, gpus, hosts, ram, cluster_options)
             farm = stack.enter_context(open_cluster(chosen, lambda line: None if quiet else tell(line, as_json)))
         report = stack.enter_context(bars(quiet, as_json))
-        options |= {"threads": threads, "ram": ram}
         if len(outs) == 1 and outs[0] == out:
-            if skip_finished and not overwrite and is_finished(out, products[0], model, **options):
+            if skip_finished and not overwrite and is_finished(out, products[0], model, options):
                 finish({"out": out, "finished": "before"}, as_json)
                 return
-            done = apply(products[0], model, out, overwrite=overwrite, report=report, only=part, run=farm.run if farm else make_here, **options)
+            done = apply(products[0], model, out, options, overwrite=overwrite, report=report, only=part, run=farm.run if farm else make_here)
         else:
             if part is not None:
                 raise UsageError("--part makes a window of one product; give one")
@@ -117,13 +117,13 @@ def apply_command(
                 products,
                 model,
                 outs,
+                options,
                 at_once=min(farm.at_once(), len(products)) if farm else 1,
                 run_for=farm.run_for if farm else None,
                 stop=farm.stop if farm else None,
                 report=report,
                 failure=lambda product, error: tell(f"failed: {product}: {error}", as_json),
                 overwrite=overwrite,
-                **options,
             )
     if len(outs) == 1 and outs[0] == out:
         result = {"out": done.out, "grid": done.grid.describe(), "bands": " ".join(done.bands), "model": done.model, "seconds": done.seconds}
@@ -132,15 +132,6 @@ def apply_command(
         return
     finish({"made": len(batch.done), "finished before": len(batch.skipped), "failed": len(batch.failed), "out": outs[0].parent}, as_json)
     batch.require_success()
-
-
-def flag_words(options: dict[str, Any]) -> list[str]:
-    """Options of a command as its words; those that are None, False or empty are left out."""
-    found = []
-    for key, value in options.items():
-        if value not in (None, False, ""):
-            found += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return found
 
 
 QUALITY_EXAMPLES = """Example: otbsr quality sr_2m5.tif --reference spot_2m5.tif --input sentinel2_10m.tif --border 16

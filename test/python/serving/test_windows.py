@@ -1,5 +1,6 @@
 """Long runs of `apply`: what is finished is kept, what is not whole is made again, and the product is that of an unbroken run."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import typer
 from affine import Affine
 
+from otbsr.cli import app
 from otbsr.errors import InputError, ModelError, OutputError, ProcessingError, UsageError
 from otbsr.methods.model_folder import SIDECAR
 from otbsr.serving import apply as module
 from otbsr.serving.apply import apply
+from otbsr.serving.options import ApplyOptions
 from otbsr.serving.windows import Made, leave_record, shared_folder, window_folder
 
 ROOT = Path(__file__).parents[3]
@@ -139,12 +143,17 @@ def test_memory_that_does_not_suffice_halves_the_blocks(tmp_path: Path, monkeypa
     assert blocks == [None, 256, 128]
 
 
-def test_a_model_without_hashes_is_not_run_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "model"
+def without_hash(folder: Path) -> Path:
+    """A copy of a model whose sidecar does not list the hash of its graph."""
     subprocess.run(["cp", "-r", str(NEAREST), str(folder)], check=True)
     side = json.loads((folder / SIDECAR).read_text())
     del side["sha256"]["saved_model.pb"]
     (folder / SIDECAR).write_text(json.dumps(side))
+    return folder
+
+
+def test_a_model_without_hashes_is_not_run_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = without_hash(tmp_path / "model")
     source = image(tmp_path / "lr.tif", 60, 60)
     with pytest.raises(ModelError, match=r"no sha256 of saved_model\.pb.*--trust-model"):
         apply(source, folder, tmp_path / "sr.tif")
@@ -157,6 +166,20 @@ def test_a_model_without_hashes_is_not_run_unless_trusted(tmp_path: Path, monkey
         apply(source, folder, tmp_path / "sr.tif", trust_model=True)
     with pytest.raises(UsageError, match="multiple of 512"):
         apply(source, NEAREST, tmp_path / "sr.tif", window=700)
+
+
+def test_options_of_the_command_and_of_python_are_the_same(tmp_path: Path) -> None:
+    command = typer.main.get_command(app).commands["apply"]
+    flags = {flag: one.default for one in command.params for flag in one.opts}
+    for one in dataclasses.fields(ApplyOptions):
+        assert (flags[f"--{one.name.replace('_', '-')}"] or None) == (one.default or None), one.name
+    source = image(tmp_path / "lr.tif", 60, 60)
+    with pytest.raises(UsageError, match="window of 700"):
+        apply(source, NEAREST, tmp_path / "sr.tif", ApplyOptions(window=512), window=700)
+    with pytest.raises(UsageError, match="window of 800"):
+        apply(source, NEAREST, tmp_path / "sr.tif", ApplyOptions(window=800), validity=True)
+    with pytest.raises(TypeError, match="windows"):
+        apply(source, NEAREST, tmp_path / "sr.tif", windows=512)
 
 
 def test_two_runs_and_other_runs_on_one_folder(tmp_path: Path) -> None:
