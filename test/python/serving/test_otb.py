@@ -11,21 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
+from image_files import write
 
 from otbsr.errors import MissingToolError, OutputError, ProcessingError
 from otbsr.raster import damage
 from otbsr.serving import otb
 
 pytestmark = pytest.mark.skipif(shutil.which(otb.LAUNCHER) is None, reason="OTB is not installed")
-
-
-def write(path: Path, pixels: np.ndarray, **profile: object) -> Path:
-    """A GeoTIFF of `pixels` (bands, rows, columns), 10 m, EPSG:32631."""
-    settings = {"driver": "GTiff", "crs": "EPSG:32631", "transform": Affine(10, 0, 300000, 0, -10, 4800000), "dtype": pixels.dtype, **profile}
-    with rasterio.open(path, "w", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **settings) as dataset:
-        dataset.write(pixels)
-    return path
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import typer
 from affine import Affine
+from image_files import write_random
 
 from otbsr.cli import app
 from otbsr.errors import InputError, ModelError, OutputError, ProcessingError, UsageError
@@ -31,23 +32,7 @@ IDENTITY = {"source": "a", "model": 1}
 
 def image(path: Path, height: int = 700, width: int = 1300) -> Path:
     """A random 4-band image of 2 x 3 windows of 512; the window in the middle of the first row has no data."""
-    pixels = np.random.default_rng(5).integers(0, 5000, (4, height, width)).astype(np.int16)
-    pixels[:, :512, 512:1024] = -10000
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=height,
-        width=width,
-        count=4,
-        dtype="int16",
-        crs="EPSG:32631",
-        transform=Affine(10, 0, 6e5, 0, -10, 49e5),
-        nodata=-10000,
-    ) as dataset:
-        dataset.write(pixels)
-        dataset.descriptions = ("B4", "B3", "B2", "B8")
-    return path
+    return write_random(path, height, width, np.s_[:, :512, 512:1024])
 
 
 def finished(folder: Path) -> dict[str, dict]:
