@@ -36,6 +36,7 @@ from otbsr.evaluation.area import INPUT, LAND_COVER, LEGEND, POLYGONS, Area, bur
 from otbsr.evaluation.arms import BASELINE, Arm, ImageFile, Making, Model, default_arms, make, resolve
 from otbsr.evaluation.blocks import LEAST_BLOCK, Blocks, assign_folds, refuse_leak, refuse_samples_in_test, training_polygons, training_record
 from otbsr.evaluation.learners import FIELD, Learner
+from otbsr.files import write_json, write_text
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report, part, silent
@@ -726,19 +727,3 @@ def read_key(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return content.get("key") if isinstance(content, dict) else None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON under a temporary name, then rename it; raises `OutputError`."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text under a temporary name, then rename it; raises `OutputError`."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); check the free space") from error

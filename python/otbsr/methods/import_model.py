@@ -525,10 +525,7 @@ def product_type(kind: np.dtype, scale: float) -> str:
 def write(source: Path, target: Path, sidecar: Sidecar, in_place: bool, overwrite: bool) -> None:
     """Copy the SavedModel (and what the weights' authors wrote beside it) and write the sidecar; or only the latter."""
     if in_place:
-        try:
-            write_sidecar(source, sidecar)
-        except OSError as error:
-            raise OutputError(f"{source / SIDECAR}: cannot be written ({error.strerror}); give --out for a copy elsewhere") from error
+        write_sidecar(source, sidecar, "give --out for a copy elsewhere")
         return
     with new_folder(target, overwrite) as temporary:
         shutil.copy(source / GRAPH, temporary)

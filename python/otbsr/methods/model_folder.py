@@ -7,7 +7,6 @@ the output, or to the centre of that. What is spoiled by the edge of the given i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otbsr.errors import ModelError, OutputError, nearest
+from otbsr.files import SPACE, digest, write_json
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
@@ -131,12 +131,6 @@ def refuse_repeated_keys(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, 
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise ModelError(f"{path}: has the key {repeated!r} twice; delete one")
     return content
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
 
 
 def graph_files(folder: Path) -> list[str]:
@@ -267,15 +261,10 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
-    """Write `model.json` with the hashes of the folder's SavedModel."""
+def write_sidecar(folder: Path, sidecar: Sidecar, remedy: str = SPACE) -> None:
+    """Write `model.json` with the hashes of the folder's SavedModel; raises `OutputError`."""
     hashed = sidecar.model_copy(update={"sha256": {name: digest(folder / name) for name in graph_files(folder)}})
-    partial = folder / f".{SIDECAR}.part"
-    try:
-        partial.write_text(json.dumps(hashed.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / SIDECAR)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json(folder / SIDECAR, hashed.model_dump(mode="json"), remedy)
 
 
 def before_depth_to_space(model: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from otbsr import __version__
 from otbsr.errors import MissingToolError, OutputError, ProcessingError, UsageError
+from otbsr.files import new_file
 from otbsr.progress import Report, silent
 from otbsr.qgis import settings
 from otbsr.qgis.descriptions import mended, mended_theirs
@@ -283,11 +284,6 @@ def copy_model(to: Path, overwrite: bool) -> Path:
             return to
         if not overwrite:
             raise OutputError(f"{to}: exists and is not the model of this version; add --overwrite to replace it")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    with new_file(to, "check the profile's rights") as partial:
         shutil.copyfile(source, partial)
-        os.replace(partial, to)
-    except OSError as error:
-        raise OutputError(f"{to}: cannot be written ({first_line(error)}); check the profile's rights") from error
     return to

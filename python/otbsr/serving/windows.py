@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from otbsr.errors import OutputError
-from otbsr.methods.model_folder import digest
+from otbsr.files import digest, write_text
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -224,12 +224,7 @@ def leave_record(attempt: Attempt, identity: Mapping[str, Any], made: Mapping[st
     identity = json.loads(json.dumps(identity, default=str))
     record = attempt.folder / f"{RECORD}{attempt.mark}.json"
     content = {"identity": key_of(identity), "made": {name: [one.file, one.bytes, one.sha256] for name, one in made.items()}}
-    try:
-        temporary = record.with_suffix(".part")
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, record)
-    except OSError as error:
-        raise unwritable(record, error) from error
+    write_text(record, json.dumps(content), "free some space and run the same command again")
 
 
 def read_records(folder: Path, identity: Mapping[str, Any]) -> Iterator[dict[str, Made]]:
