@@ -20,7 +20,7 @@ import rasterio
 from image_files import TRANSFORM, at, write, write_random
 
 from otbsr.errors import InputError, OutputError, ProcessingError
-from otbsr.evaluation.study import prepared_folder
+from otbsr.evaluation.work import prepared_folder
 from otbsr.methods.model_folder import ModelFolder, save_model
 from otbsr.products import open_product
 from otbsr.raster import new_raster
