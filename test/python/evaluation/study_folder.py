@@ -111,3 +111,8 @@ def write_study(
         })  # fmt: skip
     (folder / "maps.json").write_text(json.dumps(content))
     return folder
+
+
+def content_of(folder: Path) -> dict:
+    """study.json."""
+    return json.loads((folder / "study.json").read_text())

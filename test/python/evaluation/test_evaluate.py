@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from study_folder import WRONG, write, write_study
+from study_folder import WRONG, content_of, write, write_study
 
 from otbsr.errors import GridError, InputError, OutputError
 from otbsr.evaluation import accuracy, study_maps
@@ -23,15 +23,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_study(tmp_path_factory.mktemp("study"))
     evaluate(folder)
     return folder
-
-
-@pytest.fixture
-def copy(done: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(done, tmp_path / "copy"))
-
-
-def content_of(folder: Path) -> dict:
-    return json.loads((folder / "study.json").read_text())
 
 
 def test_a_planted_gain_is_found_and_its_size_is_right(done: Path) -> None:
