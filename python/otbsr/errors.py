@@ -66,9 +66,11 @@ class StoppedError(OtbsrError):
 def flaw(error: ValidationError, flags: bool = True) -> str:
     """The first fault that pydantic found as one line: the setting (as a flag), its value, what is wrong."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    name = f"--{key.replace('_', '-')}" if flags else key
-    return f"{name} {first['input']}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    key = ".".join(str(part) for part in first["loc"]) or "settings"
+    text = first["msg"].removeprefix("Value error, ")
+    if not flags:
+        return f"{key} is {first['input']!r}: {text}"
+    return f"--{key.replace('_', '-')} {first['input']}: {text[:1].lower()}{text[1:]}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -13,6 +13,12 @@ from otbsr.progress import bars
 
 app = typer.Typer()
 
+
+def finish_study(answer: dict[str, Any], page: Path, as_json: bool) -> None:
+    """Print a study's answer, for people as its sentences, and where its report is."""
+    finish({"answer": answer if as_json else " ".join([*answer["sentences"], *answer["cautions"]]), "report": page}, as_json)
+
+
 STUDY_EXAMPLES = """Example: otbsr study demo/world --model models/f --out demo/study
 
 Another: otbsr study areas/* --model models/f --against models/p --arms native,bicubic,f,p,spot,shuffled --learners rf,libsvm --out answer
@@ -76,8 +82,7 @@ def study_command(
     )
     with bars(quiet, as_json) as report:
         content = study(areas, out, settings, trust_model=trust_model, overwrite=overwrite, report=report)
-    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
-    finish({"answer": said, "report": out / "report.html"}, as_json)
+    finish_study(content["answer"], out / "report.html", as_json)
 
 
 @app.command("classify", epilog="Example: otbsr classify sr_2m5.tif --polygons training.gpkg --out map.tif --learner rf --confidence")
@@ -137,5 +142,4 @@ def report_command(
     with bars(quiet, as_json) as report:
         content = evaluate(folder, report)
         page = write_report(folder, report=report)
-    said = content["answer"] if as_json else " ".join([*content["answer"]["sentences"], *content["answer"]["cautions"]])
-    finish({"answer": said, "report": page}, as_json)
+    finish_study(content["answer"], page, as_json)

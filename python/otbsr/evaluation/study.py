@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from otbsr.documents import read_document
-from otbsr.errors import InputError, ProcessingError, UsageError, nearest
+from otbsr.errors import InputError, ProcessingError, UsageError, flaw, nearest
 from otbsr.evaluation import learners
 from otbsr.evaluation.area import INPUT, LAND_COVER, LEGEND, POLYGONS, Area, burn, open_areas
 from otbsr.evaluation.arms import BASELINE, Arm, ImageFile, Making, Model, default_arms, make, resolve
@@ -102,9 +102,7 @@ class StudySettings(BaseModel):
         try:
             return cls.model_validate({**content, **{key: value for key, value in given.items() if value is not None}})
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(one) for one in first["loc"])
-            raise UsageError(f"{key} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; see `otbsr study --help`") from None
+            raise UsageError(f"{flaw(error, flags=False)}; see `otbsr study --help`") from None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from scipy import ndimage
 from shapely import affinity
 
 from otbsr import __version__
-from otbsr.errors import OutputError, UsageError, nearest
+from otbsr.errors import OutputError, UsageError, flaw, nearest
 from otbsr.grid import Grid
 from otbsr.progress import Report, part, silent
 from otbsr.raster import damage, first_line
@@ -103,9 +103,7 @@ class WorldSettings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(key) for key in first["loc"]) or "settings"
-            raise UsageError(f"{name} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; see `otbsr simulate --help`") from None
+            raise UsageError(f"{flaw(error, flags=False)}; see `otbsr simulate --help`") from None
 
     @property
     def pair(self) -> tuple[str, str]:
