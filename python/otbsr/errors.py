@@ -86,3 +86,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     found = get_close_matches(plain(word), names, 1, 0.7)
     found = [name for name in found if min(len(name), len(plain(word))) > 3 or name == plain(word)]
     return f" (did you mean '{names[found[0]]}'?)" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or of what caused it when rasterio only refers to that."""
+    cause = error.__cause__ or error
+    return (str(cause) or str(error) or type(error).__name__).splitlines()[0]

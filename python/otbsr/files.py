@@ -1,16 +1,20 @@
-"""Files that are there whole or not at all: a hidden name until the last byte is written. Rasters, which need a closer look: `otbsr.raster`."""
+"""Files and folders that are there whole or not at all: a hidden name until the last byte is written.
+
+Rasters, which need a closer look, have theirs in `otbsr.raster`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from otbsr.errors import OutputError
+from otbsr.errors import OutputError, first_line
 
 SPACE = "check the free space"
 
@@ -27,10 +31,32 @@ def new_file(out: Path, remedy: str = SPACE) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, out)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); {remedy}") from error
+        raise unwritable(out, error, remedy) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: Path, remedy: str = SPACE) -> Iterator[Path]:
+    """The same of a folder: an empty one to fill, which takes the name `out` in place of what was there."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise unwritable(out, error, remedy) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unwritable(out: Path, error: Exception, remedy: str = SPACE) -> OutputError:
+    """The error for what the disk, or a library that writes on it, does not take."""
+    return OutputError(f"{out}: cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); {remedy}")
 
 
 def write_text(out: Path, text: str, remedy: str = SPACE) -> None:

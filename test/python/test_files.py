@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from otbsr.errors import OutputError
-from otbsr.files import digest, new_file, write_json, write_text
+from otbsr.files import digest, new_file, new_folder, write_json, write_text
 
 
 def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -26,6 +26,19 @@ def test_what_was_there_before_stays_when_the_work_fails(tmp_path: Path, error: 
         temporary.write_text("half")
         raise error
     assert out.read_text() == "before" and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_takes_the_place_of_the_former_one_when_it_is_filled(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    for name in ("a", "b"):
+        with new_folder(out) as temporary:
+            (temporary / name).write_text(name)
+        assert [path.name for path in out.iterdir()] == [name] and list(out.parent.iterdir()) == [out]
+    with pytest.raises(OutputError, match=r"folder: cannot be written \(full\); buy a disk"), new_folder(out, "buy a disk"):
+        raise OSError("full")
+    with pytest.raises(KeyboardInterrupt), new_folder(out):
+        raise KeyboardInterrupt
+    assert [path.name for path in out.iterdir()] == ["b"] and list(out.parent.iterdir()) == [out]
 
 
 def test_errors_of_the_disk_name_file_reason_and_remedy(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from otbsr.methods.model_folder import (
     ModelOutput,
     Sidecar,
     as_type,
-    new_folder,
+    new_model,
     write_sidecar,
 )
 from otbsr.progress import Report, silent
@@ -527,7 +527,7 @@ def write(source: Path, target: Path, sidecar: Sidecar, in_place: bool, overwrit
     if in_place:
         write_sidecar(source, sidecar, "give --out for a copy elsewhere")
         return
-    with new_folder(target, overwrite) as temporary:
+    with new_model(target, overwrite) as temporary:
         shutil.copy(source / GRAPH, temporary)
         for folder in ("variables", "assets"):
             if (source / folder).is_dir():

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otbsr.errors import ModelError, OutputError, nearest
-from otbsr.files import SPACE, digest, write_json
+from otbsr.files import SPACE, digest, new_folder, write_json
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
@@ -241,24 +240,12 @@ def as_type(values: NDArray[Any], kind: Any) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder that takes the name `folder` when the block ends well, else goes away; raises `OutputError`."""
+def new_model(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Where to make the model folder `folder`, which is there whole or not at all; raises `OutputError`, also when it exists without `overwrite`."""
     if folder.exists() and not overwrite:
         raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with new_folder(folder, "check the path and the free space") as temporary:
         yield temporary
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); check the path and the free space") from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_sidecar(folder: Path, sidecar: Sidecar, remedy: str = SPACE) -> None:
@@ -307,7 +294,7 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
     import tensorflow as tf
 
     folder = Path(folder)
-    with new_folder(folder, overwrite) as temporary:
+    with new_model(folder, overwrite) as temporary:
         module = tf.Module()
         # The plain tf.Variables, each once: the C API's loader restores no variable that only Keras knows of, and Keras' own
         # ExportArchive writes every weight twice.

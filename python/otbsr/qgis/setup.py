@@ -19,11 +19,11 @@ from typing import Any
 
 from otbsr import __version__
 from otbsr.errors import MissingToolError, OutputError, ProcessingError, UsageError
-from otbsr.files import new_file
+from otbsr.files import new_file, new_folder, write_json
 from otbsr.progress import Report, silent
 from otbsr.qgis import settings
 from otbsr.qgis.descriptions import mended, mended_theirs
-from otbsr.raster import first_line, stamp
+from otbsr.raster import stamp
 from otbsr.serving import otb
 
 MANIFEST = "otbsr-qgis.json"
@@ -177,18 +177,9 @@ def make_folder(folder: Path, tools: Tools, overwrite: bool, report: Report) -> 
         raise OutputError(f"{folder}: exists and was not made by `otbsr qgis-setup`; choose another folder with --out")
     if existing is not None and not overwrite:
         raise OutputError(f"{folder}: was made by another version or with other settings; add --overwrite to make it anew")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(folder, "check the folder's rights and the space left") as partial:
         fill(partial, tools, report)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(partial / MANIFEST, manifest)
     return False
 
 
