@@ -8,7 +8,6 @@ from pathlib import Path
 
 import rasterio
 
-from otbsr.errors import InputError, UsageError
 from otbsr.serving.options import ApplyOptions
 from otbsr.serving.otb import recording, run_otb
 
@@ -64,22 +63,15 @@ def classify_lines(
     The polygons' pixels are counted now (PolygonClassStatistics, in a temporary folder): the numbers of samples depend on them.
     """
     from otbsr.evaluation import learners
-    from otbsr.raster import damage
     from otbsr.serving.apply import require_writable
 
     require_writable(out, overwrite=True)
-    if reason := damage(image):
-        raise InputError(f"{image}: {reason}; check the path and the file")
-    chosen = learners.learner_of(learner, learners.labelled(polygons, field)[learners.FIELD].nunique())
-    if confidence and not chosen.confidence:
-        raise UsageError(f"OTB gives no confidence for {learner}; leave out --confidence or choose another learner")
+    _, chosen = learners.open_training(image, polygons, field, learner, confidence)
     with rasterio.open(image) as dataset:
         count = dataset.count
     with tempfile.TemporaryDirectory() as temporary:
         there = learners.count_polygons(image, polygons, Path(temporary), field)
-    if not there:
-        raise InputError(f"{polygons}: no polygon holds the centre of a pixel of {image}; check that both show the same place")
-    wanted = learners.share_out([there], min(samples, chosen.most or samples), learners.LEAST)[0]
+    wanted = learners.samples_wanted(image, polygons, there, samples, chosen)
     steps, copied = out.with_name(f"{out.stem}.steps"), field.lower()  # SQLite files have names in small letters
     scaling = steps / "scaling.xml" if chosen.scaled else None
     mapped = steps / "map.tif" if radius else out
