@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, OutputError, UsageError
+from otbsr.errors import GridError, InputError, OutputError, UsageError, flaw
 from otbsr.grid import Grid
 from otbsr.pairs.alignment import Alignment, AlignmentSettings, Raster, estimate
 from otbsr.pairs.manifest import Steps, identity
@@ -75,9 +75,7 @@ def read_settings(**given: Any) -> ChainSettings:
         values["rejection"] = RejectionSettings(**{name: values.pop(name) for name in ("masked", "changed") if name in values})
         return ChainSettings(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise UsageError(f"{name} is {first['input']!r}: {first['msg']}; see `otbsr pairs --help`") from None
+        raise UsageError(f"{flaw(error, flags=False)}; see `otbsr pairs --help`") from None
 
 
 def make_pairs(

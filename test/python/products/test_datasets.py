@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import image_files
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from shapely.geometry import box
 
 from otbsr.errors import InputError, UsageError
@@ -28,19 +28,8 @@ CRS = "EPSG:32631"
 
 
 def write(path: Path, pixels: np.ndarray, spacing: float, left: float = 6e5, top: float = 4.9e6, crs: str | None = CRS, **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
-    place = {"crs": crs, "transform": Affine(spacing, 0, left, 0, -spacing, top)} if crs else {}
-    with rasterio.open(
-        path, "w", driver="GTiff", count=len(pixels), height=pixels.shape[1], width=pixels.shape[2], dtype=pixels.dtype, **place, **options
-    ) as file:  # fmt: skip
-        file.write(pixels)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as file:
-        return file.read()
+    place = {"crs": crs, "transform": image_files.at(spacing, left, top) if crs else None}
+    return image_files.write(path, pixels, **place, **options)
 
 
 def smooth(bands: int, side: int, seed: int) -> np.ndarray:
@@ -89,8 +78,8 @@ def test_worldstrat_takes_the_clear_image_nearest_in_date(tmp_path: Path) -> Non
         assert line["gain"] == pytest.approx(1 / gain, rel=2e-3) and line["bias"] == pytest.approx(-bias / gain, abs=1e-3) and line["r2"] > 0.999
     coarse, fine = Grid.read(area / "input.tif"), Grid.read(area / "target.tif")
     assert coarse.factor_to(fine) == 4 and (coarse.left, coarse.top, coarse.dx, fine.dx) == (6e5, 4.9e6, 10, 2.5)
-    assert np.abs(read(area / "target.tif") * 1e-4 - truth).max() < 6e-4
-    assert np.abs(read(area / "input.tif") * 1e-4 - truth.reshape(4, 48, 4, 48, 4).mean(axis=(2, 4))).max() < 1e-4
+    assert np.abs(image_files.read(area / "target.tif") * 1e-4 - truth).max() < 6e-4
+    assert np.abs(image_files.read(area / "input.tif") * 1e-4 - truth.reshape(4, 48, 4, 48, 4).mean(axis=(2, 4))).max() < 1e-4
     with rasterio.open(area / "target.tif") as file:
         assert file.descriptions == ("B4", "B3", "B2", "B8") and file.nodata == -10000 and file.scales == (1e-4,) * 4
 
@@ -164,9 +153,9 @@ def test_flairhub_joins_a_region_and_takes_the_clear_date(tmp_path: Path) -> Non
     coarse, fine = Grid.read(area / "input.tif"), Grid.read(area / "target.tif")
     assert (coarse.left, coarse.top, coarse.dx, coarse.width, coarse.height) == pytest.approx((5e5, 5e6, 10.24, 30, 20))
     assert fine.dx == pytest.approx(2.56) and coarse.factor_to(fine) == 4
-    assert np.array_equal(read(area / "input.tif"), series[[2, 1, 0, 6]].astype(int))
+    assert np.array_equal(image_files.read(area / "input.tif"), series[[2, 1, 0, 6]].astype(int))
     # 8 target pixels span exactly 64 / 5 = 12.8 pixels of Spot; over 5 patches' worth both have the same mean.
-    target = read(area / "target.tif").astype(float)
+    target = image_files.read(area / "target.tif").astype(float)
     assert np.abs(target.mean(axis=(1, 2)) - spot.mean(axis=(1, 2))).max() < 1.0
     by_blocks = spot[:, :128, :128].reshape(4, 16, 8, 16, 8).mean(axis=(2, 4))  # 12.8 m
     assert np.abs(target[:, :80, :80].reshape(4, 16, 5, 16, 5).mean(axis=(2, 4)) - by_blocks).max() < 2
@@ -317,7 +306,7 @@ def test_sen2venus_patches_are_placed_by_their_polygons(tmp_path: Path) -> None:
     coarse, fine = Grid.read(area / "input.tif"), Grid.read(area / "target.tif")
     assert (coarse.left, coarse.top, coarse.dx, coarse.width, fine.dx) == (6e5 + 320, 4e6, 10, 16, 5) and coarse.factor_to(fine) == 2
     assert rasterio.CRS.from_wkt(coarse.crs).to_epsg() == 32614
-    assert np.array_equal(read(area / "input.tif"), low[1]) and np.array_equal(read(area / "target.tif"), high[1])
+    assert np.array_equal(image_files.read(area / "input.tif"), low[1]) and np.array_equal(image_files.read(area / "target.tif"), high[1])
     about = json.loads((area / "area.json").read_text())
     assert about["bands"] == ["B2", "B3", "B4", "B8"] and about["details"]["target"] == "VENUS-1"
 
@@ -354,7 +343,7 @@ def test_breizhsr_takes_the_nearest_date_and_fits_the_bytes(tmp_path: Path) -> N
     area = tmp_path / "out" / "train_00000"
     about = json.loads((area / "area.json").read_text())
     assert (about["split"], about["bands"], about["details"]["input"], about["details"]["gap_days"]) == ("train", ["B4", "B3", "B2"], "near.tif", 3.0)
-    assert np.abs(read(area / "target.tif") * 1e-4 - truth).max() < 2 / 400
+    assert np.abs(image_files.read(area / "target.tif") * 1e-4 - truth).max() < 2 / 400
     assert Grid.read(area / "input.tif").factor_to(Grid.read(area / "target.tif")) == 4
 
 
