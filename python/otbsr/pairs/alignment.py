@@ -5,7 +5,8 @@
 `shift` is where things appear in the fine image relative to the coarse one (metres east and north; global, with a smooth field
 where the images show one); the blur is a Gaussian of standard deviation `sigma` and the coarse pixel's square instead of the fine
 one's. First the displacement of windows by phase correlation on images of like sharpness, then Gauss-Newton on all parameters,
-windows that do not fit set aside. Any two grids of one CRS; equal ones too. Only a bounded number of windows is ever in memory.
+windows that do not fit set aside. Any two grids of one CRS; equal ones too. The fine values of the windows wait
+in a file: few windows are in memory at a time, and no more than a bounded number is ever looked at.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rasterio.windows import Window
 from otbsr.errors import GridError, InputError
 from otbsr.grid import Grid
 from otbsr.pairs.harmonisation import robust_fit
+from otbsr.pairs.memory import Kept, Shelf
 from otbsr.pairs.resample import operators, reach
 from otbsr.progress import Report, silent
 from otbsr.raster import first_line
@@ -213,7 +215,7 @@ class Alignment:
 @dataclass(frozen=True)
 class AlignmentSettings:
     """How `estimate` works. limit: largest displacement looked for, metres (default 3 coarse pixels, 12 between equal grids); window: side in
-    coarse pixels (default 48, 96 between equal grids; less for small images); most: windows kept in memory; field: highest degree
+    coarse pixels (default 48, 96 between equal grids; less for small images); most: windows looked at; field: highest degree
     of the displacement (0, 1 or 2); sigma: fixed standard deviation of the blur, metres (default: estimated)."""  # noqa: D205, D209
 
     limit: float | None = None
@@ -226,10 +228,10 @@ class AlignmentSettings:
 
 @dataclass
 class Look:
-    """One window: its coarse values, the fine values around, where they are, and what is known of them so far."""
+    """One window: its coarse values, the fine values around (on a shelf), where they are, and what is known of them so far."""
 
     coarse: Stack
-    fine: Stack
+    fine: Kept
     valid: Mask
     place: tuple[float, float]
     coarse_axes: tuple[Vector, Vector]
@@ -240,18 +242,26 @@ class Look:
     reason: str = ""
 
 
-def estimate(fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings | None = None, report: Report = silent) -> Alignment:
+def estimate(
+    fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings | None = None, report: Report = silent, folder: Path | None = None
+) -> Alignment:
     """What lies between a fine image and a coarse one of the same bands in the same order.
 
-    Raises `GridError` for different coordinate systems or images that do not overlap, `InputError` for different numbers of bands,
-    too little texture or images that do not show the same ground.
+    folder: where values wait in a temporary file, at most some 300 MB; default the system's. Raises `GridError` for different coordinate
+    systems or images that do not overlap, `InputError` for different numbers of bands, too little texture or images that do not show the
+    same ground, `OutputError` when the disk is full.
     """
-    settings = settings or AlignmentSettings()
     check(fine, coarse)
+    with Shelf(folder) as shelf:
+        return fitted(fine, coarse, settings or AlignmentSettings(), shelf, report)
+
+
+def fitted(fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings, shelf: Shelf, report: Report) -> Alignment:
+    """`estimate` with a shelf for the fine values."""
     spacing = fine.grid.dx, coarse.grid.dx
     equal = round(spacing[1] / spacing[0]) == 1
     limit = settings.limit or (12 if equal else 3) * spacing[1]
-    looks, rejected = read_looks(fine, coarse, settings, limit, equal, report)
+    looks, rejected = read_looks(fine, coarse, settings, limit, equal, shelf, report)
     bounds = overlap(fine.grid, coarse.grid)
     variance = np.full(len(coarse.names), (settings.sigma if settings.sigma is not None else NOMINAL * spacing[1] * (0.5 if equal else 1.0)) ** 2)
     start = first_shift(looks, variance, spacing, limit)
@@ -311,7 +321,7 @@ def overlap(a: Grid, b: Grid) -> tuple[float, float, float, float]:
 
 
 def read_looks(
-    fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings, limit: float, equal: bool, report: Report
+    fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings, limit: float, equal: bool, shelf: Shelf, report: Report
 ) -> tuple[list[Look], Counter[str]]:
     """Windows of the overlap spread at random, at most `settings.most`, and how many had no data."""
     grid = coarse.grid
@@ -342,7 +352,7 @@ def read_looks(
         a, b = fine.grid.position(own.left - margin, own.top + margin), fine.grid.position(own.right + margin, own.bottom - margin)
         around = Window(math.floor(a[0]), math.floor(a[1]), math.ceil(b[0]) - math.floor(a[0]), math.ceil(b[1]) - math.floor(a[1]))
         centre = (own.left + own.right) / 2, (own.top + own.bottom) / 2
-        looks.append(Look(np.where(known, values, 0), fine.read(around), known, centre, grid.axes(window), fine.grid.axes(around)))
+        looks.append(Look(np.where(known, values, 0), shelf.put(fine.read(around)), known, centre, grid.axes(window), fine.grid.axes(around)))
         report("alignment", 0.3 * len(looks) / min(settings.most, len(order)))
     if not looks:
         raise InputError("the images share no window with data in both; check no-data and masks, or choose scenes of the same place")
@@ -381,7 +391,7 @@ def first_shift(looks: list[Look], variance: Vector, spacing: tuple[float, float
 
     found = []
     for look in looks:
-        values, lost = fill(look.fine)
+        values, lost = fill(look.fine.get())
         side = look.coarse.shape[1]
         hann = np.hanning(side + 2)[1:-1].astype(np.float32)
         pictures = [np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)]
@@ -419,13 +429,13 @@ def crop(look: Look, start: Vector, spacing: tuple[float, float], slack: float) 
         first, last = np.searchsorted(fine, (coarse[0] + move - margin, coarse[-1] + move + margin))
         slices.append(slice(int(first), int(last)))
     columns, rows = slices
-    look.fine = np.ascontiguousarray(look.fine[:, rows, columns])
+    look.fine.put(look.fine.get()[:, rows, columns])
     look.fine_axes = look.fine_axes[0][columns], look.fine_axes[1][rows]
 
 
 def measure(look: Look, place: Vector, variance: Vector, spacing: tuple[float, float]) -> list[NDArray[np.float32]]:
     """Set the look's displacement, its error and likeness; returns for each band its usable values and model [n, 3]: coarse, blurred, by variance."""
-    values, lost = fill(look.fine)
+    values, lost = fill(look.fine.get())
     information, pull = np.zeros((2, 2)), np.zeros(2)
     likeness, columns = [], []
     for band, (plane, image) in enumerate(zip(look.coarse, values, strict=True)):
