@@ -85,22 +85,28 @@ class Raster:
 
     def read(self, window: Window) -> Stack:
         """Values [bands, h, w] of an integer window that may reach beyond the image (NaN there)."""
+        result = np.full((len(self._bands), int(window.height), int(window.width)), np.nan, np.float32)
+        top, left = max(0, int(window.row_off)), max(0, int(window.col_off))
+        bottom, right = (min(size, int(end)) for size, end in ((self.grid.height, window.row_off + window.height), (self.grid.width, window.col_off + window.width)))
+        if top >= bottom or left >= right:
+            return result
+        # Not read as boundless: rasterio makes a virtual file for each such window, which takes longer than the pixels.
+        inside = Window(left, top, right - left, bottom - top)
         try:
-            values = self._file.read(self._bands, window=window, boundless=True, fill_value=0, out_dtype="float32")
-            lost = np.zeros(values.shape[1:], bool)
+            values = self._file.read(self._bands, window=inside, out_dtype="float32")
+            gone = ~np.isfinite(values)
             if self._mask is not None:
-                lost = self._mask.read(1, window=window, boundless=True, fill_value=1) != 0
+                gone |= self._mask.read(1, window=inside) != 0
         except RasterioError as error:
             raise InputError(f"{self.path}: cannot be read ({first_line(error)}); fetch or make the file again") from error
-        rows = np.arange(int(window.height)) + int(window.row_off)
-        columns = np.arange(int(window.width)) + int(window.col_off)
-        lost |= ~((rows >= 0) & (rows < self.grid.height))[:, None] | ~((columns >= 0) & (columns < self.grid.width))[None, :]
-        gone = lost[None] | ~np.isfinite(values)
         if self._nodata is not None and not math.isnan(self._nodata):
             gone |= values == np.float32(self._nodata)
-        values = values * np.float32(self._scale) + np.float32(self._offset)
+        values *= np.float32(self._scale)
+        values += np.float32(self._offset)
         values[gone] = np.nan
-        return values
+        row, column = top - int(window.row_off), left - int(window.col_off)
+        result[:, row : row + bottom - top, column : column + right - left] = values
+        return result
 
     def only(self, band: int) -> Raster:
         """A view of one band, by its place in `names`; it is closed with this one."""
