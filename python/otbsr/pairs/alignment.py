@@ -87,7 +87,9 @@ class Raster:
         """Values [bands, h, w] of an integer window that may reach beyond the image (NaN there)."""
         result = np.full((len(self._bands), int(window.height), int(window.width)), np.nan, np.float32)
         top, left = max(0, int(window.row_off)), max(0, int(window.col_off))
-        bottom, right = (min(size, int(end)) for size, end in ((self.grid.height, window.row_off + window.height), (self.grid.width, window.col_off + window.width)))
+        bottom, right = (
+            min(size, int(end)) for size, end in ((self.grid.height, window.row_off + window.height), (self.grid.width, window.col_off + window.width))
+        )
         if top >= bottom or left >= right:
             return result
         # Not read as boundless: rasterio makes a virtual file for each such window, which takes longer than the pixels.

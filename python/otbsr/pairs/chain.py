@@ -52,6 +52,7 @@ class ChainSettings(BaseModel):
     bands: tuple[str, ...] = Field(OUTPUTS, min_length=1, description="of the input; the target has those of them that Spot has")
     factor: int = Field(4, ge=1, le=8, description="input over target spacing")
     method: Literal["rcs", "lmvm", "bayes"] = Field("rcs", description="of the pansharpening")
+    resampling: Literal["nearest", "bilinear", "cubic", "average"] | None = Field(None, description="of input bands that do not nest; default refused")
     dem: Path | None = Field(None, description="folder of elevation tiles, for products in sensor geometry")
     geoid: Path | None = Field(None, description="geoid file, for products in sensor geometry")
     mtf: float = Field(REFERENCE_MTF, gt=0, lt=0.6, description="MTF of the target at its Nyquist frequency")
@@ -178,7 +179,7 @@ class Chain:
         dilation = self.settings.rejection.dilation
 
         def make(image: Path, codes: Path) -> dict[str, Any]:
-            found = calibrate(self.sentinel2, names, image, self.grid, self.report)
+            found = calibrate(self.sentinel2, names, image, self.grid, self.report, self.settings.resampling)
             profile = working_profile(self.grid, 2) | {"dtype": "uint8", "predictor": 1, "nodata": None}
             with rasterio.open(codes, "w", **profile) as file:
                 for window in self.grid.windows(WINDOW):
@@ -187,6 +188,7 @@ class Chain:
             return {"calibration": found}
 
         parameters = {"product": self.sentinel2.name, "bands": names, "grid": self.grid.describe(), "files": identity(files), "dilation": dilation}
+        parameters |= {"resampling": self.settings.resampling} if self.settings.resampling else {}
         self.steps.run("input", parameters, ["input.tif", "masks.tif"], make)
 
     def sharp(self) -> Path:

@@ -46,8 +46,13 @@ def shares(grid: Grid) -> Iterator[tuple[float, Window]]:
         yield done / (grid.width * grid.height), window
 
 
-def calibrate(product: Product, names: list[str], out: Path, grid: Grid | None = None, report: Report = silent) -> dict[str, Any]:
-    """Write bands as reflectance x 10000, int16, window by window; RPC are kept. grid: default the bands' own (their finest)."""
+def calibrate(
+    product: Product, names: list[str], out: Path, grid: Grid | None = None, report: Report = silent, resampling: str | None = None
+) -> dict[str, Any]:
+    """Write bands as reflectance x 10000, int16, window by window; RPC are kept.
+
+    grid: default the bands' own (their finest). resampling: of bands that lie otherwise (`Product.read`), which are refused without.
+    """
     own = grid or product.grid(names)
     bands = product.select(names)
     with rasterio.open(out, "w", **working_profile(own, len(names))) as file:
@@ -55,7 +60,7 @@ def calibrate(product: Product, names: list[str], out: Path, grid: Grid | None =
         if product.sensor and (rpcs := rpcs_of(bands[0].path)):
             file.rpcs = rpcs
         for done, window in shares(own):
-            values = product.read(names, window, own)
+            values = product.read(names, window, own, resampling)
             numbers = np.where(np.isfinite(values), np.clip(np.rint(np.nan_to_num(values) / SCALE), -9999, 32767), NODATA)
             file.write(numbers.astype(np.int16), window=window)
             report("calibration", done)
