@@ -107,6 +107,9 @@ def pairs(
     bands: Annotated[str, typer.Option("--bands", help="Bands of the input: ten (10 and 20 m), or names with commas [B4,B3,B2,B8].")] = "",
     factor: Annotated[int | None, typer.Option(min=1, max=8, help="Input over target spacing [4].")] = None,
     method: Annotated[str | None, typer.Option(help="Pansharpening: rcs, lmvm or bayes [rcs].")] = None,
+    resampling: Annotated[
+        str | None, typer.Option(help="How input bands that do not nest in the finest band's grid come onto it: bilinear, cubic ... [refused].")
+    ] = None,
     dem: Annotated[Path | None, typer.Option(help="Folder of elevation tiles, for products in sensor geometry.")] = None,
     geoid: Annotated[Path | None, typer.Option(help="Geoid file, for products in sensor geometry.")] = None,
     days: Annotated[int | None, typer.Option(min=0, help="Largest difference of dates [any].")] = None,
@@ -144,6 +147,7 @@ def pairs(
                 bands=words(bands),
                 factor=factor,
                 method=method,
+                resampling=resampling,
                 dem=dem,
                 geoid=geoid,
                 days=days,
