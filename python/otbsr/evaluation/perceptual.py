@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,15 +208,16 @@ class Lpips:
         total = np.zeros((len(self.lines), 2))
         height, width = cut.images[0].shape[:2]
         plane = np.zeros((height, width)) if drawn else None
+        number = -1
         for number, (stride, difference, kept) in enumerate(self.layers(cut)):
             own = difference[cut.own(stride)]
             used = own if kept is None else own[kept[cut.own(stride)]]
             total[number] = used.size, used.sum()
             if plane is not None:
                 plane += stretched(difference if kept is None else np.where(kept, difference, np.nan), stride, plane.shape)
-        if plane is not None and not total[:, 0].all():
-            plane[:] = np.nan
         if plane is not None:
+            if number < len(self.lines) - 1:  # too small for the last layers
+                plane[:] = np.nan
             plane = plane[tuple(slice(before, before + size) for before, size in zip(cut.before, cut.size, strict=True))]
         return (total,), plane
 
@@ -327,6 +329,7 @@ def read_perception(folder: Path, white: float = WHITE, threads: int | None = No
 
 def ready(threads: int | None) -> None:
     """Import Keras and limit TensorFlow's threads; raises `MissingToolError` without Keras, `UsageError` when TensorFlow runs already."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     try:
         import keras
     except ImportError as error:

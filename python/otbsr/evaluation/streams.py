@@ -231,7 +231,7 @@ def measure(
     if apart:
         found, alignments, more = without_what_lies_between(scene, window, threads, steps[3])
         scores, remarks = scores | found, remarks + more
-    pixels = total.pixels or count(scene, [], scene.places(window), threads).pixels
+    pixels = total.pixels or seen.pixels or count(scene, [], scene.places(window), threads).pixels
     return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, edge, alignments, tuple(written), tuple(remarks), of_blocks)
 
 

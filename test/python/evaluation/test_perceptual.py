@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -268,14 +269,14 @@ def test_whole_is_windowed(files, tmp_path):
         options = {"groups": (), "border": 5, "perception": narrow(), "overwrite": True}
         whole = measure(*chosen, **options, window=4096, maps=tmp_path / "whole")
         assert [path.name for path in whole.maps][3 + (chosen[2] is not None) :] == ["lpips_vgg.tif", "lpips_alex.tif"]
-        for window in (16, 130) if chosen[2] else (48,):
+        for window in (130,) if chosen[2] else (112,):
             found = measure(*chosen, **options, window=window, maps=tmp_path / "parts")
             for name, one in whole.scores.items():
                 assert found.scores[name].all == pytest.approx(one.all, rel=1e-6), name
                 assert one.all > 1e-3
             for name in ("lpips_vgg.tif", "lpips_alex.tif"):
                 np.testing.assert_allclose(read(tmp_path / "parts" / name), read(tmp_path / "whole" / name), rtol=1e-4, atol=1e-6)
-        bare = measure(*chosen, groups=(), border=5, perception=narrow(), window=64)  # without maps: narrower margins
+        bare = measure(*chosen, groups=(), border=5, perception=narrow(), window=160)  # without maps: narrower margins
         assert {name: one.all for name, one in bare.scores.items()} == pytest.approx({name: one.all for name, one in whole.scores.items()}, rel=1e-6)
 
 
@@ -353,10 +354,11 @@ def test_colours_are_found_by_name_and_stretched(tmp_path):
 
 def test_blocks_have_scores_of_their_own(files, monkeypatch):
     """So that several images are compared in pairs, as by the other scores."""
-    found = measure(*files, groups=("pixels",), border=5, perception=narrow(), window=128, blocks=True)
-    assert all({"psnr", "lpips_vgg", "dists"} <= set(one.scores) for one in found.blocks) and len(found.blocks) > 5
-    monkeypatch.setattr("otbsr.evaluation.comparison.read_perception", lambda *_: narrow())
-    told = score_all([files[0], files[1]], None, files[1], None, None, block=64, perceptual=Path("any"), groups=("pixels",), border=5)
+    perception = Perception(narrow().distances[:1])
+    found = measure(*files, groups=("pixels",), border=5, perception=perception, window=128, blocks=True)
+    assert all({"psnr", "lpips_vgg"} <= set(one.scores) for one in found.blocks) and len(found.blocks) == 12
+    monkeypatch.setattr("otbsr.evaluation.comparison.read_perception", lambda *_: perception)
+    told = score_all([files[0], files[1]], None, files[1], None, None, block=128, perceptual=Path("any"), groups=("pixels",), border=5)
     difference = next(one for one in told.comparison.differences if one.score == "lpips_vgg")
     assert difference.value < 0 and difference.interval is not None and difference.interval.shown
 
@@ -406,8 +408,6 @@ def test_files_that_would_run_are_refused(tmp_path, legacy):
         if legacy:
             path.write_bytes(pickled(0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}) + evil + pickled([]))
         else:
-            import zipfile
-
             with zipfile.ZipFile(path, "w") as archive:
                 archive.writestr("archive/data.pkl", evil)
         with pytest.raises(InputError, match=r"vgg.pth: cannot be read as tensors by name \(UnpicklingError: uses (posix|builtins|numpy)\.\w+\); fetch"):
