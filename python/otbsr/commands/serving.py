@@ -151,7 +151,7 @@ def quality_command(
         str,
         typer.Option(
             "--scores",
-            help="all, basic (pixels, consistency), or of pixels, consistency, windows, shift, spectra, noise, edges, between, opensr.",
+            help="all, basic (pixels, consistency), or of pixels, consistency, windows, shift, spectra, noise, edges, between, opensr, perceptual.",
             autocompletion=shell.choices(shell.scores, True),
         ),
     ] = "all",
@@ -159,7 +159,9 @@ def quality_command(
     block: Annotated[int, typer.Option("--block", min=16, help="Side of the blocks by which images of one scene are compared, pixels.")] = 256,
     scale: Annotated[float | None, typer.Option("--scale", help="Reflectance of one DN of files that do not say it [0.0001].")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default 4 at most.")] = None,
-    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for maps: error, angle, ssim, consistency (one image only).")] = None,
+    perceptual: Annotated[Path | None, typer.Option("--perceptual", help="Folder of your weights for LPIPS and DISTS (doc/usage.md).")] = None,
+    white: Annotated[float | None, typer.Option("--white", help="Reflectance that LPIPS and DISTS see as white [0.3].")] = None,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for maps: error, angle, ssim, consistency, LPIPS (one image only).")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Page to write: table, spectra, frequencies, error maps, zooms.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -173,11 +175,10 @@ def quality_command(
     """
     from otbsr.evaluation.comparison import score_all
 
-    options = {"groups": words(scores), "border": border, "scale": scale, "threads": threads}
+    files: dict[str, Any] = {"maps": maps, "html": html, "perceptual": perceptual, "white": white, "seed": seed, "overwrite": overwrite}
+    options: dict[str, Any] = {"groups": words(scores), "border": border, "scale": scale, "threads": threads}
     with bars(quiet, as_json) as report:
-        found = score_all(
-            images or [], scenes, reference, source, mask, block=block, maps=maps, html=html, seed=seed, overwrite=overwrite, report=report, **options
-        )
+        found = score_all(images or [], scenes, reference, source, mask, block=block, report=report, **files, **options)
     if as_json:
         finish(found.as_dict(), as_json)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import rasterio
 from shapely.geometry import box
+from torch_files import KINDS, Call, Global, Storage, tensor_file
 
 from otbsr.errors import InputError, UsageError
 from otbsr.grid import Grid
@@ -178,63 +178,6 @@ def test_flairhub_without_the_series_or_off_the_lattice(tmp_path: Path) -> None:
 
 
 # --- SEN2VENuS -------------------------------------------------------------------------------------------------------------------
-
-KINDS = {"int16": "ShortStorage", "float32": "FloatStorage", "int64": "LongStorage"}
-
-
-class Call:
-    """What pickles as a call of a global with arguments, as torch.save writes tensors."""
-
-    def __init__(self, module: str, name: str, *arguments: Any) -> None:
-        self.parts = (module, name, arguments)
-
-
-class Global:
-    """What pickles as a global."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.parts = (module, name)
-
-
-class Storage:
-    """What pickles as a persistent id."""
-
-    def __init__(self, pid: tuple[Any, ...]) -> None:
-        self.pid = pid
-
-
-class TorchPickler(pickle._Pickler):  # type: ignore[misc, name-defined]
-    """Writes `Call`, `Global` and `Storage` as PyTorch's own pickles have them."""
-
-    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(obj, Global):
-            self.write(pickle.GLOBAL + f"{obj.parts[0]}\n{obj.parts[1]}\n".encode())
-        elif isinstance(obj, Call):
-            self.save(Global(*obj.parts[:2]))
-            self.save(obj.parts[2])
-            self.write(pickle.REDUCE)
-        elif isinstance(obj, Storage):
-            self.save(obj.pid)
-            self.write(pickle.BINPERSID)
-        else:
-            super().save(obj, save_persistent_id)
-
-
-def tensor_file(
-    path: Path, values: np.ndarray, content: Any = None, data: bytes | None = None, method: int = zipfile.ZIP_STORED, count: int | None = None
-) -> Path:
-    """A file as torch.save writes one contiguous tensor; content: another object in its place."""
-    strides = tuple(step // values.itemsize for step in values.strides)
-    storage = Storage(("storage", Global("torch", KINDS[values.dtype.name]), "0", "cpu", values.size if count is None else count))
-    default = Call("torch._utils", "_rebuild_tensor_v2", storage, 0, values.shape, strides, False, Call("collections", "OrderedDict"))
-    stream = io.BytesIO()
-    TorchPickler(stream, 2).dump(default if content is None else content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr(f"{path.stem}/data.pkl", stream.getvalue())
-        archive.writestr(f"{path.stem}/data/0", values.tobytes())
-        archive.writestr(f"{path.stem}/version", "3\n")
-    return path
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
