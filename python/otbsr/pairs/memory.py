@@ -26,7 +26,7 @@ WINDOW = 512
 """Side, in pixels, of the windows in which images are made; a multiple of the files' blocks of 256."""
 CACHE = 32
 """Megabytes of decoded blocks that GDAL may keep: what a column of windows needs again."""
-RAM = 128
+RAM = 32
 """Megabytes that an OTB application may take for its buffers."""
 FEATURES = 20_000
 """Features of a vector file that are in memory at a time."""

@@ -31,7 +31,7 @@ REASONS = ("", "no data", "cloud, shadow or snow in the input", "cloud, shadow o
 """By number; '' is for accepted patches."""
 LEAST_TEXTURE = 0.004
 """Standard deviation (reflectance) of the input in a patch below which its correlation is that of noise."""
-SIDE = 256
+SIDE = 128
 """Of the windows of input pixels in which images are compared and patches measured."""
 Codes = NDArray[np.uint8]
 
