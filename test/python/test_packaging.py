@@ -144,7 +144,9 @@ def test_the_container_copies_and_installs_what_exists():
     system = (ROOT / "tools" / "system-packages.sh").read_text().partition('packages="')[2].partition('"')[0].split()
     built = (ROOT / "tools" / "container.sh").read_text().partition("build)")[2].partition("python3 -m venv")[0]
     assert all(name in built for name in system)
-    for script in ("container.sh", "test-container.sh", "wheel.sh"):
+    for name in re.findall(r"^    (\S+) /(?:src|tmp|opt)", recipe.partition("%post")[0], re.M):
+        assert (ROOT / name).exists(), name
+    for script in ("container.sh", "image.sh", "test-container.sh", "wheel.sh"):
         assert subprocess.run(["sh", "-n", str(ROOT / "tools" / script)]).returncode == 0
 
 
