@@ -15,6 +15,7 @@ buildah()
 }
 if ! buildah inspect --type image $from >/dev/null 2>&1; then
   mirror=$(sed -n 's/^URIs: *//p; s/^deb \([^ ]*\) .*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1)
+  rm -rf "$work/base"
   debootstrap --variant=minbase --include=ca-certificates bookworm "$work/base" "$mirror"
   cp -r /etc/ssl/certs "$work/base/etc/ssl/" # those that this machine trusts, for pip too
   printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/base/etc/pip.conf"
