@@ -10,6 +10,7 @@
 #include "otbOGRDataSourceWrapper.h"
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
+#include "otbWrapperComplaint.h"
 #include "otbWrapperElevationParametersHandler.h"
 
 #include <algorithm>
@@ -109,15 +110,7 @@ private:
 
   void DoExecute() override
   {
-    std::string said;
-    try
-    {
-      Count();
-    }
-    catch (const std::exception& error)
-    {
-      said = error.what();
-    }
+    const std::string said = ComplaintOf([this]() { Count(); });
     if (!said.empty())
     {
       otbAppLogFATAL(<< said);

@@ -4,6 +4,7 @@
  */
 #include "otbLegacyMacros.h"
 #include "otbServedImage.h"
+#include "otbWrapperComplaint.h"
 #include "otbWrapperDeepFeatures.h"
 
 #include "otbWrapperApplicationFactory.h"
@@ -66,23 +67,19 @@ private:
   {
     m_Products.clear();
     m_Monitor.reset();
-    std::string said; // not "message": the macro below has one
-    try
-    {
-      for (const std::string key : {"out", "confmap"})
-      {
-        const std::string name = IsParameterEnabled(key) && HasValue(key) ? GetParameterAsString(key) : "";
-        if (!name.empty())
+    const std::string said = ComplaintOf(
+        [this]()
         {
-          RequireWritableFolder(name);
-          m_Products.push_back(name);
-        }
-      }
-    }
-    catch (const ServedImageError& error)
-    {
-      said = error.what();
-    }
+          for (const std::string key : {"out", "confmap"})
+          {
+            const std::string name = IsParameterEnabled(key) && HasValue(key) ? GetParameterAsString(key) : "";
+            if (!name.empty())
+            {
+              RequireWritableFolder(name);
+              m_Products.push_back(name);
+            }
+          }
+        });
     if (!said.empty())
     {
       otbAppLogFATAL(<< said);
@@ -94,21 +91,14 @@ private:
 
   void AfterExecuteAndWriteOutputs() override
   {
-    std::string said;
-    for (const auto& product : m_Products)
-    {
-      try
-      {
-        if (m_Monitor)
+    const std::string said = ComplaintOf(
+        [this]()
         {
-          m_Monitor->RequireWhole(product);
-        }
-      }
-      catch (const ServedImageError& damaged)
-      {
-        said = said.empty() ? damaged.what() : said;
-      }
-    }
+          if (m_Monitor)
+          {
+            m_Monitor->RequireWhole(m_Products);
+          }
+        });
     m_Monitor.reset();
     if (!said.empty())
     {

@@ -8,6 +8,7 @@
 
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
+#include "otbWrapperComplaint.h"
 
 #include <algorithm>
 #include <limits>
@@ -86,15 +87,7 @@ private:
 
   void DoExecute() override
   {
-    std::string said;
-    try
-    {
-      Select();
-    }
-    catch (const std::exception& error)
-    {
-      said = error.what();
-    }
+    const std::string said = ComplaintOf([this]() { Select(); });
     if (!said.empty())
     {
       otbAppLogFATAL(<< said);

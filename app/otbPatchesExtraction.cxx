@@ -6,6 +6,7 @@
 #include "otbPatchImageSource.h"
 #include "otbPatchSampler.h"
 #include "otbServedImage.h"
+#include "otbWrapperComplaint.h"
 #include "otbWrapperNanParameter.h"
 #include "otbWrapperPatchImages.h"
 
@@ -13,11 +14,8 @@
 #include "otbWrapperApplicationFactory.h"
 #include "otbWrapperOutputImageParameter.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <map>
 
 namespace otb
@@ -98,36 +96,32 @@ private:
   void DoExecute() override
   {
     PatchSampler sampler;
-    std::string said;
-    try
-    {
-      m_Sources.RequireNumber();
-      FindProducts();
-      for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
-      {
-        const std::string key = "source" + std::to_string(i);
-        const bool hasNoData = HasUserValue(key + ".nodata");
-        auto& list = *dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il"));
-        sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(m_Sources, list, key), GetParameterInt(key + ".patchsizex"),
-                                                        GetParameterInt(key + ".patchsizey"), key),
-                          hasNoData, hasNoData ? static_cast<float>(GetFloatOrNan(*this, key + ".nodata")) : 0.f);
-      }
-      sampler.Select(sampler.ReadLocations(GetParameterString("vec"), GetParameterString("field")));
-      m_Patches.clear();
-      for (unsigned int i = 0; i < m_NumberOfSources; ++i)
-      {
-        SetPatches("source" + std::to_string(i + 1) + ".out", sampler.GetSources()[i]);
-        if (!sampler.GetSources()[i].sameGround)
+    const std::string said = ComplaintOf(
+        [&]()
         {
-          otbAppLogWARNING(<< "the patches of source " << i + 1
-                           << " cover other ground than those of the coarsest source: only their centres match");
-        }
-      }
-    }
-    catch (const std::exception& error)
-    {
-      said = error.what();
-    }
+          m_Sources.RequireNumber();
+          FindProducts();
+          for (unsigned int i = 1; i <= m_NumberOfSources; ++i)
+          {
+            const std::string key = "source" + std::to_string(i);
+            const bool hasNoData = HasUserValue(key + ".nodata");
+            auto& list = *dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il"));
+            sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(m_Sources, list, key), GetParameterInt(key + ".patchsizex"),
+                                                            GetParameterInt(key + ".patchsizey"), key),
+                              hasNoData, hasNoData ? static_cast<float>(GetFloatOrNan(*this, key + ".nodata")) : 0.f);
+          }
+          sampler.Select(sampler.ReadLocations(GetParameterString("vec"), GetParameterString("field")));
+          m_Patches.clear();
+          for (unsigned int i = 0; i < m_NumberOfSources; ++i)
+          {
+            SetPatches("source" + std::to_string(i + 1) + ".out", sampler.GetSources()[i]);
+            if (!sampler.GetSources()[i].sameGround)
+            {
+              otbAppLogWARNING(<< "the patches of source " << i + 1
+                               << " cover other ground than those of the coarsest source: only their centres match");
+            }
+          }
+        });
     if (!said.empty())
     {
       otbAppLogFATAL(<< said);
@@ -240,22 +234,18 @@ private:
 
   void AfterExecuteAndWriteOutputs() override
   {
-    std::string error;
-    for (const std::string& product : m_Products)
-    {
-      try
-      {
-        m_Monitor->RequireWhole(product);
-      }
-      catch (const std::exception& damaged)
-      {
-        error = error.empty() ? damaged.what() : error;
-      }
-    }
-    if (!error.empty())
+    const std::string damaged = ComplaintOf(
+        [this]()
+        {
+          if (m_Monitor)
+          {
+            m_Monitor->RequireWhole(m_Products);
+          }
+        });
+    if (!damaged.empty())
     {
       RemoveProducts();
-      otbAppLogFATAL(<< error);
+      otbAppLogFATAL(<< damaged);
     }
     m_Monitor.reset();
   }
@@ -266,12 +256,7 @@ private:
     m_Monitor.reset();
     for (const std::string& product : m_Products)
     {
-      const std::string file = FileOfExtendedName(product);
-      struct stat status;
-      if (stat(file.c_str(), &status) == 0 && S_ISREG(status.st_mode))
-      {
-        std::remove(file.c_str());
-      }
+      RemovePlainFile(FileOfExtendedName(product));
     }
   }
 

@@ -8,6 +8,7 @@
 
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
+#include "otbWrapperComplaint.h"
 #include "otbWrapperNanParameter.h"
 
 #include <algorithm>
@@ -121,15 +122,7 @@ private:
 
   void DoExecute() override
   {
-    std::string said;
-    try
-    {
-      Select();
-    }
-    catch (const std::exception& error)
-    {
-      said = error.what();
-    }
+    const std::string said = ComplaintOf([this]() { Select(); });
     if (!said.empty())
     {
       otbAppLogFATAL(<< said);

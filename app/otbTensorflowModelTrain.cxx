@@ -6,6 +6,7 @@
 #include "otbNumberOfThreads.h"
 #include "otbServedImage.h"
 #include "otbTensorflowTraining.h"
+#include "otbWrapperComplaint.h"
 #include "otbWrapperPatchImages.h"
 #include "otbWrapperSources.h"
 
@@ -167,22 +168,16 @@ private:
 
   void DoExecute() override
   {
-    std::string said; // not "message": the macro below has one
-    try
+    const std::string said = OwnComplaintOf(
+        [this]()
+        {
+          m_Sources.RequireNumber();
+          this->Train();
+        });
+    if (!said.empty())
     {
-      m_Sources.RequireNumber();
-      this->Train();
-      return;
+      otbAppLogFATAL(<< said);
     }
-    catch (const itk::ExceptionObject&)
-    {
-      throw;
-    }
-    catch (const std::exception& error)
-    {
-      said = error.what();
-    }
-    otbAppLogFATAL(<< said);
   }
 
   TensorflowBatches::PatchesPointer ReadPatches(const std::string& group, unsigned int number)

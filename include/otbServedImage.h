@@ -32,6 +32,9 @@ public:
 /** The file of an extended file name: what stands before "?&". */
 std::string FileOfExtendedName(const std::string& name);
 
+/** Remove a file, if it is a plain one: not a device or a folder. */
+void RemovePlainFile(const std::string& file);
+
 /** The folder of that file. */
 std::string FolderOf(const std::string& extendedName);
 
@@ -139,6 +142,9 @@ public:
   /** A damaged product is removed. \throws ServedImageError
    * \param written the file if it does not have the product's name yet */
   void RequireWhole(const std::string& extendedName, const std::string& written = "") const;
+
+  /** The same of each of several products; the first complaint is thrown. */
+  void RequireWhole(const std::vector<std::string>& extendedNames) const;
 
   /** First error so far; empty if none. */
   std::string FirstError() const;

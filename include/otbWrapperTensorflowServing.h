@@ -9,6 +9,7 @@
 #include "otbServedImage.h"
 #include "otbTensorflowModelFilter.h"
 #include "otbTensorflowTensor.h"
+#include "otbWrapperComplaint.h"
 
 #include "itkCommand.h"
 #include "otbWrapperAddProcessToWatchEvent.h"
@@ -99,22 +100,12 @@ protected:
   /** Runs `work`; errors of ours end as one FATAL message. */
   void Guarded(const std::function<void()>& work)
   {
-    std::string said; // not "message": the macro below has one
-    try
+    const std::string said = OwnComplaintOf(work);
+    if (!said.empty())
     {
-      work();
-      return;
+      m_Monitor.reset(); // or the message could be swallowed
+      otbAppLogFATAL(<< said);
     }
-    catch (const itk::ExceptionObject&)
-    {
-      throw;
-    }
-    catch (const std::exception& error)
-    {
-      said = error.what();
-    }
-    m_Monitor.reset(); // or the message below could be swallowed
-    otbAppLogFATAL(<< said);
   }
 
   /** Warn about grids that are unusual but served. \param name "The image" */

@@ -65,6 +65,15 @@ std::string FileOfExtendedName(const std::string& name)
   return name.substr(0, name.find("?"));
 }
 
+void RemovePlainFile(const std::string& file)
+{
+  struct stat status;
+  if (stat(file.c_str(), &status) == 0 && S_ISREG(status.st_mode))
+  {
+    std::remove(file.c_str());
+  }
+}
+
 std::string FolderOf(const std::string& extendedName)
 {
   const std::string file = FileOfExtendedName(extendedName);
@@ -466,12 +475,28 @@ void WriteMonitor::RequireWhole(const std::string& extendedName, const std::stri
   const std::string cause = this->FindDamage(damaged);
   if (!cause.empty())
   {
-    struct stat status;
-    if (stat(damaged.c_str(), &status) == 0 && S_ISREG(status.st_mode))
-    {
-      std::remove(damaged.c_str());
-    }
+    RemovePlainFile(damaged);
     throw ServedImageError(file + ": was not written whole and has been removed (" + cause + "); is the disk full?");
+  }
+}
+
+void WriteMonitor::RequireWhole(const std::vector<std::string>& extendedNames) const
+{
+  std::unique_ptr<ServedImageError> first;
+  for (const auto& name : extendedNames)
+  {
+    try
+    {
+      this->RequireWhole(name);
+    }
+    catch (const ServedImageError& damaged)
+    {
+      first = first ? std::move(first) : std::make_unique<ServedImageError>(damaged);
+    }
+  }
+  if (first)
+  {
+    throw *first;
   }
 }
 

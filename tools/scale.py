@@ -30,7 +30,7 @@ class Constants:
     core_seconds: float = 17.6  # f-light-x4, for a million input pixels, compression and overviews of OTB's part included
     base_factor: float = 3.4  # f-base-x4 over f-light-x4, network only
     host_seconds: float = 1.6  # the same for a network that costs nothing: what stays on the processor beside a GPU
-    join_seconds: float = 4.5  # overviews, checksums and the COG, for a million input pixels
+    join_seconds: float = 1.5  # overviews, checksums and the COG, for a million input pixels
     multiplications: float = 13600.0  # f-light-x4, per output pixel (README)
     margins: float = 1.17  # computed over wanted pixels, blocks of 600 (decisions)
     gpu_flops: float = 1e13  # sustained on an H100-like GPU: an assumption, not measured

@@ -66,9 +66,11 @@ class StoppedError(OtbsrError):
 def flaw(error: ValidationError, flags: bool = True) -> str:
     """The first fault that pydantic found as one line: the setting (as a flag), its value, what is wrong."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    name = f"--{key.replace('_', '-')}" if flags else key
-    return f"{name} {first['input']}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    key = ".".join(str(part) for part in first["loc"]) or "settings"
+    text = first["msg"].removeprefix("Value error, ")
+    if not flags:
+        return f"{key} is {first['input']!r}: {text}"
+    return f"--{key.replace('_', '-')} {first['input']}: {text[:1].lower()}{text[1:]}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -84,3 +86,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     found = get_close_matches(plain(word), names, 1, 0.7)
     found = [name for name in found if min(len(name), len(plain(word))) > 3 or name == plain(word)]
     return f" (did you mean '{names[found[0]]}'?)" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or of what caused it when rasterio only refers to that."""
+    cause = error.__cause__ or error
+    return (str(cause) or str(error) or type(error).__name__).splitlines()[0]

@@ -7,6 +7,7 @@ its spacing and its size. Coordinates are CRS units (metres for UTM); rows grow 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,12 @@ class Grid:
         """The sub-grid under an integer pixel window (column offset, row offset, width, height)."""
         left, top = self.left + window.col_off * self.dx, self.top - window.row_off * self.dy
         return replace(self, left=left, top=top, width=int(window.width), height=int(window.height))
+
+    def windows(self, side: int) -> Iterator[Window]:
+        """Windows of at most `side` x `side` pixels that cover the grid, from top to bottom, then the next column of them: neighbours share blocks of files."""
+        for left in range(0, self.width, side):
+            for top in range(0, self.height, side):
+                yield Window(left, top, min(side, self.width - left), min(side, self.height - top))
 
     def centre(self, column: float, row: float) -> tuple[float, float]:
         """Coordinates of the centre of pixel (column, row)."""

@@ -18,6 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from otbsr.errors import OutputError
+from otbsr.errors import first_line as first_line
 
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 ARCHIVED = re.compile(r"^/vsizip/\{(?P<archive>.+)\}/(?P<member>.+)$")
@@ -178,9 +179,3 @@ def lost_tiles(stream: IO[bytes], place: int, end: int, length: int) -> str:
         if stream.read(2) == bytes.fromhex("ffd9"):
             return ""
     return "its end marker"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or of what caused it when rasterio only refers to that."""
-    cause = error.__cause__ or error
-    return (str(cause) or str(error) or type(error).__name__).splitlines()[0]

@@ -63,6 +63,7 @@ quality {fine} --reference BAD
 quality {fine} --input BAD
 quality {fine} --reference {fine} --mask BAD
 quality --scenes BAD
+quality {fine} --reference {fine} --perceptual BAD
 study BAD --model {model} --out {o}
 study {world} --model BAD --out {o}
 study {world} --settings BAD --out {o}
@@ -148,6 +149,9 @@ quality {fine} --reference {fine} --border 9999
 quality {fine} --reference {fine} --scale nan
 quality {fine} --reference {fine} --scale -1
 quality {fine} --reference {fine} --scores opnser
+quality {fine} --reference {fine} --scores perceptual
+quality {fine} --reference {fine} --white 0.3
+quality {fine} --reference {fine} --perceptual {o} --white 0
 quality
 study {world} --model {model} --out {o} --folds 0
 study {world} --model {model} --out {o} --block nan

@@ -19,7 +19,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
+from image_files import TRANSFORM, read, write
 from shapely.geometry import box
 
 from otbsr.errors import MissingToolError
@@ -27,7 +27,6 @@ from otbsr.grid import Grid
 from otbsr.serving import otb
 
 BANDS = ["B4", "B3", "B2", "B8"]
-TRANSFORM = Affine(10, 0, 300000, 0, -10, 4900020)
 ROWS, COLUMNS = 60, 88
 NO_DATA = -10000
 PRELUDE = """
@@ -79,20 +78,6 @@ def pyotb(python: Python) -> Python:
     if importlib.util.find_spec("pyotb") is None:
         pytest.skip("pyotb is not installed: run `make bindings`")
     return lambda code, *arguments, **more: python(code, *arguments, start="otb = load_bindings()\nimport pyotb", **more)
-
-
-def write(path: Path, pixels: np.ndarray, **profile: object) -> Path:
-    """A GeoTIFF of `pixels` (bands, rows, columns)."""
-    settings = {"driver": "GTiff", "crs": "EPSG:32631", "transform": TRANSFORM, "dtype": pixels.dtype, **profile}
-    with rasterio.open(path, "w", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **settings) as dataset:
-        dataset.write(pixels)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    """The pixels (bands, rows, columns)."""
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def water(rows: int, columns: int) -> np.ndarray:

@@ -17,10 +17,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
-import rasterio
-from affine import Affine
+from image_files import write_random
 
 from otbsr.documents import read_document
 from otbsr.errors import InputError, ModelError, OtbsrError
@@ -103,11 +101,7 @@ def test_models_are_loaded_where_their_hashes_were_checked() -> None:
 
 def image(path: Path, side: int = 40) -> Path:
     """A random 4-band image."""
-    profile = {"driver": "GTiff", "count": 4, "dtype": "int16", "crs": "EPSG:32631", "transform": Affine(10, 0, 6e5, 0, -10, 49e5), "nodata": -10000}
-    with rasterio.open(path, "w", height=side, width=side, **profile) as dataset:
-        dataset.write(np.random.default_rng(5).integers(0, 5000, (4, side, side)).astype(np.int16))
-        dataset.descriptions = ("B4", "B3", "B2", "B8")
-    return path
+    return write_random(path, side, side)
 
 
 def chunked(model: Path) -> None:

@@ -22,7 +22,7 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 from scipy import fft, ndimage
 
-from otbsr.errors import GridError, InputError, UsageError, nearest
+from otbsr.errors import GridError, InputError, UsageError, flaw, nearest
 from otbsr.evaluation.area import FACTOR, Area
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
@@ -501,9 +501,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Recipe:
     try:
         return VERBS[verbs[0]].model_validate(dict(content))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(one) for one in first["loc"])
-        raise UsageError(f"arm {name}: {key} is {first['input']!r}: {first['msg']}; correct the recipe") from error
+        raise UsageError(f"arm {name}: {flaw(error, flags=False)}; correct the recipe") from error
 
 
 def make(arm: Arm, making: Making, out: Path) -> None:

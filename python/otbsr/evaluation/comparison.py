@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from otbsr.documents import read_document
 from otbsr.errors import InputError, UsageError
+from otbsr.evaluation.perceptual import WHITE, read_perception
 from otbsr.evaluation.quality import BORDER, paired
 from otbsr.evaluation.statistics import Interval
 from otbsr.evaluation.streams import Measured, measure
@@ -203,6 +204,8 @@ def score_all(
     block: int,
     maps: Path | None = None,
     html: Path | None = None,
+    perceptual: Path | None = None,
+    white: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
     report: Report = silent,
@@ -210,7 +213,8 @@ def score_all(
 ) -> Scored:
     """One image's scores, or the comparison of several images of one scene or of a list of scenes; and their page.
 
-    options: groups, border, scale, threads as `streams.measure` has them. Raises `UsageError` for options that contradict one another.
+    perceptual: folder of weights for LPIPS and DISTS; white: reflectance that they see as white. options: groups, border, scale, threads as
+    `streams.measure` has them. Raises `UsageError` for options that contradict one another.
     """
     from otbsr.evaluation.page import require_free, write_page
     from otbsr.products.product import require_scale
@@ -226,6 +230,10 @@ def score_all(
         raise UsageError(f"{listed}: one image a scene; give at least two methods to compare")
     if html:
         require_free(html, overwrite)
+    if white is not None and not perceptual:
+        raise UsageError(f"--white {white:g}: is for LPIPS and DISTS; give their weights with --perceptual, or leave it out")
+    if perceptual:
+        options["perception"] = read_perception(perceptual, WHITE if white is None else white, options.get("threads"))
     one, comparison = None, None
     measured: Mapping[str, Mapping[str, Measured]]
     if several:

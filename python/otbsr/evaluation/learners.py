@@ -247,12 +247,7 @@ def classify_image(
     beside = out.with_name(f"{out.stem}_confidence.tif") if confidence else None
     for path in (out, *([beside] if beside else [])):
         require_writable(path, overwrite)
-    if reason := damage(image):
-        raise InputError(f"{image}: {reason}; check the path and the file")
-    table = labelled(Path(polygons), field)
-    chosen = learner_of(learner, table[FIELD].nunique())
-    if confidence and not chosen.confidence:
-        raise UsageError(f"OTB gives no confidence for {learner}; leave out --confidence or choose another learner")
+    table, chosen = open_training(image, Path(polygons), field, learner, confidence)
     with rasterio.open(image) as dataset:
         bands, crs = dataset.count, dataset.crs
     if crs and table.crs is not None and rasterio.CRS.from_wkt(table.crs.to_wkt()) != crs:
@@ -261,9 +256,7 @@ def classify_image(
         scratch = Path(temporary)
         write_points(table, scratch / "polygons.gpkg")
         there = count_polygons(image, scratch / "polygons.gpkg", scratch)
-        if not there:
-            raise InputError(f"{polygons}: no polygon holds the centre of a pixel of {image}; check that both show the same place")
-        counts = share_out([there], min(samples, chosen.most or samples), LEAST)[0]
+        counts = samples_wanted(image, Path(polygons), there, samples, chosen)
         points = select_samples(image, scratch / "polygons.gpkg", counts, seed, scratch)
         write_points(points, scratch / "points.gpkg")
         write_points(extract_samples(image, scratch / "points.gpkg", scratch / "extracted.sqlite"), scratch / "samples.gpkg")
@@ -283,6 +276,24 @@ def classify_image(
         settle(mapped, out)
     report("classification", 1.0)
     return counts
+
+
+def open_training(image: Path, polygons: Path, field: str, learner: str, confidence: bool) -> tuple[gpd.GeoDataFrame, Learner]:
+    """The polygons and the learner for a map of `image`; raises `InputError` and `UsageError` for what cannot be mapped so."""
+    if reason := damage(image):
+        raise InputError(f"{image}: {reason}; check the path and the file")
+    table = labelled(polygons, field)
+    chosen = learner_of(learner, table[FIELD].nunique())
+    if confidence and not chosen.confidence:
+        raise UsageError(f"OTB gives no confidence for {learner}; leave out --confidence or choose another learner")
+    return table, chosen
+
+
+def samples_wanted(image: Path, polygons: Path, there: Mapping[int, int], most: int, learner: Learner) -> dict[int, int]:
+    """How many samples of each class to take, of `there` pixels by class and `most` of each; raises `InputError` when there is none."""
+    if not there:
+        raise InputError(f"{polygons}: no polygon holds the centre of a pixel of {image}; check that both show the same place")
+    return share_out([there], min(most, learner.most or most), LEAST)[0]
 
 
 def labelled(path: Path, field: str) -> gpd.GeoDataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ MAPS = {
     "angle": "spectral angle to the reference, degrees",
     "ssim": "structural similarity to the reference, mean over the bands",
     "consistency": "root mean square over the bands of image seen by the sensor - input, reflectance",
+    "lpips_alex": "LPIPS to the reference through AlexNet",
+    "lpips_vgg": "LPIPS to the reference through VGG16",
 }
-"""What `--maps` writes, where the files for it are given; "consistency" is on the input's grid, the others on the image's."""
+"""What `--maps` writes, where the files and weights for it are given; "consistency" is on the input's grid, the others on the image's."""
 
 
 def planes(block: Block, kernels: dict[int, Plane]) -> dict[str, Plane]:
@@ -50,10 +53,13 @@ def planes(block: Block, kernels: dict[int, Plane]) -> dict[str, Plane]:
 class Maps:
     """Writes maps of scores as float32 GeoTIFFs, NaN where there is none; they get their names when all of them are whole."""
 
-    def __init__(self, folder: Path, scene: Scene, overwrite: bool) -> None:
-        """Open the files; raises `OutputError` for a map that exists without `overwrite`, and for a folder that cannot be made."""
+    def __init__(self, folder: Path, scene: Scene, overwrite: bool, others: Sequence[str] = ()) -> None:
+        """Open the files, those of `others` after those of `planes`.
+
+        Raises `OutputError` for a map that exists without `overwrite`, and for a folder that cannot be made.
+        """
         names = [*(["error", "angle", "ssim"] if scene.reference else []), *(["consistency"] if scene.sensed else [])]
-        self.names = [name for name in names if name != "angle" or len(scene.image.bands) > 1]
+        self.names = [*(name for name in names if name != "angle" or len(scene.image.bands) > 1), *others]
         self.folder, self.scene = folder, scene
         reach = max(((taps.size - scene.factor) // 2 for taps in scene.kernels().values()), default=0)
         self.margin = max(Structure.RADIUS, reach)  # fine pixels around a block that maps look at

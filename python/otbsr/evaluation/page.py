@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from otbsr.errors import OutputError
 from otbsr.evaluation.comparison import Comparison, SceneFiles, difference_text
 from otbsr.evaluation.streams import Measured
 from otbsr.evaluation.windows import Array, Plane, Scene, Source
+from otbsr.files import write_text
 
 ZOOM = 96
 """Side of a zoom, fine pixels."""
@@ -262,13 +262,7 @@ def write_page(
     )
     environment.filters["difference"] = difference_text
     html = environment.get_template("quality.html").render(scenes=parts, comparison=comparison)
-    temporary = page.with_name(f".{page.name}.part")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, page)
-    except OSError as error:
-        raise OutputError(f"{page}: cannot be written ({error.strerror}); choose another place") from error
+    write_text(page, html, "choose another place")
     return page
 
 

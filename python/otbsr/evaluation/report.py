@@ -22,7 +22,9 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from otbsr.errors import InputError
-from otbsr.evaluation.evaluate import ALPHA, FORMAT, points, spread, write_text
+from otbsr.evaluation.answer import ALPHA, points, spread
+from otbsr.evaluation.study_maps import FORMAT
+from otbsr.files import write_text
 from otbsr.grid import Grid
 from otbsr.progress import Report, silent
 from otbsr.raster import first_line

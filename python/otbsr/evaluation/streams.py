@@ -27,11 +27,12 @@ from otbsr.evaluation.maps import Maps, planes
 from otbsr.evaluation.measures import Measure, Score, Sums, added
 from otbsr.evaluation.noise import Noise
 from otbsr.evaluation.opensr import OpenSR
+from otbsr.evaluation.perceptual import Perception, Perceptual
 from otbsr.evaluation.pixel_scores import Pixels
 from otbsr.evaluation.quality import BORDER
 from otbsr.evaluation.spectra import Spectrum
 from otbsr.evaluation.window_scores import Boxes, Detail, Shifted, Structure
-from otbsr.evaluation.windows import WINDOW, Place, Plane, Reading, Scene
+from otbsr.evaluation.windows import WINDOW, Block, Place, Plane, Reading, Scene
 from otbsr.progress import Report, part, silent
 
 GROUPS = {
@@ -44,6 +45,7 @@ GROUPS = {
     "edges": "MTF and width of the point spread, on straight edges of the image",
     "between": "displacement, gain, bias and blur between image, reference and input; scores of pixels and windows without the first three",
     "opensr": "opensr-test's consistency, synthesis, improvement, omission and hallucination",
+    "perceptual": "LPIPS and DISTS, with weights that you have (--perceptual)",
 }
 """Scores that are chosen together, from the cheapest on."""
 SETS = {"basic": ("pixels", "consistency"), "all": tuple(GROUPS)}
@@ -171,6 +173,7 @@ def measure(
     maps: Path | None = None,
     overwrite: bool = False,
     blocks: bool = False,
+    perception: Perception | None = None,
     report: Report = silent,
 ) -> Measured:
     """Score the super-resolved `image` against a `reference` on its grid, the `coarse` input that it was made from, or both.
@@ -179,25 +182,31 @@ def measure(
     groups: which scores, names of `GROUPS` and `SETS`. border: fine pixels left out on each side, rounded up to whole input pixels.
     scale: reflectance of one DN where a file says nothing itself, 1e-4 by default. window: side of the windows in fine pixels, rounded
     to whole tiles of 16 input pixels; memory grows with its square, the result is the same but for rounding. maps: folder for maps of
-    scores (`MAPS`), named after them. blocks: give the scores of each window too (those of opensr and between have none). Raises
-    `InputError` (`GridError`) for files that cannot be compared or share no pixel, `UsageError` for nothing to compare, `OutputError`
-    for maps.
+    scores (`MAPS`), named after them. blocks: give the scores of each window too (those of opensr and between have none). perception:
+    weights for LPIPS and DISTS, which are told whenever they are given. Raises `InputError` (`GridError`) for files that cannot be
+    compared or share no pixel, `UsageError` for nothing to compare, `OutputError` for maps.
     """
     chosen = choose(groups)
+    if "perceptual" in groups and perception is None:
+        raise UsageError("--scores perceptual: LPIPS and DISTS need weights that you have; give their folder with --perceptual")
     scene = Scene.open(image, reference, coarse, mask, border, scale)
     counted = measures(scene, chosen)
     apart = reference is not None and "between" in chosen
     tiled = OpenSR(scene.factor, reference is not None) if coarse and "opensr" in chosen else None
-    if not (counted or maps or tiled or apart):
+    perceptual = Perceptual(scene, perception, maps is not None) if perception else None
+    if not (counted or maps or tiled or apart or perceptual):
         raise UsageError(f"{image}: nothing to score: {', '.join(chosen) or 'no scores'} need another file; give --reference, --input or other --scores")
-    drawn = Maps(maps, scene, overwrite) if maps else None
-    ends = np.cumsum([0, bool(counted or drawn), bool(tiled), bool(apart)])
+    drawn = Maps(maps, scene, overwrite, perception.maps if perception else ()) if maps else None
+    ends = np.cumsum([0, bool(counted or drawn), bool(perceptual), bool(tiled), bool(apart)])
     steps = [part(report, "quality", begin / ends[-1], end / ends[-1]) for begin, end in itertools.pairwise(ends)]
-    total = Counted(0, 0, 0, [], {})
+    total = seen = Counted(0, 0, 0, [], {})
     try:
         if counted or drawn:
-            total = count(scene, counted, scene.places(window), threads, drawn, steps[0], blocks)
-        of_blocks = tuple(total.blocks)
+            kernels = scene.kernels()
+            total = count(scene, counted, scene.places(window), threads, drawn, lambda block: planes(block, kernels), steps[0], blocks)
+        if perceptual:  # alone, since its windows are wider, and one at a time, since the network has threads of its own
+            seen = count(scene, [perceptual], scene.places(window), 1, drawn, perceptual.planes, steps[1], blocks)
+        of_blocks = together(total.blocks, seen.blocks)
         written = drawn.finish() if drawn else []
     except BaseException:
         if drawn:
@@ -212,15 +221,25 @@ def measure(
             spectrum = one.curves(sums)
         elif isinstance(one, Edges):
             edge = one.curves(sums)
-    if tiled:
-        total = count(scene, [tiled], tiled.tiles(scene), threads, None, steps[1])
-        scores |= tiled.scores(total.sums[0])
     remarks, alignments = list(scene.remarks), dict[str, Any]()
+    if perceptual:
+        scores |= perceptual.scores(seen.sums[0])
+        remarks += perceptual.remarks(seen.sums[0])
+    if tiled:
+        total = count(scene, [tiled], tiled.tiles(scene), threads, report=steps[2])
+        scores |= tiled.scores(total.sums[0])
     if apart:
-        found, alignments, more = without_what_lies_between(scene, window, threads, steps[2])
+        found, alignments, more = without_what_lies_between(scene, window, threads, steps[3])
         scores, remarks = scores | found, remarks + more
-    pixels = total.pixels or count(scene, [], scene.places(window), threads).pixels
+    pixels = total.pixels or seen.pixels or count(scene, [], scene.places(window), threads).pixels
     return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, edge, alignments, tuple(written), tuple(remarks), of_blocks)
+
+
+def together(first: Sequence[BlockScores], second: Sequence[BlockScores]) -> tuple[BlockScores, ...]:
+    """Scores of the same blocks from two passes over them, of which one may have been left out."""
+    if not first or not second:
+        return (*first, *second)
+    return tuple(replace(one, scores=one.scores | other.scores) for one, other in zip(first, second, strict=True))
 
 
 def without_what_lies_between(scene: Scene, window: int, threads: int | None, report: Report = silent) -> tuple[dict[str, Score], dict[str, Any], list[str]]:
@@ -241,7 +260,7 @@ def without_what_lies_between(scene: Scene, window: int, threads: int | None, re
             bands = len(scene.image.bands)
             counted: list[Measure] = [Pixels(bands, scene.factor), Detail(), Boxes(), Structure()]
             moved = replace(scene, correction=Correction(found, scene.image.grid))
-            total = count(moved, counted, scene.places(window), threads, None, part(report, "quality", 0.3, 0.9))
+            total = count(moved, counted, scene.places(window), threads, report=part(report, "quality", 0.3, 0.9))
             for one, sums in zip(counted, total.sums, strict=True):
                 scores |= {f"corrected_{name}": value for name, value in one.scores(sums).items()}
     return scores, alignments, remarks
@@ -253,16 +272,19 @@ def count(
     places: Sequence[Place],
     threads: int | None,
     drawn: Maps | None = None,
+    draw: Callable[[Block], dict[str, Plane]] | None = None,
     report: Report = silent,
     blocks: bool = False,
 ) -> Counted:
-    """All blocks at these places together, counted in threads while the next windows are read; raises `InputError` when no pixel counts."""
-    kernels = scene.kernels()
+    """All blocks at these places together, counted in threads while the next windows are read; raises `InputError` when no pixel counts.
+
+    draw: makes the maps of a block that `drawn` writes.
+    """
     margin = max([one.margin for one in counted] + ([drawn.margin] if drawn else []), default=0)
 
     def work(reading: Reading) -> Counted:
         block = reading.block()
-        found = planes(block, kernels) if drawn else {}
+        found = draw(block) if drawn and draw else {}
         pixels, sums = int(block.core(block.common).sum()), [one.sums(block) for one in counted]
         alone = {name: value.all for one, part_ in zip(counted, sums, strict=True) for name, value in one.scores(part_).items()} if blocks else {}
         told = [BlockScores(block.row, block.column, block.height, block.width, pixels, alone)] if blocks else []

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from otbsr.errors import ModelError, UsageError
+from otbsr.files import digest
 from otbsr.methods.import_model import one_line
-from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, digest, graph_files, save_model, trained_areas
+from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, graph_files, save_model, trained_areas
 from otbsr.progress import Report, silent
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from otbsr.errors import InputError, OutputError
+from otbsr.errors import InputError
+from otbsr.files import new_file
 from otbsr.methods.import_model import one_line
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.methods.networks import NetworkSettings, widen
@@ -23,15 +23,9 @@ def checkpoint_of(given: str | Path | None, out: Path) -> Path:
 
 def write_checkpoint(path: Path, arrays: dict[str, list[Any]], state: dict[str, Any]) -> None:
     """Write lists of arrays and a JSON state to one .npz file; a killed run leaves the previous file whole."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            named: dict[str, Any] = {f"{name}_{i}": np.asarray(array) for name, many in arrays.items() for i, array in enumerate(many)}
-            np.savez(file, state=np.array(json.dumps(state)), **named)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: checkpoint cannot be written ({error.strerror}); check the path and the free space") from error
+    with new_file(path, "check the path and the free space") as temporary, temporary.open("wb") as file:
+        named: dict[str, Any] = {f"{name}_{i}": np.asarray(array) for name, many in arrays.items() for i, array in enumerate(many)}
+        np.savez(file, state=np.array(json.dumps(state)), **named)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:

@@ -29,7 +29,7 @@ from otbsr.methods.model_folder import (
     ModelOutput,
     Sidecar,
     as_type,
-    new_folder,
+    new_model,
     write_sidecar,
 )
 from otbsr.progress import Report, silent
@@ -525,12 +525,9 @@ def product_type(kind: np.dtype, scale: float) -> str:
 def write(source: Path, target: Path, sidecar: Sidecar, in_place: bool, overwrite: bool) -> None:
     """Copy the SavedModel (and what the weights' authors wrote beside it) and write the sidecar; or only the latter."""
     if in_place:
-        try:
-            write_sidecar(source, sidecar)
-        except OSError as error:
-            raise OutputError(f"{source / SIDECAR}: cannot be written ({error.strerror}); give --out for a copy elsewhere") from error
+        write_sidecar(source, sidecar, "give --out for a copy elsewhere")
         return
-    with new_folder(target, overwrite) as temporary:
+    with new_model(target, overwrite) as temporary:
         shutil.copy(source / GRAPH, temporary)
         for folder in ("variables", "assets"):
             if (source / folder).is_dir():

@@ -7,11 +7,9 @@ the output, or to the centre of that. What is spoiled by the edge of the given i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otbsr.errors import ModelError, OutputError, nearest
+from otbsr.files import SPACE, digest, new_folder, write_json
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
@@ -133,12 +132,6 @@ def refuse_repeated_keys(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, 
     return content
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
-
-
 def graph_files(folder: Path) -> list[str]:
     """What TensorFlow may read of the folder, relative to it and in order: what `sha256` covers.
 
@@ -247,35 +240,18 @@ def as_type(values: NDArray[Any], kind: Any) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder that takes the name `folder` when the block ends well, else goes away; raises `OutputError`."""
+def new_model(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Where to make the model folder `folder`, which is there whole or not at all; raises `OutputError`, also when it exists without `overwrite`."""
     if folder.exists() and not overwrite:
         raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with new_folder(folder, "check the path and the free space") as temporary:
         yield temporary
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); check the path and the free space") from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
-    """Write `model.json` with the hashes of the folder's SavedModel."""
+def write_sidecar(folder: Path, sidecar: Sidecar, remedy: str = SPACE) -> None:
+    """Write `model.json` with the hashes of the folder's SavedModel; raises `OutputError`."""
     hashed = sidecar.model_copy(update={"sha256": {name: digest(folder / name) for name in graph_files(folder)}})
-    partial = folder / f".{SIDECAR}.part"
-    try:
-        partial.write_text(json.dumps(hashed.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / SIDECAR)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json(folder / SIDECAR, hashed.model_dump(mode="json"), remedy)
 
 
 def before_depth_to_space(model: Any) -> Any:
@@ -318,7 +294,7 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
     import tensorflow as tf
 
     folder = Path(folder)
-    with new_folder(folder, overwrite) as temporary:
+    with new_model(folder, overwrite) as temporary:
         module = tf.Module()
         # The plain tf.Variables, each once: the C API's loader restores no variable that only Keras knows of, and Keras' own
         # ExportArchive writes every weight twice.

@@ -5,7 +5,8 @@
 `shift` is where things appear in the fine image relative to the coarse one (metres east and north; global, with a smooth field
 where the images show one); the blur is a Gaussian of standard deviation `sigma` and the coarse pixel's square instead of the fine
 one's. First the displacement of windows by phase correlation on images of like sharpness, then Gauss-Newton on all parameters,
-windows that do not fit set aside. Any two grids of one CRS; equal ones too. Only a bounded number of windows is ever in memory.
+windows that do not fit set aside. Any two grids of one CRS; equal ones too. The fine values of the windows wait
+in a file: few windows are in memory at a time, and no more than a bounded number is ever looked at.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rasterio.windows import Window
 from otbsr.errors import GridError, InputError
 from otbsr.grid import Grid
 from otbsr.pairs.harmonisation import robust_fit
+from otbsr.pairs.memory import Kept, Shelf
 from otbsr.pairs.resample import operators, reach
 from otbsr.progress import Report, silent
 from otbsr.raster import first_line
@@ -83,22 +85,30 @@ class Raster:
 
     def read(self, window: Window) -> Stack:
         """Values [bands, h, w] of an integer window that may reach beyond the image (NaN there)."""
+        result = np.full((len(self._bands), int(window.height), int(window.width)), np.nan, np.float32)
+        top, left = max(0, int(window.row_off)), max(0, int(window.col_off))
+        bottom, right = (
+            min(size, int(end)) for size, end in ((self.grid.height, window.row_off + window.height), (self.grid.width, window.col_off + window.width))
+        )
+        if top >= bottom or left >= right:
+            return result
+        # Not read as boundless: rasterio makes a virtual file for each such window, which takes longer than the pixels.
+        inside = Window(left, top, right - left, bottom - top)
         try:
-            values = self._file.read(self._bands, window=window, boundless=True, fill_value=0, out_dtype="float32")
-            lost = np.zeros(values.shape[1:], bool)
+            values = self._file.read(self._bands, window=inside, out_dtype="float32")
+            gone = ~np.isfinite(values)
             if self._mask is not None:
-                lost = self._mask.read(1, window=window, boundless=True, fill_value=1) != 0
+                gone |= self._mask.read(1, window=inside) != 0
         except RasterioError as error:
             raise InputError(f"{self.path}: cannot be read ({first_line(error)}); fetch or make the file again") from error
-        rows = np.arange(int(window.height)) + int(window.row_off)
-        columns = np.arange(int(window.width)) + int(window.col_off)
-        lost |= ~((rows >= 0) & (rows < self.grid.height))[:, None] | ~((columns >= 0) & (columns < self.grid.width))[None, :]
-        gone = lost[None] | ~np.isfinite(values)
         if self._nodata is not None and not math.isnan(self._nodata):
             gone |= values == np.float32(self._nodata)
-        values = values * np.float32(self._scale) + np.float32(self._offset)
+        values *= np.float32(self._scale)
+        values += np.float32(self._offset)
         values[gone] = np.nan
-        return values
+        row, column = top - int(window.row_off), left - int(window.col_off)
+        result[:, row : row + bottom - top, column : column + right - left] = values
+        return result
 
     def only(self, band: int) -> Raster:
         """A view of one band, by its place in `names`; it is closed with this one."""
@@ -213,7 +223,7 @@ class Alignment:
 @dataclass(frozen=True)
 class AlignmentSettings:
     """How `estimate` works. limit: largest displacement looked for, metres (default 3 coarse pixels, 12 between equal grids); window: side in
-    coarse pixels (default 48, 96 between equal grids; less for small images); most: windows kept in memory; field: highest degree
+    coarse pixels (default 48, 96 between equal grids; less for small images); most: windows looked at; field: highest degree
     of the displacement (0, 1 or 2); sigma: fixed standard deviation of the blur, metres (default: estimated)."""  # noqa: D205, D209
 
     limit: float | None = None
@@ -226,10 +236,10 @@ class AlignmentSettings:
 
 @dataclass
 class Look:
-    """One window: its coarse values, the fine values around, where they are, and what is known of them so far."""
+    """One window: its coarse values, the fine values around (on a shelf), where they are, and what is known of them so far."""
 
     coarse: Stack
-    fine: Stack
+    fine: Kept
     valid: Mask
     place: tuple[float, float]
     coarse_axes: tuple[Vector, Vector]
@@ -240,18 +250,26 @@ class Look:
     reason: str = ""
 
 
-def estimate(fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings | None = None, report: Report = silent) -> Alignment:
+def estimate(
+    fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings | None = None, report: Report = silent, folder: Path | None = None
+) -> Alignment:
     """What lies between a fine image and a coarse one of the same bands in the same order.
 
-    Raises `GridError` for different coordinate systems or images that do not overlap, `InputError` for different numbers of bands,
-    too little texture or images that do not show the same ground.
+    folder: where values wait in a temporary file, at most some 300 MB; default the system's. Raises `GridError` for different coordinate
+    systems or images that do not overlap, `InputError` for different numbers of bands, too little texture or images that do not show the
+    same ground, `OutputError` when the disk is full.
     """
-    settings = settings or AlignmentSettings()
     check(fine, coarse)
+    with Shelf(folder) as shelf:
+        return fitted(fine, coarse, settings or AlignmentSettings(), shelf, report)
+
+
+def fitted(fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings, shelf: Shelf, report: Report) -> Alignment:
+    """`estimate` with a shelf for the fine values."""
     spacing = fine.grid.dx, coarse.grid.dx
     equal = round(spacing[1] / spacing[0]) == 1
     limit = settings.limit or (12 if equal else 3) * spacing[1]
-    looks, rejected = read_looks(fine, coarse, settings, limit, equal, report)
+    looks, rejected = read_looks(fine, coarse, settings, limit, equal, shelf, report)
     bounds = overlap(fine.grid, coarse.grid)
     variance = np.full(len(coarse.names), (settings.sigma if settings.sigma is not None else NOMINAL * spacing[1] * (0.5 if equal else 1.0)) ** 2)
     start = first_shift(looks, variance, spacing, limit)
@@ -311,7 +329,7 @@ def overlap(a: Grid, b: Grid) -> tuple[float, float, float, float]:
 
 
 def read_looks(
-    fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings, limit: float, equal: bool, report: Report
+    fine: Raster | Array, coarse: Raster | Array, settings: AlignmentSettings, limit: float, equal: bool, shelf: Shelf, report: Report
 ) -> tuple[list[Look], Counter[str]]:
     """Windows of the overlap spread at random, at most `settings.most`, and how many had no data."""
     grid = coarse.grid
@@ -342,7 +360,7 @@ def read_looks(
         a, b = fine.grid.position(own.left - margin, own.top + margin), fine.grid.position(own.right + margin, own.bottom - margin)
         around = Window(math.floor(a[0]), math.floor(a[1]), math.ceil(b[0]) - math.floor(a[0]), math.ceil(b[1]) - math.floor(a[1]))
         centre = (own.left + own.right) / 2, (own.top + own.bottom) / 2
-        looks.append(Look(np.where(known, values, 0), fine.read(around), known, centre, grid.axes(window), fine.grid.axes(around)))
+        looks.append(Look(np.where(known, values, 0), shelf.put(fine.read(around)), known, centre, grid.axes(window), fine.grid.axes(around)))
         report("alignment", 0.3 * len(looks) / min(settings.most, len(order)))
     if not looks:
         raise InputError("the images share no window with data in both; check no-data and masks, or choose scenes of the same place")
@@ -381,7 +399,7 @@ def first_shift(looks: list[Look], variance: Vector, spacing: tuple[float, float
 
     found = []
     for look in looks:
-        values, lost = fill(look.fine)
+        values, lost = fill(look.fine.get())
         side = look.coarse.shape[1]
         hann = np.hanning(side + 2)[1:-1].astype(np.float32)
         pictures = [np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)]
@@ -419,13 +437,13 @@ def crop(look: Look, start: Vector, spacing: tuple[float, float], slack: float) 
         first, last = np.searchsorted(fine, (coarse[0] + move - margin, coarse[-1] + move + margin))
         slices.append(slice(int(first), int(last)))
     columns, rows = slices
-    look.fine = np.ascontiguousarray(look.fine[:, rows, columns])
+    look.fine.put(look.fine.get()[:, rows, columns])
     look.fine_axes = look.fine_axes[0][columns], look.fine_axes[1][rows]
 
 
 def measure(look: Look, place: Vector, variance: Vector, spacing: tuple[float, float]) -> list[NDArray[np.float32]]:
     """Set the look's displacement, its error and likeness; returns for each band its usable values and model [n, 3]: coarse, blurred, by variance."""
-    values, lost = fill(look.fine)
+    values, lost = fill(look.fine.get())
     information, pull = np.zeros((2, 2)), np.zeros(2)
     likeness, columns = [], []
     for band, (plane, image) in enumerate(zip(look.coarse, values, strict=True)):

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import geopandas
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
@@ -22,13 +21,14 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, UsageError
+from otbsr.errors import GridError, InputError, UsageError, flaw
 from otbsr.grid import Grid
 from otbsr.pairs.alignment import Alignment, AlignmentSettings, Raster, estimate
 from otbsr.pairs.manifest import Steps, identity
+from otbsr.pairs.memory import FEATURES, WINDOW, bounded_cache
 from otbsr.pairs.orthorectification import calibrate, footprint, orthorectify, pansharpen, reproject, working_profile
 from otbsr.pairs.page import write_page
-from otbsr.pairs.patches import SPLITS, PatchSettings, extract_pairs, require_new, split_of
+from otbsr.pairs.patches import SPLITS, PatchSettings, extract_pairs, require_new, split_of, write_features
 from otbsr.pairs.rejection import REASONS, RejectionSettings, compare, judge, masks, patch_measures
 from otbsr.pairs.resample import resample
 from otbsr.products.product import NODATA, SCALE, Product, open_product
@@ -52,6 +52,7 @@ class ChainSettings(BaseModel):
     bands: tuple[str, ...] = Field(OUTPUTS, min_length=1, description="of the input; the target has those of them that Spot has")
     factor: int = Field(4, ge=1, le=8, description="input over target spacing")
     method: Literal["rcs", "lmvm", "bayes"] = Field("rcs", description="of the pansharpening")
+    resampling: Literal["nearest", "bilinear", "cubic", "average"] | None = Field(None, description="of input bands that do not nest; default refused")
     dem: Path | None = Field(None, description="folder of elevation tiles, for products in sensor geometry")
     geoid: Path | None = Field(None, description="geoid file, for products in sensor geometry")
     mtf: float = Field(REFERENCE_MTF, gt=0, lt=0.6, description="MTF of the target at its Nyquist frequency")
@@ -75,11 +76,10 @@ def read_settings(**given: Any) -> ChainSettings:
         values["rejection"] = RejectionSettings(**{name: values.pop(name) for name in ("masked", "changed") if name in values})
         return ChainSettings(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise UsageError(f"{name} is {first['input']!r}: {first['msg']}; see `otbsr pairs --help`") from None
+        raise UsageError(f"{flaw(error, flags=False)}; see `otbsr pairs --help`") from None
 
 
+@bounded_cache()
 def make_pairs(
     sentinel2: str | Path,
     spot: str | Path,
@@ -96,7 +96,8 @@ def make_pairs(
     Besides what `patches.extract_pairs` writes: `<split>.jsonl` (a line a patch, in the order of the patches images: products, dates,
     place, shift, gain, bias, residual, masks, artificial share), `candidates.gpkg` (all patches with their reason of rejection),
     `pairs.html`, and `<split>_tfrecords`. Steps are kept in ``OUT.steps`` until the pairs are written (for good with `keep`); the same
-    call goes on from them. Raises `InputError`, `GridError`, `OutputError`, `ProcessingError`, `MissingToolError`, `UsageError`.
+    call goes on from them. Memory does not depend on the products' size (`otbsr.pairs.memory`). Raises `InputError`, `GridError`,
+    `OutputError`, `ProcessingError`, `MissingToolError`, `UsageError`.
     """
     patches, settings, out = patches or PatchSettings(), settings or ChainSettings(), Path(out)
     require_new(out, overwrite)
@@ -194,17 +195,16 @@ class Chain(Meeting):
         dilation = self.settings.rejection.dilation
 
         def make(image: Path, codes: Path) -> dict[str, Any]:
-            found = calibrate(self.sentinel2, names, image, self.grid, self.report)
+            found = calibrate(self.sentinel2, names, image, self.grid, self.report, self.settings.resampling)
             profile = working_profile(self.grid, 2) | {"dtype": "uint8", "predictor": 1, "nodata": None}
             with rasterio.open(codes, "w", **profile) as file:
-                for top in range(0, self.grid.height, 256):
-                    for left in range(0, self.grid.width, 1024):
-                        window = Window(left, top, min(1024, self.grid.width - left), min(256, self.grid.height - top))
-                        file.write(masks(self.sentinel2, names, self.grid, window, True, dilation), 1, window=window)
-                        file.write(masks(self.spot, self.outputs, self.grid, window, own, dilation), 2, window=window)
+                for window in self.grid.windows(WINDOW):
+                    file.write(masks(self.sentinel2, names, self.grid, window, True, dilation), 1, window=window)
+                    file.write(masks(self.spot, self.outputs, self.grid, window, own, dilation), 2, window=window)
             return {"calibration": found}
 
         parameters = {"product": self.sentinel2.name, "bands": names, "grid": self.grid.describe(), "files": identity(files), "dilation": dilation}
+        parameters |= {"resampling": self.settings.resampling} if self.settings.resampling else {}
         self.steps.run("input", parameters, ["input.tif", "masks.tif"], make)
 
     def sharp(self) -> Path:
@@ -248,15 +248,14 @@ class Chain(Meeting):
             with rasterio.open(self.path("masks.tif")) as source:
                 profile = source.profile | {"count": 1}
                 with rasterio.open(path, "w", **profile) as file:
-                    for top in range(0, self.grid.height, 256):
-                        window = Window(0, top, self.grid.width, min(256, self.grid.height - top))
+                    for window in self.grid.windows(WINDOW):
                         file.write(((source.read(1, window=window) | (source.read(2, window=window) & ~np.uint8(1))) != 0).astype(np.uint8), 1, window=window)
 
         self.steps.run("hidden", {}, ["hidden.tif"], hide)
 
         def make() -> dict[str, Any]:
             with Raster(sharp, scale=SCALE) as fine, Raster(self.path("input.tif"), bands, scale=SCALE, mask=masked) as coarse:
-                found = estimate(fine, coarse, self.settings.alignment, self.report)
+                found = estimate(fine, coarse, self.settings.alignment, self.report, self.steps.folder)
             if np.mean(found.r2) < self.settings.least_r2:
                 raise InputError(
                     f"{self.spot.name}: after harmonisation it explains {np.mean(found.r2):.2f} of {self.sentinel2.name}'s variance, expected at least "
@@ -292,8 +291,7 @@ class Chain(Meeting):
             profile = working_profile(self.grid, 1) | {"dtype": "uint8", "predictor": 1, "nodata": None}
             mean = 0.0
             with rasterio.open(path, "w", **profile) as file, rasterio.open(self.path("input.tif")) as image:
-                for top in range(0, self.grid.height, 256):
-                    window = Window(0, top, self.grid.width, min(256, self.grid.height - top))
+                for window in self.grid.windows(WINDOW):
                     if settings.labels is None:
                         red, infrared = (image.read(names.index(name) + 1, window=window).astype(np.float32) * SCALE for name in ("B4", "B8"))
                         share = 100 * ((infrared - red < 0.25 * (infrared + red)) & (infrared > 0.08))
@@ -314,9 +312,9 @@ class Chain(Meeting):
             with tempfile.TemporaryDirectory(dir=self.steps.folder) as folder:
                 points = Path(folder) / "candidates.gpkg"
                 run_selection(self.path("input.tif"), points, s, self.report)
-                shapes = geopandas.read_file(points).geometry
-            position = np.array([self.grid.position(point.x, point.y) for point in shapes])
-            corners = np.floor(position[:, ::-1]).astype(np.int64) - s.patch // 2
+                x, y = read_points(points)
+            column, row = self.grid.position(x, y)  # type: ignore[arg-type]
+            corners: NDArray[np.int64] = np.floor(np.stack([row, column], -1)).astype(np.int64) - s.patch // 2
             split = split_of(self.grid, corners, s)
             measures: dict[str, Any] = patch_measures(self.path("quality.tif"), corners, s.patch, self.settings.rejection.change, self.report)
             measures["artificial"] = means(self.path("artificial.tif"), corners, s.patch)
@@ -402,12 +400,27 @@ class Chain(Meeting):
         """All candidates as squares with split, reason and measures, for a GIS."""
         from shapely import box
 
-        size, corners = self.patches.patch, table["corners"]
-        shapes = [box(*self.grid.corner(left, top + size), *self.grid.corner(left + size, top)) for top, left in corners.tolist()]
-        columns = {name: values for name, values in table.items() if name not in ("corners", "split", "reason")}
-        split = np.array([*SPLITS, ""])[table["split"]]
-        frame = geopandas.GeoDataFrame({"split": split, "reason": np.array(REASONS)[table["reason"]], **columns}, geometry=shapes, crs=self.grid.crs)
-        frame.to_file(path, driver="GPKG", layer="candidates", engine="pyogrio")
+        size = self.patches.patch
+        names = [name for name in table if name not in ("corners", "split", "reason")]
+
+        def part(rows: slice) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+            top, left = table["corners"][rows].T
+            (xmin, ymin), (xmax, ymax) = self.grid.corner(left, top + size), self.grid.corner(left + size, top)
+            said = {"split": np.array([*SPLITS, ""])[table["split"][rows]], "reason": np.array(REASONS)[table["reason"][rows]]}
+            return said | {name: table[name][rows] for name in names}, box(xmin, ymin, xmax, ymax)
+
+        write_features(path, "candidates", self.grid.crs, len(table["corners"]), part)
+
+
+def read_points(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates x, y [n] of a vector file's points, in its order."""
+    from pyogrio import read_dataframe, read_info
+    from shapely import get_coordinates
+
+    count = read_info(path, force_feature_count=True)["features"]
+    parts = [get_coordinates(read_dataframe(path, columns=[], skip_features=skip, max_features=FEATURES).geometry) for skip in range(0, count, FEATURES)]
+    x, y = np.concatenate(parts).T
+    return x, y
 
 
 def run_selection(image: Path, points: Path, patches: PatchSettings, report: Report = silent) -> None:

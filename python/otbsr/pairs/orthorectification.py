@@ -7,6 +7,7 @@ product needs these two; shift and change of grid come later, in one resampling.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,11 @@ from rasterio.windows import Window
 
 from otbsr.errors import InputError
 from otbsr.grid import Grid
+from otbsr.pairs.memory import RAM, WINDOW
 from otbsr.products.product import NODATA, SCALE, Product
 from otbsr.progress import Report, silent
 from otbsr.raster import first_line
 from otbsr.serving.otb import run_otb
-
-RAM = 512
-"""Megabytes that an OTB application may take for its buffers."""
 
 
 def working_profile(grid: Grid, count: int) -> dict[str, Any]:
@@ -39,20 +38,32 @@ def working_profile(grid: Grid, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def calibrate(product: Product, names: list[str], out: Path, grid: Grid | None = None, report: Report = silent) -> dict[str, Any]:
-    """Write bands as reflectance x 10000, int16, strip by strip; RPC are kept. grid: default the bands' own (their finest)."""
+def shares(grid: Grid) -> Iterator[tuple[float, Window]]:
+    """The windows in which an image on `grid` is made, with the share of it that is done after each."""
+    done = 0.0
+    for window in grid.windows(WINDOW):
+        done += window.width * window.height
+        yield done / (grid.width * grid.height), window
+
+
+def calibrate(
+    product: Product, names: list[str], out: Path, grid: Grid | None = None, report: Report = silent, resampling: str | None = None
+) -> dict[str, Any]:
+    """Write bands as reflectance x 10000, int16, window by window; RPC are kept.
+
+    grid: default the bands' own (their finest). resampling: of bands that lie otherwise (`Product.read`), which are refused without.
+    """
     own = grid or product.grid(names)
     bands = product.select(names)
     with rasterio.open(out, "w", **working_profile(own, len(names))) as file:
         file.descriptions = tuple(names)
         if product.sensor and (rpcs := rpcs_of(bands[0].path)):
             file.rpcs = rpcs
-        for top in range(0, own.height, 256):
-            window = Window(0, top, own.width, min(256, own.height - top))
-            values = product.read(names, window, own)
+        for done, window in shares(own):
+            values = product.read(names, window, own, resampling)
             numbers = np.where(np.isfinite(values), np.clip(np.rint(np.nan_to_num(values) / SCALE), -9999, 32767), NODATA)
             file.write(numbers.astype(np.int16), window=window)
-            report("calibration", (top + window.height) / own.height)
+            report("calibration", done)
     return {band.name: {"scale": band.scale, "offset": band.offset} for band in bands}
 
 
@@ -133,12 +144,11 @@ def name_bands(out: Path, like: Path) -> None:
 
 
 def reproject(image: Path, out: Path, crs: str, report: Report = silent) -> None:
-    """The image in another CRS at about its own spacing, by Lanczos' interpolation, strip by strip."""
+    """The image in another CRS at about its own spacing, by Lanczos' interpolation, window by window."""
     with rasterio.open(image) as source, WarpedVRT(source, crs=crs, resampling=Resampling.lanczos, nodata=NODATA, tolerance=0.05) as warped:
         grid = Grid.of(warped)
         with rasterio.open(out, "w", **working_profile(grid, warped.count)) as file:
             file.descriptions = source.descriptions
-            for top in range(0, grid.height, 256):
-                window = Window(0, top, grid.width, min(256, grid.height - top))
+            for done, window in shares(grid):
                 file.write(warped.read(window=window), window=window)
-                report("reprojection", (top + window.height) / grid.height)
+                report("reprojection", done)

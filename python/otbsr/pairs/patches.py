@@ -27,6 +27,7 @@ from shapely import points
 from otbsr.errors import InputError, OutputError, UsageError
 from otbsr.grid import Grid
 from otbsr.pairs.manifest import footprints
+from otbsr.pairs.memory import FEATURES, bounded_cache
 from otbsr.progress import Report, part, silent
 
 SPLITS = ("train", "valid")
@@ -76,15 +77,20 @@ def split_of(coarse: Grid, corners: NDArray[np.int64], settings: PatchSettings) 
     """The split of patches by their upper-left pixels [n, 2]: 0 training, 1 validation, -1 neither, as `place` says; [n]."""
     s = settings
     mask = block_splits(-(-coarse.height // s.block), -(-coarse.width // s.block), s.valid, s.seed)
-    pixels = np.kron(mask, np.ones((s.block, s.block), bool))[: coarse.height, : coarse.width]
-    total = np.pad(pixels.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
+    blocks = np.pad(mask.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))  # those above and left of each corner of blocks
     row, column = corners[:, 0], corners[:, 1]
+
+    def before(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Validation pixels above and left of corners of pixels: linear along each side of a block, so that no image of them is needed."""
+        (i, down), (j, right) = np.divmod(rows, s.block), np.divmod(columns, s.block)
+        below, beside = np.minimum(i + 1, len(mask)), np.minimum(j + 1, mask.shape[1])
+        a, b, c, d = blocks[i, j], blocks[below, j], blocks[i, beside], blocks[below, beside]
+        return np.asarray(s.block**2 * a + s.block * (down * (b - a) + right * (c - a)) + down * right * (d - b - c + a), np.int64)
 
     def validation_pixels(widen: int) -> NDArray[np.int64]:
         top, left = np.maximum(row - widen, 0), np.maximum(column - widen, 0)
         bottom, right = np.minimum(row + s.patch + widen, coarse.height), np.minimum(column + s.patch + widen, coarse.width)
-        inside: NDArray[np.int64] = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
-        return inside
+        return before(bottom, right) - before(top, right) - before(bottom, left) + before(top, left)
 
     return np.asarray(np.where(validation_pixels(s.buffer) == 0, 0, np.where(validation_pixels(0) == s.patch**2, 1, -1)), np.int64)
 
@@ -144,16 +150,29 @@ def centres(corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) ->
     middle gives the same footprint on both grids, and is on no edge where rounding could choose.
     """
     factor = coarse.factor_to(fine)
-    return np.array([fine.centre((column + patch // 2) * factor, (row + patch // 2) * factor) for row, column in corners], np.float64).reshape(-1, 2)
+    column, row = ((corners[:, axis] + patch // 2) * factor for axis in (1, 0))
+    x, y = fine.centre(column, row)  # type: ignore[arg-type]
+    return np.column_stack([x, y]).astype(np.float64)
 
 
 def write_points(path: Path, corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> None:
     """Write one point a patch, as `centres` says, with its number in the field `patch`."""
-    xy = centres(corners, coarse, fine, patch)
-    frame = geopandas.GeoDataFrame({"patch": np.arange(len(corners), dtype=np.int32)}, geometry=points(xy), crs=coarse.crs or None)
-    frame.to_file(path, driver="GPKG", layer="patches", engine="pyogrio")
+
+    def part(rows: slice) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+        return {"patch": np.arange(rows.start, rows.stop, dtype=np.int32)}, points(centres(corners[rows], coarse, fine, patch))
+
+    write_features(path, "patches", coarse.crs, len(corners), part)
 
 
+def write_features(path: Path, layer: str, crs: str, count: int, part: Callable[[slice], tuple[dict[str, NDArray[Any]], NDArray[Any]]]) -> None:
+    """Write a GeoPackage of `count` features, some thousands at a time: `part` gives fields and geometries of a slice of them."""
+    for begin in range(0, max(count, 1), FEATURES):
+        fields, geometry = part(slice(begin, min(begin + FEATURES, count)))
+        frame = geopandas.GeoDataFrame(fields, geometry=geometry, crs=crs or None)
+        frame.to_file(path, driver="GPKG", layer=layer, engine="pyogrio", mode="a" if begin else "w")
+
+
+@bounded_cache()
 def extract_pairs(
     lr: str | Path,
     target: str | Path,

@@ -31,6 +31,8 @@ REASONS = ("", "no data", "cloud, shadow or snow in the input", "cloud, shadow o
 """By number; '' is for accepted patches."""
 LEAST_TEXTURE = 0.004
 """Standard deviation (reflectance) of the input in a patch below which its correlation is that of noise."""
+SIDE = 256
+"""Of the windows of input pixels in which images are compared and patches measured."""
 Codes = NDArray[np.uint8]
 
 
@@ -86,35 +88,35 @@ def compare(
             "driver": "GTiff", "width": grid.width, "height": grid.height, "count": 6, "dtype": "int16", "crs": grid.crs or None, "transform": grid.transform,
             "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "zlevel": 1, "interleave": "band",
         }  # fmt: skip
-        changed = clear = 0
+        changed = clear = done = 0
         with rasterio.open(out, "w", **profile) as file:
             file.descriptions = ("masks of the input", "masks of the target", "change x 100", "residual", "input", "target")
-            for top in range(0, grid.height, 256):
-                for left in range(0, grid.width, 256):
-                    window = Window(left, top, min(256, grid.width - left), min(256, grid.height - top))
-                    wide = Window(left - 2, top - 2, window.width + 4, window.height + 4)
-                    values = coarse.read(wide)
-                    seen = np.stack([
-                        seen_through(fine.only(band), grid.cropped(wide), nowhere, variance, reach(variance, fine.grid.dx, grid.dx))[0]
-                        for band, variance in enumerate(variances)
-                    ])  # fmt: skip
-                    residual = values - seen
-                    gone = ~np.isfinite(residual).all(0)
-                    smooth = smoothed(np.where(gone[None], 0, residual), ~gone)
-                    change = np.sqrt(np.mean(np.square(smooth / deviation), 0))
-                    inside = (slice(2, 2 + int(window.height)), slice(2, 2 + int(window.width)))
-                    codes = known.read(window=window).astype(np.int16)
-                    own = fine.read(Window(left * factor, top * factor, window.width * factor, window.height * factor))
-                    lost = ~np.isfinite(own).all(0).reshape(int(window.height), factor, int(window.width), factor).all((1, 3))
-                    codes[1] |= np.where(lost, BITS["nodata"], 0).astype(np.int16)
-                    codes[0] |= np.where(np.isfinite(values[(slice(None), *inside)]).all(0), 0, BITS["nodata"]).astype(np.int16)
-                    measures = [100 * change, np.sqrt(np.mean(np.square(residual), 0)), values.mean(0), seen.mean(0)]
-                    numbers = [np.where(gone[inside], 0, np.clip(np.rint(np.nan_to_num(one[inside])), -32768, 32767)) for one in measures]
-                    file.write(np.stack([*codes, *numbers]).astype(np.int16), window=window)
-                    good = ~gone[inside] & (codes == 0).all(0)
-                    clear += int(good.sum())
-                    changed += int((change[inside][good] > 5).sum())
-                report("comparison", min(1.0, (top + 256) / grid.height))
+            for window in grid.windows(SIDE):
+                left, top = int(window.col_off), int(window.row_off)
+                wide = Window(left - 2, top - 2, window.width + 4, window.height + 4)
+                values = coarse.read(wide)
+                seen = np.stack([
+                    seen_through(fine.only(band), grid.cropped(wide), nowhere, variance, reach(variance, fine.grid.dx, grid.dx))[0]
+                    for band, variance in enumerate(variances)
+                ])  # fmt: skip
+                residual = values - seen
+                gone = ~np.isfinite(residual).all(0)
+                smooth = smoothed(np.where(gone[None], 0, residual), ~gone)
+                change = np.sqrt(np.mean(np.square(smooth / deviation), 0))
+                inside = (slice(2, 2 + int(window.height)), slice(2, 2 + int(window.width)))
+                codes = known.read(window=window).astype(np.int16)
+                own = fine.read(Window(left * factor, top * factor, window.width * factor, window.height * factor))
+                lost = ~np.isfinite(own).all(0).reshape(int(window.height), factor, int(window.width), factor).all((1, 3))
+                codes[1] |= np.where(lost, BITS["nodata"], 0).astype(np.int16)
+                codes[0] |= np.where(np.isfinite(values[(slice(None), *inside)]).all(0), 0, BITS["nodata"]).astype(np.int16)
+                measures = [100 * change, np.sqrt(np.mean(np.square(residual), 0)), values.mean(0), seen.mean(0)]
+                numbers = [np.where(gone[inside], 0, np.clip(np.rint(np.nan_to_num(one[inside])), -32768, 32767)) for one in measures]
+                file.write(np.stack([*codes, *numbers]).astype(np.int16), window=window)
+                good = ~gone[inside] & (codes == 0).all(0)
+                clear += int(good.sum())
+                changed += int((change[inside][good] > 5).sum())
+                done += int(window.width) * int(window.height)
+                report("comparison", done / (grid.width * grid.height))
     return {"clear_pixels": clear, "changed_share": changed / max(clear, 1)}
 
 
@@ -132,31 +134,29 @@ def patch_measures(quality: Path, corners: NDArray[np.int64], patch: int, change
     """
     names = ("nodata", "input_hidden", "target_hidden", "saturated", "changed", "square", "x", "y", "xx", "yy", "xy")
     sums = {name: np.zeros(len(corners), np.float64) for name in names}
-    side = 1024
+    tiles, tile = np.unique(corners // SIDE, axis=0, return_inverse=True)
+    members = np.split(np.argsort(tile.ravel(), kind="stable"), np.bincount(tile.ravel(), minlength=len(tiles)).cumsum()[:-1])
     with rasterio.open(quality) as file:
-        tiles = corners // side
-        for number, (tile_row, tile_column) in enumerate(sorted(set(map(tuple, tiles.tolist())))):
-            chosen = np.flatnonzero((tiles == (tile_row, tile_column)).all(1))
-            top, left = tile_row * side, tile_column * side
-            window = Window(left, top, min(side + patch, file.width - left), min(side + patch, file.height - top))
-            first, second, changes, residual, x, y = file.read(window=window).astype(np.float64)
-            own, other = first.astype(np.int64), second.astype(np.int64)
+        for number, (chosen, (top, left)) in enumerate(zip(members, (tiles * SIDE).tolist(), strict=False)):
+            window = Window(left, top, min(SIDE + patch, file.width - left), min(SIDE + patch, file.height - top))
+            # Whole numbers, whose sums do not depend on the block.
+            own, other, changes, residual, x, y = file.read(window=window).astype(np.int64)
             clear = ((own | other) & (BITS["nodata"] | HIDDEN)) == 0
             planes = {
                 "nodata": (own | other) & BITS["nodata"] != 0, "input_hidden": own & HIDDEN != 0, "target_hidden": other & HIDDEN != 0,
-                "saturated": (own | other) & BITS["saturation"] != 0, "changed": clear & (changes > 100 * change), "square": np.square(residual * 1e-4),
+                "saturated": (own | other) & BITS["saturation"] != 0, "changed": clear & (changes > 100 * change), "square": residual * residual,
                 "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y,
             }  # fmt: skip
             rows, columns = corners[chosen, 0] - top, corners[chosen, 1] - left
             for name, plane in planes.items():
-                total = np.pad(plane.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+                total = np.pad(plane.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
                 inside = total[rows + patch, columns + patch] - total[rows, columns + patch] - total[rows + patch, columns] + total[rows, columns]
                 sums[name][chosen] = inside / patch**2
-            report("rejection", (number + 1) / max(1, len(set(map(tuple, tiles.tolist())))))
+            report("rejection", (number + 1) / len(tiles))
     texture = np.sqrt(np.maximum(sums["xx"] - sums["x"] ** 2, 0)) * 1e-4
     spread = np.sqrt(np.maximum(sums["xx"] - sums["x"] ** 2, 0) * np.maximum(sums["yy"] - sums["y"] ** 2, 0))
     likeness = np.where(spread > 0, (sums["xy"] - sums["x"] * sums["y"]) / np.maximum(spread, 1e-9), 0.0)
-    found = {name: sums[name] for name in names[:5]} | {"residual": np.sqrt(sums["square"]), "likeness": likeness, "texture": texture}
+    found = {name: sums[name] for name in names[:5]} | {"residual": np.sqrt(sums["square"]) * 1e-4, "likeness": likeness, "texture": texture}
     return {name: value.astype(np.float32) for name, value in found.items()}
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from otbsr.grid import Grid
+from otbsr.pairs.memory import WINDOW
 from otbsr.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -115,23 +116,23 @@ def resample(
     profile: dict[str, Any] = {"driver": "GTiff", "width": grid.width, "height": grid.height, "count": len(gain), "dtype": "int16", "crs": grid.crs or None}
     profile |= {"transform": grid.transform, "nodata": nodata, "tiled": True, "blockxsize": 256, "blockysize": 256, "bigtiff": "if_safer"}
     profile |= {"compress": "deflate", "zlevel": 1, "predictor": 2, "interleave": "band"}
-    seen = 0
+    seen = done = 0
     with rasterio.open(out, "w", **profile) as file:
         file.descriptions = tuple(source.names)
-        for top in range(0, grid.height, 256):
-            strip = Window(0, top, grid.width, min(256, grid.height - top))
-            numbers = np.full((len(gain), int(strip.height), grid.width), nodata, np.int16)
-            for row in range(0, int(strip.height), block):
-                for column in range(0, grid.width, block):
-                    window = Window(column, top + row, min(block, grid.width - column), min(block, int(strip.height) - row))
-                    values = seen_through(source, grid.cropped(window), field, variance, margin)
-                    known = np.isfinite(values).all(0)
-                    values = (values * np.array(gain, np.float32)[:, None, None] + np.array(bias, np.float32)[:, None, None]) / np.float32(scale)
-                    piece = np.where(known, np.clip(np.rint(np.where(known, values, 0)), -9999, 32767), nodata)
-                    numbers[:, row : row + int(window.height), column : column + int(window.width)] = piece
-                    seen += int(known.sum())
-            file.write(numbers, window=strip)
-            report("resampling", (top + strip.height) / grid.height)
+        for part in grid.windows(WINDOW):
+            numbers = np.full((len(gain), int(part.height), int(part.width)), nodata, np.int16)
+            for window in grid.cropped(part).windows(block):
+                row, column = int(window.row_off), int(window.col_off)
+                place = Window(part.col_off + column, part.row_off + row, window.width, window.height)
+                values = seen_through(source, grid.cropped(place), field, variance, margin)
+                known = np.isfinite(values).all(0)
+                values = (values * np.array(gain, np.float32)[:, None, None] + np.array(bias, np.float32)[:, None, None]) / np.float32(scale)
+                piece = np.where(known, np.clip(np.rint(np.where(known, values, 0)), -9999, 32767), nodata)
+                numbers[:, row : row + int(window.height), column : column + int(window.width)] = piece
+                seen += int(known.sum())
+            file.write(numbers, window=part)
+            done += int(part.width) * int(part.height)
+            report("resampling", done / (grid.width * grid.height))
     return {"share_with_data": seen / (grid.width * grid.height), "block": block}
 
 

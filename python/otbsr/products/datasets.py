@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
 from otbsr.errors import InputError, OutputError, UsageError, nearest
+from otbsr.files import write_json
 from otbsr.grid import Grid
 from otbsr.products.download import ZENODO, Remote, remote_of, zenodo_files
 from otbsr.products.files import read_bytes
@@ -552,9 +552,7 @@ def write_area(folder: Path, name: str, dataset: DataSet, area: Area) -> None:
             "factor": area.grid.factor_to(area.fine), "calibrated": area.calibrated, "details": dict(area.details),
             "imported": datetime.now().isoformat("T", "seconds"),
         }  # fmt: skip
-        temporary = folder / "area.json.part"
-        temporary.write_text(json.dumps(about, indent=1))
-        os.replace(temporary, folder / "area.json")
+        write_json(folder / "area.json", about, "free some space or choose another --out")
     except (OSError, RasterioError) as error:
         raise OutputError(f"{folder}: cannot be written ({first_line(error)}); free some space or choose another --out") from error
 

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from otbsr.errors import InputError, OutputError
+from otbsr.files import write_text
 from otbsr.raster import first_line
 
 PLUGINS = ("orfeoToolbox_provider", "otbprovider")
@@ -92,15 +93,14 @@ def write_settings(file: Path, values: Mapping[tuple[str, str], str], overwrite:
         other = value_of(before or "", section, key)
         if section == "Processing" and other not in (None, "", value) and not overwrite:
             raise OutputError(f"{file}: {key} is {other}, not {value}; add --overwrite to replace it (a backup is kept)")
+    remedy = "check its rights, or set the two folders in QGIS"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         backup = None
         if before is not None:
             backup = next(path for number in count(1) if not (path := file.with_name(f"{file.name}.backup{number}")).exists())
             backup.write_bytes(file.read_bytes())
-        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-        partial.write_text(after, encoding="utf-8")
-        os.replace(partial, file)
     except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({first_line(error)}); check its rights, or set the two folders in QGIS") from error
+        raise OutputError(f"{file}: cannot be written ({first_line(error)}); {remedy}") from error
+    write_text(file, after, remedy)
     return backup

@@ -19,10 +19,11 @@ from typing import Any
 
 from otbsr import __version__
 from otbsr.errors import MissingToolError, OutputError, ProcessingError, UsageError
+from otbsr.files import new_file, new_folder, write_json
 from otbsr.progress import Report, silent
 from otbsr.qgis import settings
 from otbsr.qgis.descriptions import mended, mended_theirs
-from otbsr.raster import first_line, stamp
+from otbsr.raster import stamp
 from otbsr.serving import otb
 
 MANIFEST = "otbsr-qgis.json"
@@ -176,18 +177,9 @@ def make_folder(folder: Path, tools: Tools, overwrite: bool, report: Report) -> 
         raise OutputError(f"{folder}: exists and was not made by `otbsr qgis-setup`; choose another folder with --out")
     if existing is not None and not overwrite:
         raise OutputError(f"{folder}: was made by another version or with other settings; add --overwrite to make it anew")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(folder, "check the folder's rights and the space left") as partial:
         fill(partial, tools, report)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(partial / MANIFEST, manifest)
     return False
 
 
@@ -283,11 +275,6 @@ def copy_model(to: Path, overwrite: bool) -> Path:
             return to
         if not overwrite:
             raise OutputError(f"{to}: exists and is not the model of this version; add --overwrite to replace it")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    with new_file(to, "check the profile's rights") as partial:
         shutil.copyfile(source, partial)
-        os.replace(partial, to)
-    except OSError as error:
-        raise OutputError(f"{to}: cannot be written ({first_line(error)}); check the profile's rights") from error
     return to

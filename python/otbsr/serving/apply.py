@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,20 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from otbsr import __version__
-from otbsr.errors import GridError, InputError, ModelError, OtbsrError, OutputError, UsageError
+from otbsr.errors import GridError, InputError, OtbsrError, OutputError, UsageError
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder, Sidecar, graph_files
-from otbsr.products import Product, open_product, stack
+from otbsr.products import Product, stack
 from otbsr.progress import Report, silent
 from otbsr.raster import damage, first_line, settle
 from otbsr.serving.cog import TILE, Layer, Piece, add_overviews, assemble, levels_inside
+from otbsr.serving.options import ApplyOptions
 from otbsr.serving.otb import run_otb
 from otbsr.serving.reliability import WINDOW, disagreement_layer, missing, parts, validity_layer, windows, write_disagreement, write_validity
 from otbsr.serving.vrt import write_mosaic
 from otbsr.serving.windows import Attempt, Made, WindowFolder, key_of, leave_record, shared_folder, window_folder
 
 STEP = "super-resolution"
-SIDE = 4096
-"""Side of the windows that are kept, input pixels: minutes of work, a start of the application costs a hundredth."""
 LEAST_BLOCK = 64
 """Smallest block (input pixels) that is tried when TensorFlow's memory does not suffice."""
 RUN_TAG = "OTBSR_RUN"
@@ -67,7 +66,7 @@ class Work:
     """All that making the windows of one product takes, on this machine or another that sees the same files.
 
     folder: of the windows. served: each model's input and its grid. layers: the product's files. places: each window on the fine and on the
-    input's grid. levels: overviews inside a window's files. watched: what all windows are to be made from.
+    input's grid. levels: overviews inside a window's files. options: of `apply`. watched: what all windows are to be made from.
     """
 
     folder: Path
@@ -77,8 +76,7 @@ class Work:
     layers: dict[str, Layer]
     places: tuple[tuple[Window, Window], ...]
     levels: int
-    threads: int | None
-    ram: int | None
+    options: ApplyOptions
     watched: Watched | None = None
 
     def names(self, number: int) -> dict[str, str]:
@@ -124,35 +122,19 @@ def apply(
     source: str | Path,
     model: str | Path,
     out: str | Path,
+    options: ApplyOptions | None = None,
     *,
-    bands: Sequence[str] | None = None,
-    scale: float | None = None,
-    surface: str = "FRE",
-    resampling: str | None = None,
-    against: str | Path | None = None,
-    validity: bool = False,
-    threads: int | None = None,
-    ram: int | None = None,
-    window: int = SIDE,
-    trust_model: bool = False,
     overwrite: bool = False,
     report: Report = silent,
     run: Run = make_here,
     only: int | None = None,
+    **words: Any,
 ) -> Applied:
     """Super-resolve `source` (SAFE folder, Theia folder or image) with a model folder into `out`: a COG (.tif), or a .vrt over its windows.
 
-    bands, scale: an image's band names in its order and the reflectance of one DN, where the file does not say so itself.
-    surface, resampling: as `open_product` and `stack` take them: which of Theia's reflectances, and how coarser bands that do not nest in the
-        finest one's grid come onto it ("bilinear", "cubic" ...); by default they are refused.
-    against: a second model (P): `out`_disagreement gets how far its result is from `model`'s, the root mean square over the bands of the
-        difference in DN of `model`'s output, uint16, 65535 where either has no data.
-    validity: `out`_validity gets for each pixel, uint8: 0 no data in the input; 1 no data or the image's edge within the model's margin, so
-        that filled or mirrored pixels had a say; 2 data wherever the model looks.
-    ram: MiB for pixels; threads: limit of the application's threads. window: side of the windows, input pixels, a multiple of 512.
+    options: see `ApplyOptions`; `words` are options by their names, such as `validity=True`, and win.
     run: how the windows are made. only: make just the window of this number and leave it for a later run without `only`, which finds it and puts
         the product together; runs for different windows may go side by side, on machines that see the same files.
-    trust_model: run a model whose sidecar does not list the hashes of its files. A SavedModel is a program: it can read and write files.
 
     `out` has the input's corner, footprint and CRS, spacing / factor, and so have the files beside it; all are moved to their names only after
     they were checked. Finished windows lie in the folder `out`.windows, and the same call goes on from them; with a .tif they go away at the
@@ -160,28 +142,27 @@ def apply(
     `UsageError` and `OutputError`.
     """
     begin, source, out = time.monotonic(), Path(source).absolute(), Path(out)  # other machines and processes have other working folders
-    models = tuple(open_trusted(Path(path).absolute(), trust_model) for path in (model, against) if path is not None)
+    options = replace(options or ApplyOptions(), **words).absolute()
+    models = options.open_models(Path(model).absolute())
     side = models[0].sidecar
-    if len(models) > 1:
-        require_comparable(*models)
-    if window < TILE or window % TILE:
-        raise UsageError(f"window of {window} input pixels; expected a multiple of {TILE}")
-    beside = {key: out.with_name(f"{out.stem}_{key}{out.suffix}") for key, wanted in (("disagreement", against), ("validity", validity)) if wanted}
-    finals = {**beside, "out": out}
+    if options.window < TILE or options.window % TILE:
+        raise UsageError(f"window of {options.window} input pixels; expected a multiple of {TILE}")
+    finals = options.files(out)
+    beside = {key: path for key, path in finals.items() if key != "out"}
     for path in finals.values():
         require_writable(path, overwrite)
-    product = open_product(source, bands, scale, surface)
-    pixels = pixels_identity(product, models, bands, scale, surface, resampling, sorted(finals))
-    identity = {**pixels, "window": window, "otbsr": __version__}
+    product = options.open_source(source)
+    pixels = pixels_identity(product, models, options)
+    identity = {**pixels, "window": options.window, "otbsr": __version__}
     folder = out.absolute().with_name(f"{out.name}.windows")
     watched = Watched(product, models)
 
     def work_in(where: Attempt) -> Work:
-        served = tuple(prepare(product, one.sidecar, where.folder / f"in{where.mark}_{number}.vrt", resampling) for number, one in enumerate(models))
+        served = tuple(prepare(product, one.sidecar, where.folder / f"in{where.mark}_{number}.vrt", options.resampling) for number, one in enumerate(models))
         expected = served[0][1].refined(side.factor)
-        places = tuple(windows(expected, side.factor, window))
-        levels = levels_inside(window * side.factor, len(places) == 1, expected)
-        return Work(where.folder, served, models, expected, layers_of(side, expected, list(finals)), places, levels, threads, ram, watched)
+        places = tuple(windows(expected, side.factor, options.window))
+        levels = levels_inside(options.window * side.factor, len(places) == 1, expected)
+        return Work(where.folder, served, models, expected, layers_of(side, expected, list(finals)), places, levels, options, watched)
 
     if only is not None:
         with shared_folder(folder, identity) as attempt, watched:
@@ -250,60 +231,27 @@ def put_together(kept: WindowFolder, work: Work, finals: dict[str, Path], tags: 
             raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another path") from error
 
 
-def pixels_identity(
-    product: Product, models: Sequence[ModelFolder], bands: Sequence[str] | None, scale: float | None, surface: str, resampling: str | None, keys: Sequence[str]
-) -> dict[str, Any]:
+def pixels_identity(product: Product, models: Sequence[ModelFolder], options: ApplyOptions) -> dict[str, Any]:
     """All that decides what a product's pixels are; JSON."""
     return {
-        "source": [*source_identity(product), surface, resampling],
+        "source": [*source_identity(product), options.surface, options.resampling],
         "model": [folder.sidecar.sha256 for folder in models],
-        "bands": [list(bands) if bands else None, scale],
-        "products": list(keys),
+        "bands": [list(options.bands) if options.bands else None, options.scale],
+        "products": sorted(options.files(product.path)),
     }
 
 
-def run_key(
-    source: str | Path,
-    model: str | Path,
-    *,
-    bands: Sequence[str] | None = None,
-    scale: float | None = None,
-    surface: str = "FRE",
-    resampling: str | None = None,
-    against: str | Path | None = None,
-    validity: bool = False,
-    trust_model: bool = False,
-    **_others: Any,
-) -> str:
+def run_key(source: str | Path, model: str | Path, options: ApplyOptions) -> str:
     """The digest that `apply` with these options leaves in its products under `RUN_TAG`."""
-    product = open_product(Path(source).absolute(), bands, scale, surface)
-    keys = sorted(["out", *(["disagreement"] if against is not None else []), *(["validity"] if validity else [])])
-    models = [open_trusted(path, trust_model) for path in (model, against) if path is not None]
-    return key_of(pixels_identity(product, models, bands, scale, surface, resampling, keys))
+    return key_of(pixels_identity(options.open_source(Path(source).absolute()), options.open_models(model), options))
 
 
-def window_count(
-    source: str | Path,
-    model: str | Path,
-    *,
-    bands: Sequence[str] | None = None,
-    scale: float | None = None,
-    surface: str = "FRE",
-    resampling: str | None = None,
-    window: int = SIDE,
-    trust_model: bool = False,
-    **_others: Any,
-) -> int:
+def window_count(source: str | Path, model: str | Path, options: ApplyOptions) -> int:
     """How many windows `apply` with these options works by; raises as `apply` does."""
-    side = open_trusted(model, trust_model).sidecar
+    side = options.open_models(model)[0].sidecar
     with tempfile.TemporaryDirectory() as folder:
-        _, grid = prepare(open_product(Path(source).absolute(), bands, scale, surface), side, Path(folder) / "in.vrt", resampling)
-    return len(parts(Window(0, 0, grid.width, grid.height), window))
-
-
-def open_trusted(path: str | Path, trust: bool) -> ModelFolder:
-    """A model folder all of whose files have the hashes that its sidecar lists; raises `ModelError`. trust: a missing list is accepted."""
-    return ModelFolder.open(path, trust)
+        _, grid = prepare(options.open_source(Path(source).absolute()), side, Path(folder) / "in.vrt", options.resampling)
+    return len(parts(Window(0, 0, grid.width, grid.height), options.window))
 
 
 def source_identity(product: Product) -> list[list[Any]]:
@@ -375,12 +323,12 @@ def make_window(where: Attempt, work: Work, number: int, report: Report) -> dict
     made: dict[str, Path | None] = {key: where.partial(name) for key, name in todo.items()}
     first = made.get("out")
     if first:
-        serve(work.served[0][0], models[0], first, fine, grid, STEP, work.threads, work.ram, report)
+        serve(work.served[0][0], models[0], first, fine, grid, STEP, work.options, report)
     else:
         first = where.path(names["out"])
     if first and (out := made.get("disagreement")):
         second = where.partial(f"second_{window_name(coarse)}")
-        serve(work.served[1][0], models[1], second, fine, grid, "second model", work.threads, work.ram, report)
+        serve(work.served[1][0], models[1], second, fine, grid, "second model", work.options, report)
         write_disagreement(first, second, out, side, models[1].sidecar, grid, report)
         second.unlink()
     if out := made.get("validity"):
@@ -407,16 +355,16 @@ def is_empty(path: Path, window: Window) -> bool:
         return all(missing(dataset.read(window=one), dataset.nodatavals).all() for one in parts(window, WINDOW))
 
 
-def serve(served: Path, folder: ModelFolder, out: Path, box: Window, expected: Grid, step: str, threads: int | None, ram: int | None, report: Report) -> None:
+def serve(served: Path, folder: ModelFolder, out: Path, box: Window, expected: Grid, step: str, options: ApplyOptions, report: Report) -> None:
     """Run SuperResolution on a file that `prepare` made, for a box of its output, and check and label the result on the grid `expected`.
 
     Where TensorFlow's memory does not suffice, blocks are made smaller, down to `LEAST_BLOCK`; then its error is raised.
     """
-    parameters = serving_parameters(served, folder, out, box, threads, ram)
+    parameters = serving_parameters(served, folder, out, box, options)
     block = None
     while True:
         try:
-            run_otb("SuperResolution", {**parameters, "block": block}, report, [out], step, threads)
+            run_otb("SuperResolution", {**parameters, "block": block}, report, [out], step, options.threads)
             break
         except OtbsrError as error:
             smaller = block // 2 if block else WINDOW // 2
@@ -426,13 +374,15 @@ def serve(served: Path, folder: ModelFolder, out: Path, box: Window, expected: G
     label(out, folder.sidecar, expected)
 
 
-def serving_parameters(served: Path, folder: ModelFolder, out: Path, box: Window | None, threads: int | None, ram: int | None) -> dict[str, object]:
+def serving_parameters(served: Path, folder: ModelFolder, out: Path, box: Window | None, options: ApplyOptions) -> dict[str, object]:
     """SuperResolution's parameters for a `box` of the output, or for all of it."""
     kind = folder.sidecar.output.dtype
-    options = {"TILED": "YES", "BLOCKXSIZE": TILE, "BLOCKYSIZE": TILE, "COMPRESS": "ZSTD", "ZSTD_LEVEL": 1, "PREDICTOR": 3 if kind.startswith("float") else 2}
+    creation = {"TILED": "YES", "BLOCKXSIZE": TILE, "BLOCKYSIZE": TILE, "COMPRESS": "ZSTD", "ZSTD_LEVEL": 1, "PREDICTOR": 3 if kind.startswith("float") else 2}
     part = f"&box={box.col_off}:{box.row_off}:{box.width}:{box.height}" if box else ""
-    extended = f"{out}?{part}" + "".join(f"&gdal:co:{key}={value}" for key, value in {**options, "BIGTIFF": "YES", "NUM_THREADS": min(2, threads or 2)}.items())
-    return {"in": served, "model": folder.path, "out": [extended, kind], "threads": threads, "ram": ram}
+    extended = f"{out}?{part}" + "".join(
+        f"&gdal:co:{key}={value}" for key, value in {**creation, "BIGTIFF": "YES", "NUM_THREADS": min(2, options.threads or 2)}.items()
+    )
+    return {"in": served, "model": folder.path, "out": [extended, kind], "threads": options.threads, "ram": options.ram}
 
 
 def prepare(product: Product, side: Sidecar, vrt: Path, resampling: str | None = None) -> tuple[Path, Grid]:
@@ -492,11 +442,3 @@ def label(path: Path, side: Sidecar, expected: Grid) -> None:
         raise OutputError(f"{path}: cannot be completed ({first_line(error)}); check the free space") from error
     if reason := damage(path):
         raise OutputError(f"{path}: {reason}; check the free space")
-
-
-def require_comparable(first: ModelFolder, second: ModelFolder) -> None:
-    """Raise `ModelError` unless the results of both have the same grid and the same bands, in any order."""
-    one, two = first.sidecar, second.sidecar
-    if one.factor != two.factor or sorted(one.output.bands) != sorted(two.output.bands):
-        given = [f"{side.name} gives {' '.join(side.output.bands)} at x{side.factor}" for side in (one, two)]
-        raise ModelError(f"{second.path}: cannot be compared with {first.path}: {', '.join(given)}; choose models of one factor and the same bands")

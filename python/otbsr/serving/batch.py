@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -16,6 +15,7 @@ from rasterio.errors import RasterioError
 from otbsr.errors import InputError, OtbsrError, OutputError, UsageError
 from otbsr.progress import Report, silent
 from otbsr.serving.apply import RUN_TAG, STEP, Applied, Run, apply, make_here, run_key
+from otbsr.serving.options import ApplyOptions
 
 SUFFIXES = (".SAFE", ".zip", ".tar", ".tgz", ".gz", ".tif", ".tiff", ".vrt", ".jp2", ".xml")
 NAME = "{name}"
@@ -99,6 +99,7 @@ def apply_all(
     products: Sequence[Path],
     model: str | Path,
     outs: Sequence[Path],
+    options: ApplyOptions | None = None,
     *,
     at_once: int = 1,
     run_for: Callable[[int], Run] | None = None,
@@ -106,15 +107,14 @@ def apply_all(
     report: Report = silent,
     failure: Callable[[Path, OtbsrError], None] = lambda _product, _error: None,
     overwrite: bool = False,
-    **options: Any,
 ) -> Batch:
-    """Super-resolve `products` into `outs`; one that fails does not keep the others. `options`: as `apply` takes them.
+    """Super-resolve `products` into `outs`; one that fails does not keep the others.
 
     A result that exists is left as it is when it was made of the same product by the same models with the same options; another one is an
     error, unless `overwrite`. at_once: products worked on side by side, in threads. run_for: how the windows of the product of a number are
     made. stop: is set when this call is interrupted. failure: told of each failure when it happens.
     """
-    stop = stop or threading.Event()
+    stop, chosen = stop or threading.Event(), options or ApplyOptions()
     batch, lock, shares = Batch(), threading.Lock(), [0.0] * len(products)
 
     def progress(number: int) -> Report:
@@ -131,11 +131,12 @@ def apply_all(
         if stop.is_set():
             return
         try:
-            if not overwrite and is_finished(out, product, model, **options):
+            if not overwrite and is_finished(out, product, model, chosen):
                 with lock:
                     batch.skipped.append(out)
             else:
-                done = apply(product, model, out, overwrite=overwrite, report=progress(number), run=run_for(number) if run_for else make_here, **options)
+                run = run_for(number) if run_for else make_here
+                done = apply(product, model, out, options=chosen, overwrite=overwrite, report=progress(number), run=run)
                 with lock:
                     batch.done.append(done)
         except OtbsrError as error:
@@ -164,15 +165,12 @@ def apply_all(
     return batch
 
 
-def is_finished(out: Path, product: Path, model: str | Path, **options: Any) -> bool:
-    """Whether `out` and the files beside it were made of this product by these models with these options (of `apply`)."""
+def is_finished(out: Path, product: Path, model: str | Path, options: ApplyOptions) -> bool:
+    """Whether `out` and the files beside it were made of this product by these models with these options."""
     if not out.exists():
         return False
-    key = run_key(product, model, **options)
-    beside = [
-        out.with_name(f"{out.stem}_{word}{out.suffix}") for word in ("disagreement", "validity") if options.get({"disagreement": "against"}.get(word, word))
-    ]
-    return all(tag_of(path) == key for path in (out, *beside))
+    key = run_key(product, model, options)
+    return all(tag_of(path) == key for path in options.files(out).values())
 
 
 def tag_of(path: Path) -> str | None:

@@ -109,7 +109,7 @@ def window_task(work: Work, number: int, done: dict[str, dict[str, Any]], versio
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = claim_gpu()
         for model in work.models:
-            require_same_model(model)
+            require_same_model(model, work.options.trust_model)
         return Outcome(worker, host, make_elsewhere(Attempt(work.folder, done), work, number))
     except OtbsrError as error:
         return Outcome(worker, host, error=error)
@@ -117,18 +117,18 @@ def window_task(work: Work, number: int, done: dict[str, dict[str, Any]], versio
         return Outcome(worker, host, error=ProcessingError(f"{type(error).__name__}: {error}"))
 
 
-def require_same_model(model: ModelFolder) -> None:
+def require_same_model(model: ModelFolder, trust: bool) -> None:
     """Raise `ModelError` unless the worker finds the client's model under its path; looked up once per worker process."""
-    if open_model(str(model.path)).sidecar != model.sidecar:
+    if open_model(str(model.path), trust).sidecar != model.sidecar:
         from otbsr.errors import ModelError
 
         raise ModelError(f"{model.path}: is another model here than where the command was started; all machines must see the same folder")
 
 
 @lru_cache(8)
-def open_model(path: str) -> ModelFolder:
+def open_model(path: str, trust: bool) -> ModelFolder:
     """A model folder with its hashes checked."""
-    return ModelFolder.open(path)
+    return ModelFolder.open(path, trust)
 
 
 @lru_cache(1)
@@ -180,7 +180,7 @@ class Farm:
 
     def run(self, kept: WindowFolder, work: Work, report: Report, priority: int = 0) -> None:
         """Make the windows that `kept` lacks on the workers. Raises the error of a window that failed `TRIES` times, after all others have ended."""
-        task, count = replace(work, threads=self.threads), len(work.places)
+        task, count = replace(work, options=replace(work.options, threads=self.threads)), len(work.places)
         waiting: dict[Any, int] = {}
         tries: dict[int, int] = {}
         failed: dict[int, tuple[str, OtbsrError]] = {}

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
 from otbsr.errors import OutputError
 from otbsr.grid import Grid
@@ -68,10 +68,6 @@ class Layer:
             "crs": grid.crs or None,
             **storage(self.dtype),
         }
-
-    def resampling(self) -> Resampling:
-        """How overviews are made."""
-        return Resampling.nearest if self.categories else Resampling.average
 
     def label(self, dataset: rasterio.io.DatasetWriter) -> None:
         """Write band names, scale and offset into an open file."""
@@ -126,14 +122,101 @@ def levels_inside(side: int, whole: bool, grid: Grid) -> int:
 
 
 def add_overviews(path: Path, layer: Layer, levels: int) -> None:
-    """Write `levels` overviews into a window file; raises `OutputError`."""
-    if not levels:
-        return
+    """Write `levels` overviews into a window file, each averaged from the one before; raises `OutputError`.
+
+    GDAL's own would take three times the processor time, which is a tenth of a small network's.
+    """
+    halves = [path.with_name(f"{path.stem}_{level}.tif") for level in range(1, levels + 1)]
     try:
-        with rasterio.Env(GDAL_TIFF_OVR_BLOCKSIZE=TILE, GDAL_NUM_THREADS="1"), rasterio.open(path, "r+") as dataset:
-            dataset.build_overviews([2**level for level in range(1, levels + 1)], layer.resampling())
+        for source, half in zip([path, *halves], halves, strict=False):
+            write_half(source, half, layer)
+        append(path, halves)
     except (RasterioError, OSError) as error:
         raise OutputError(f"{path}: overviews cannot be written ({first_line(error)}); check the free space") from error
+    finally:
+        for half in halves:
+            half.unlink(missing_ok=True)
+
+
+def write_half(source: Path, out: Path, layer: Layer) -> None:
+    """Write the image of `source` with half its pixels each way, tile by tile."""
+    with rasterio.Env(GDAL_NUM_THREADS="1", GDAL_CACHEMAX=64 << 20), rasterio.open(source) as dataset:  # each tile is read once
+        grid = Grid(0, halved(dataset.height, 1), 1, 1, halved(dataset.width, 1), halved(dataset.height, 1))
+        with rasterio.open(out, "w", **layer.profile(grid)) as half:
+            for row in range(0, grid.height, TILE):
+                for column in range(0, grid.width, TILE):
+                    width, height = min(2 * TILE, dataset.width - 2 * column), min(2 * TILE, dataset.height - 2 * row)
+                    pixels = halve(dataset.read(window=Window(2 * column, 2 * row, width, height)), layer)
+                    half.write(pixels, window=Window(column, row, pixels.shape[2], pixels.shape[1]))
+
+
+def halve(pixels: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """The mean of the pixels with data of each 2 x 2, rounded half up for whole numbers; for categories the first pixel: [bands, rows, columns].
+
+    A last odd row or column stands for itself.
+    """
+    if layer.categories:
+        return pixels[:, ::2, ::2]
+    rows, columns = pixels.shape[1] % 2, pixels.shape[2] % 2
+    if rows or columns:
+        pixels = np.pad(pixels, ((0, 0), (0, rows), (0, columns)), mode="edge")
+    whole = pixels.dtype.kind in "iu"
+    wide = np.int64 if pixels.dtype.itemsize > 2 else np.int32
+    if whole:
+        lacking = None if layer.nodata is None else pixels == layer.nodata
+    else:
+        lacking = ~np.isfinite(pixels) if layer.nodata is None else ~np.isfinite(pixels) | (pixels == layer.nodata)
+    if lacking is None or not lacking.any():
+        total = sums(pixels, wide if whole else np.float64)
+        return ((total + 2) >> 2 if whole else total / 4).astype(pixels.dtype)
+    count = sums(~lacking, np.int32)
+    total = sums(np.where(lacking, 0, pixels), wide if whole else np.float64)
+    mean = (2 * total + count) // np.maximum(2 * count, 1) if whole else total / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan if layer.nodata is None else layer.nodata).astype(pixels.dtype)
+
+
+def sums(pixels: NDArray[Any], kind: Any) -> NDArray[Any]:
+    """The sum of each 2 x 2, as `kind`; rows first, which lie together."""
+    rows = np.add(pixels[:, ::2], pixels[:, 1::2], dtype=kind)
+    total: NDArray[Any] = rows[..., ::2] + rows[..., 1::2]
+    return total
+
+
+def append(path: Path, overviews: Sequence[Path]) -> None:
+    """Put the image of each of `overviews` behind the file `path`, as its overviews in this order. Raises `OSError`."""
+    if not overviews:
+        return
+    with path.open("r+b") as file:
+        link = last_link(file)
+        for overview in overviews:
+            head = {code: tag for code, tag in directories(overview)[0].items() if code not in GEOREFERENCING_AND_METADATA}
+            head[SUBFILE] = Tag(4, 1, struct.pack("<L", 1))
+            offsets = []
+            file.seek(0, os.SEEK_END)
+            with overview.open("rb") as source:
+                for offset, size in zip(head[TILE_OFFSETS].numbers(), head[TILE_SIZES].numbers(), strict=True):
+                    source.seek(offset)
+                    offsets.append(file.tell())
+                    file.write(source.read(size))
+            head[TILE_OFFSETS] = Tag(16, len(offsets), struct.pack(f"<{len(offsets)}Q", *offsets))
+            file.write(bytes(even(file.tell()) - file.tell()))
+            begin = file.tell()
+            file.write(directory_bytes(head, begin, False))
+            file.seek(link)
+            file.write(struct.pack("<Q", begin))
+            link = begin + 8 + 20 * len(head)
+
+
+def last_link(file: BinaryIO) -> int:
+    """Where a BigTIFF's last image file directory says that no other follows."""
+    link = 8
+    while True:
+        file.seek(link)
+        (offset,) = struct.unpack("<Q", file.read(8))
+        if not offset:
+            return link
+        file.seek(offset)
+        link = offset + 8 + 20 * int(struct.unpack("<Q", file.read(8))[0])
 
 
 def directories(path: Path) -> list[Directory]:

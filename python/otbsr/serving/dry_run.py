@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import rasterio
 
-from otbsr.errors import InputError, UsageError
+from otbsr.serving.options import ApplyOptions
 from otbsr.serving.otb import recording, run_otb, shell_line
 
 if TYPE_CHECKING:
@@ -41,57 +41,39 @@ def heredoc(path: Path, text: str) -> str:
     return f"cat > {shlex.quote(str(path))} <<'END'\n{text.rstrip()}\nEND"
 
 
-def apply_lines(
-    source: Path,
-    model: Path,
-    out: Path,
-    *,
-    bands: Sequence[str] | None = None,
-    scale: float | None = None,
-    surface: str = "FRE",
-    resampling: str | None = None,
-    against: Path | None = None,
-    threads: int | None = None,
-    ram: int | None = None,
-    trust_model: bool = False,
-) -> list[str]:
+def apply_lines(source: Path, model: Path, out: Path, options: ApplyOptions) -> list[str]:
     """One line a model for the whole image; an input that has to be put together first is written by the lines before it.
 
     `otbsr apply` runs the same by windows: the pixels do not depend on that. Raises what `apply` raises before its first run.
     """
-    from otbsr.products import open_product
     from otbsr.serving import apply as library
 
-    models = [library.open_trusted(path, trust_model) for path in (model, against) if path is not None]
-    if len(models) > 1:
-        library.require_comparable(*models)
+    models = options.open_models(model)
     library.require_writable(out, overwrite=True)
-    product = open_product(source, bands, scale, surface)
+    product = options.open_source(source)
     lines = []
     for number, folder in enumerate(models):
         final = out.with_suffix(".tif") if not number else out.with_name(f"{out.stem}_second.tif")
-        lines += image_lines(product, folder, final, resampling, threads, ram)
-    if against is not None:
+        lines += image_lines(product, folder, final, options)
+    if options.against is not None:
         lines.append(remark(f"otbsr computes {out.stem}_disagreement.tif from the two"))
     return lines
 
 
-def image_lines(
-    product: Product, folder: ModelFolder, out: Path, resampling: str | None = None, threads: int | None = None, ram: int | None = None
-) -> list[str]:
+def image_lines(product: Product, folder: ModelFolder, out: Path, options: ApplyOptions) -> list[str]:
     """SuperResolution of a product; where bands have to be put together first, the lines that write a VRT of them beside `out`."""
     from otbsr.serving import apply as library
 
     lines = []
     with tempfile.TemporaryDirectory() as temporary:
         vrt = Path(temporary).resolve() / f"{out.stem}_input.vrt"
-        served, _ = library.prepare(product, folder.sidecar, vrt, resampling)
+        served, _ = library.prepare(product, folder.sidecar, vrt, options.resampling)
         if served == vrt:
             beside = str(out.absolute().parent)
             lines = [heredoc(out.parent / one.name, one.read_text().replace(str(vrt.parent), beside)) for one in sorted(vrt.parent.glob("*.vrt"))]
             served = out.parent / vrt.name
     with recording() as recorded:
-        run_otb("SuperResolution", library.serving_parameters(served, folder, out, None, threads, ram), threads=threads)
+        run_otb("SuperResolution", library.serving_parameters(served, folder, out, None, options), threads=options.threads)
     return lines + recorded
 
 
@@ -113,22 +95,15 @@ def classify_lines(
     The polygons' pixels are counted now (PolygonClassStatistics, in a temporary folder): the numbers of samples depend on them.
     """
     from otbsr.evaluation import learners
-    from otbsr.raster import damage
     from otbsr.serving.apply import require_writable
 
     require_writable(out, overwrite=True)
-    if reason := damage(image):
-        raise InputError(f"{image}: {reason}; check the path and the file")
-    chosen = learners.learner_of(learner, learners.labelled(polygons, field)[learners.FIELD].nunique())
-    if confidence and not chosen.confidence:
-        raise UsageError(f"OTB gives no confidence for {learner}; leave out --confidence or choose another learner")
+    _, chosen = learners.open_training(image, polygons, field, learner, confidence)
     with rasterio.open(image) as dataset:
         count = dataset.count
     with tempfile.TemporaryDirectory() as temporary:
         there = learners.count_polygons(image, polygons, Path(temporary), field)
-    if not there:
-        raise InputError(f"{polygons}: no polygon holds the centre of a pixel of {image}; check that both show the same place")
-    wanted = learners.share_out([there], min(samples, chosen.most or samples), learners.LEAST)[0]
+    wanted = learners.samples_wanted(image, polygons, there, samples, chosen)
     steps, copied = out.with_name(f"{out.stem}.steps"), field.lower()  # SQLite files have names in small letters
     scaling = steps / "scaling.xml" if chosen.scaled else None
     mapped = steps / "map.tif" if radius else out
@@ -268,7 +243,7 @@ def arm_lines(work: Study, site: Site, arm: Arm) -> list[str]:
         recipe, image = Model(model=recipe.other_date, other_date=True), image.with_name(f"{image.stem}-other.tif")
     if isinstance(recipe, Model):
         folder = work.models[str(recipe.model)]
-        lines = [folders([image.parent]), *image_lines(open_product(recipe.source(site.area, work.trust)), folder, image)]
+        lines = [folders([image.parent]), *image_lines(open_product(recipe.source(site.area, work.trust)), folder, image, ApplyOptions(trust_model=work.trust))]
     if recipe is not arm.recipe or not lines:
         lines.append(remark(f"otbsr: {work.image(site, arm.name)}: {arm.title}"))
     return lines
@@ -277,7 +252,7 @@ def arm_lines(work: Study, site: Site, arm: Arm) -> list[str]:
 def sample_lines(work: Study, sites: Sequence[Site], repeat: int, steps: Path) -> list[str]:
     """The samples of one repeat in areas that share learners."""
     from otbsr.evaluation import learners
-    from otbsr.evaluation.study import seed_of
+    from otbsr.evaluation.work import seed_of
 
     lines = []
     for fold in range(sites[0].count):
@@ -293,7 +268,7 @@ def sample_lines(work: Study, sites: Sequence[Site], repeat: int, steps: Path) -
 def unit_lines(work: Study, unit: Unit, features: int, steps: Path) -> list[str]:
     """Learners and maps of one arm, learner and repeat; the folds' maps added up are the area's."""
     from otbsr.evaluation import learners
-    from otbsr.evaluation.study import seed_of
+    from otbsr.evaluation.work import seed_of
 
     sites, learner = work.members(unit.group), work.learners[unit.learner]
     scratch = steps / f"{unit.group}-{unit.arm}-{unit.learner}-{unit.repeat}"

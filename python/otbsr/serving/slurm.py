@@ -6,8 +6,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from otbsr.errors import OutputError
+from otbsr.serving.options import ApplyOptions
 
 ELEMENTS = 1000
 """Elements of an array at most (Slurm's default MaxArraySize is 1001); with more windows each makes several."""
@@ -53,20 +55,21 @@ def write_script(
     products: Sequence[Path],
     outs: Sequence[Path],
     windows: Sequence[int],
-    options: Sequence[str],
-    threads: int | None = None,
-    memory: int | None = None,
+    model: Path,
+    options: ApplyOptions,
     gpus: int = 0,
     elements: int = ELEMENTS,
 ) -> int:
-    """Write the script for products with so many `windows` each, and `options` (words of `otbsr apply`); returns the array's size.
+    """Write the script for products with so many `windows` each; returns the array's size.
 
-    Whatever paths hold is quoted for the shell. memory: MiB for pixels; the job asks for 3 GiB more. Raises `OutputError`.
+    Whatever paths hold is quoted for the shell. The job asks for 3 GiB more than `options.ram`. Raises `OutputError`.
     """
     first = [sum(windows[:number]) for number in range(len(windows))]
     quoted = [" ".join(shlex.quote(str(path.absolute())) for path in paths) for paths in (products, outs)]
     total = sum(windows)
-    words = [sys.executable, "-m", "otbsr", "apply", *options, "--threads", str(threads or 4), "--quiet"]
+    threads = options.threads or 4
+    flags = {**vars(options.absolute()), "bands": ",".join(options.bands or ()), "threads": threads, "model": model.absolute()}
+    words = [sys.executable, "-m", "otbsr", "apply", *flag_words(flags), "--skip-finished", "--quiet"]
     text = SCRIPT.format(
         windows=total,
         count=len(products),
@@ -76,8 +79,8 @@ def write_script(
         outputs=quoted[1],
         first=" ".join(map(str, first)),
         elements=min(total, elements),
-        threads=threads or 4,
-        memory=(memory or 1024) + 3072,
+        threads=threads,
+        memory=(options.ram or 1024) + 3072,
         gpus=f"\n#SBATCH --gres=gpu:{gpus}" if gpus else "",
         command=shlex.join(words),
     )
@@ -86,3 +89,12 @@ def write_script(
     except OSError as error:
         raise OutputError(f"{script}: cannot be written ({error.strerror}); choose another path") from error
     return min(total, elements)
+
+
+def flag_words(options: dict[str, Any]) -> list[str]:
+    """Options of a command as its words; those that are None, False or empty are left out."""
+    found = []
+    for key, value in options.items():
+        if value not in (None, False, ""):
+            found += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return found

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from otbsr.errors import OutputError
-from otbsr.methods.model_folder import digest
+from otbsr.files import digest, unwritable, write_text
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
 RECORD = "made_"
+AGAIN = "free some space and run the same command again"
 
 
 PATIENCE = 30.0
@@ -88,7 +89,7 @@ class WindowFolder(Attempt):
         try:
             self.adopt({name: Made.of(partial)})
         except OSError as error:
-            raise unwritable(self.folder / name, error) from error
+            raise unwritable(self.folder / name, error, AGAIN) from error
 
     def adopt(self, made: Mapping[str, Made]) -> None:
         """Give files their names and list them in the manifest; raises `OutputError`."""
@@ -102,7 +103,7 @@ class WindowFolder(Attempt):
                 self.done[name] = one.entry()
             self.save()
         except OSError as error:
-            raise unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error, AGAIN) from error
 
     def save(self) -> None:
         """Write the manifest anew."""
@@ -112,11 +113,6 @@ class WindowFolder(Attempt):
         """Delete what attempts that were given up have left."""
         for path in self.folder.glob("part*"):
             path.unlink(missing_ok=True)
-
-
-def unwritable(path: Path, error: OSError) -> OutputError:
-    """The error for a file that the disk does not take."""
-    return OutputError(f"{path}: cannot be written ({error.strerror}); free some space and run the same command again")
 
 
 def seen(path: Path, size: int) -> bool:
@@ -224,12 +220,7 @@ def leave_record(attempt: Attempt, identity: Mapping[str, Any], made: Mapping[st
     identity = json.loads(json.dumps(identity, default=str))
     record = attempt.folder / f"{RECORD}{attempt.mark}.json"
     content = {"identity": key_of(identity), "made": {name: [one.file, one.bytes, one.sha256] for name, one in made.items()}}
-    try:
-        temporary = record.with_suffix(".part")
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, record)
-    except OSError as error:
-        raise unwritable(record, error) from error
+    write_text(record, json.dumps(content), AGAIN)
 
 
 def read_records(folder: Path, identity: Mapping[str, Any]) -> Iterator[dict[str, Made]]:

@@ -6,10 +6,7 @@ sensor model as the simulated landscapes, so that the two kinds of pairs can be 
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,8 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from otbsr.errors import InputError, OutputError, UsageError
+from otbsr.files import new_folder, unwritable, write_json
 from otbsr.grid import Grid
-from otbsr.raster import first_line
 from otbsr.world.sensors import REFERENCE_MTF, SENTINEL2, Sampler, observe
 from otbsr.world.simulate import BANDS, spacing_name, write_image
 
@@ -114,17 +111,12 @@ def observe_aerial(
     world: dict[str, Any] = {"settings": settings | {"noise": noise, "seed": None}, "pair": {**names, "bands": list(BANDS), "factor": factor}}
     if grid.crs:
         world["ground"] = grid.footprint
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    remedy = "check the folder's rights and the space left"
     try:
-        partial.mkdir(parents=True)
-        write_image(partial / names["target"], sharp, target, BANDS)
-        write_image(partial / names["input"], seen, coarse, BANDS)
-        (partial / "world.json").write_text(json.dumps(world, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(partial, out)
-    except (OSError, RasterioError) as error:
-        raise OutputError(f"{out}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(out, remedy) as partial:
+            write_image(partial / names["target"], sharp, target, BANDS)
+            write_image(partial / names["input"], seen, coarse, BANDS)
+            write_json(partial / "world.json", world)
+    except RasterioError as error:
+        raise unwritable(out, error, remedy) from error
     return world

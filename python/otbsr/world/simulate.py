@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +19,11 @@ from scipy import ndimage
 from shapely import affinity
 
 from otbsr import __version__
-from otbsr.errors import OutputError, UsageError, nearest
+from otbsr.errors import OutputError, UsageError, flaw, nearest
+from otbsr.files import new_folder, unwritable
 from otbsr.grid import Grid
 from otbsr.progress import Report, part, silent
-from otbsr.raster import damage, first_line
+from otbsr.raster import damage
 from otbsr.world import materials, sensors
 from otbsr.world.clouds import make_clouds
 from otbsr.world.landscape import LEGEND, LandCover, Landscape, make_landscape
@@ -103,9 +102,7 @@ class WorldSettings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(key) for key in first["loc"]) or "settings"
-            raise UsageError(f"{name} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}; see `otbsr simulate --help`") from None
+            raise UsageError(f"{flaw(error, flags=False)}; see `otbsr simulate --help`") from None
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -172,22 +169,16 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
         raise OutputError(f"{out}: exists and is not a simulated world; choose another folder")
     if existing is not None and not overwrite:
         raise OutputError(f"{out}: holds a world with other settings or an incomplete one; add --overwrite or choose another folder")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    remedy = "check the folder's rights and the space left"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        world = write_world(partial, settings, report)
-        # A full disk need not raise: what was written is looked at before it gets its name.
-        damaged = [f"{name} {reason}" for name in world["files"] if name.endswith(".tif") and (reason := damage(partial / name))]
-        if damaged:
-            raise OutputError(f"{out}: {damaged[0]}; check the space left on the disk")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(partial, out)
-    except (OSError, RasterioError, DataSourceError) as error:
-        raise OutputError(f"{out}: cannot be written ({first_line(error)}); check the folder's rights and the space left") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(out, remedy) as partial:
+            world = write_world(partial, settings, report)
+            # A full disk need not raise: what was written is looked at before it gets its name.
+            damaged = [f"{name} {reason}" for name in world["files"] if name.endswith(".tif") and (reason := damage(partial / name))]
+            if damaged:
+                raise OutputError(f"{out}: {damaged[0]}; check the space left on the disk")
+    except (RasterioError, DataSourceError) as error:
+        raise unwritable(out, error, remedy) from error
     return {**world, "cached": False}
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import image_files
 import numpy as np
-import rasterio
-from affine import Affine
 
 CLASSES = [
     {"code": 1, "name": "building", "colour": "#d7301f", "artificial": True, "role": "building"},
@@ -29,11 +28,7 @@ WRONG = {"native": 0.34, "bicubic": 0.3, "bicubic-context": 0.26, "unsharp": 0.2
 
 
 def write(path: Path, pixels: np.ndarray, corner: tuple[float, float], spacing: float = 2.5, nodata: float | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bands = pixels if pixels.ndim == 3 else pixels[None]
-    profile = {"driver": "GTiff", "dtype": bands.dtype, "count": len(bands), "height": bands.shape[1], "width": bands.shape[2], "crs": "EPSG:32631"}
-    with rasterio.open(path, "w", transform=Affine(spacing, 0, corner[0], 0, -spacing, corner[1]), compress="deflate", nodata=nodata, **profile) as dataset:
-        dataset.write(bands)
+    image_files.write(path, pixels, transform=image_files.at(spacing, *corner), compress="deflate", nodata=nodata)
 
 
 def landscape(random: np.random.Generator, side: int) -> np.ndarray:
@@ -116,3 +111,8 @@ def write_study(
         })  # fmt: skip
     (folder / "maps.json").write_text(json.dumps(content))
     return folder
+
+
+def content_of(folder: Path) -> dict:
+    """study.json."""
+    return json.loads((folder / "study.json").read_text())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
-from rasterio.transform import from_origin
+from image_files import write_reflectance
 from scipy import ndimage
 
 from otbsr.errors import InputError, OutputError, UsageError
@@ -36,14 +36,6 @@ def moved(image: np.ndarray, rows: float, columns: float, blur: float = 0.0) -> 
     return np.stack([np.fft.ifft2(ndimage.fourier_shift(plane, (rows, columns))).real for plane in planes], -1)
 
 
-def write(path: Path, image: np.ndarray, spacing: float = 2.5) -> Path:
-    profile = {"driver": "GTiff", "count": 4, "height": image.shape[0], "width": image.shape[1], "dtype": "float64", "crs": "EPSG:32631", "nodata": -1}
-    with rasterio.open(path, "w", **profile, transform=from_origin(500000, 4800000, spacing, spacing)) as dataset:
-        dataset.write(np.moveaxis(np.where(image == -1, -1, image * 1e4), -1, 0))
-        dataset.descriptions = NAMES
-    return path
-
-
 # --- what lies between ----------------------------------------------------------------------------------------------------------
 
 
@@ -51,14 +43,14 @@ def test_what_lies_between_is_found_and_taken_away(tmp_path):
     """Down by 0.8 pixel, left by 1.4, gains and biases of each band, blur of 1.2 pixels: told; but for the blur, gone from the scores."""
     reference, gain, bias = ground(224), np.array([1.1, 0.9, 1.05, 1.0]), np.array([0.01, 0.0, -0.01, 0.02])
     image = moved(reference, 0.8, -1.4, 1.2) * gain + bias
-    files = write(tmp_path / "a.tif", image), write(tmp_path / "b.tif", reference)
+    files = write_reflectance(tmp_path / "a.tif", image), write_reflectance(tmp_path / "b.tif", reference)
     found = measure(*files, groups=["pixels", "windows", "between"])
     told = found.scores
     assert (told["between_shift_rows"].all, told["between_shift_columns"].all) == pytest.approx((0.8, -1.4), abs=0.02)
     assert told["between_gain"].bands == pytest.approx(gain, rel=0.005) and told["between_bias"].bands == pytest.approx(bias, abs=0.002)
     assert told["between_blur"].bands == pytest.approx((1.2,) * 4, rel=0.03)
     assert told["between_windows"].all >= 4 and found.alignments["image"]["used"] == told["between_windows"].all
-    blurred = measure(write(tmp_path / "c.tif", moved(reference, 0, 0, 1.2)), files[1], groups=["pixels", "windows"]).scores
+    blurred = measure(write_reflectance(tmp_path / "c.tif", moved(reference, 0, 0, 1.2)), files[1], groups=["pixels", "windows"]).scores
     for name in ("psnr", "ssim", "sam", "spatial_correlation"):  # what is left is the blur
         assert told[f"corrected_{name}"].all == pytest.approx(blurred[name].all, rel=0.02), name
     assert told["corrected_psnr"].all > told["psnr"].all + 3
@@ -77,19 +69,19 @@ def test_a_hole_does_not_spread_into_corrected_scores(tmp_path):
     mask = tmp_path / "mask.tif"
     keep = np.ones((224, 224), "uint8")
     keep[85:125, 35:85] = 0
-    with rasterio.open(write(tmp_path / "a.tif", holed)) as dataset:
+    with rasterio.open(write_reflectance(tmp_path / "a.tif", holed)) as dataset:
         profile = dataset.profile | {"count": 1, "dtype": "uint8", "nodata": None}
     with rasterio.open(mask, "w", **profile) as dataset:
         dataset.write(keep, 1)
-    told = measure(tmp_path / "a.tif", write(tmp_path / "b.tif", reference), groups=["between"]).scores
+    told = measure(tmp_path / "a.tif", write_reflectance(tmp_path / "b.tif", reference), groups=["between"]).scores
     assert told["corrected_psnr"].all > 60  # nothing of 0.9 or of what is written for no-data is near
-    masked = measure(write(tmp_path / "s.tif", spoiled), tmp_path / "b.tif", mask=mask, groups=["between"]).scores
+    masked = measure(write_reflectance(tmp_path / "s.tif", spoiled), tmp_path / "b.tif", mask=mask, groups=["between"]).scores
     assert masked["corrected_psnr"].all > 60
 
 
 def test_images_of_other_ground_get_a_remark(tmp_path):
     flat = np.full((96, 96, 4), 0.2)
-    found = measure(write(tmp_path / "a.tif", flat), write(tmp_path / "b.tif", flat + 0.01), groups=["pixels", "between"])
+    found = measure(write_reflectance(tmp_path / "a.tif", flat), write_reflectance(tmp_path / "b.tif", flat + 0.01), groups=["pixels", "between"])
     assert len(found.remarks) == 1 and found.remarks[0].startswith("what lies between reference and image cannot be told: ")
     assert found.scores["bias"].all == pytest.approx(-0.01) and not any(name.startswith(("between", "corrected")) for name in found.scores)
 
@@ -103,8 +95,8 @@ def test_blocks_are_compared_in_pairs(tmp_path):
     level = np.kron(10 ** random.uniform(-1, 1, (4, 4)), np.ones((64, 64)))[..., None]
     sign = np.indices((256, 256)).sum(0)[..., None] % 2 * 2 - 1
     for name, error in (("a", 0.010), ("b", 0.005)):
-        write(tmp_path / f"{name}.tif", reference + error * level * sign)
-    write(tmp_path / "ref.tif", reference)
+        write_reflectance(tmp_path / f"{name}.tif", reference + error * level * sign)
+    write_reflectance(tmp_path / "ref.tif", reference)
     paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
     found = score_all(paths, None, tmp_path / "ref.tif", None, None, block=64, groups=["pixels", "noise"], border=0).comparison
     assert found.unit == "block" and found.images == ("a", "b")
@@ -124,9 +116,9 @@ def scene_list(folder: Path, count: int, suffix: str = ".yaml") -> Path:
     entries = []
     for number in range(count):
         reference = ground(64, number)
-        write(folder / f"ref{number}.tif", reference)
+        write_reflectance(folder / f"ref{number}.tif", reference)
         for name, error in (("a", 0.02), ("b", 0.01)):
-            write(folder / f"{name}{number}.tif", reference + error)
+            write_reflectance(folder / f"{name}{number}.tif", reference + error)
         entries.append(
             {"name": f"s{number}", "images": {"a": f"a{number}.tif", "b": f"b{number}.tif"}, "reference": f"ref{number}.tif", "ground": f"g{number // 2}"}
         )
@@ -194,8 +186,8 @@ class Reader(HTMLParser):
 def test_the_page_is_one_file_with_all_that_was_asked(tmp_path):
     reference = ground(192, 5)
     coarse = degrade(reference.astype(np.float32)).astype(np.float64)
-    files = [write(tmp_path / "soft.tif", moved(reference, 0, 0, 1.5)), write(tmp_path / "sharp.tif", moved(reference, 0.3, 0, 0.5))]
-    write(tmp_path / "ref.tif", reference), write(tmp_path / "in.tif", coarse, 10)
+    files = [write_reflectance(tmp_path / "soft.tif", moved(reference, 0, 0, 1.5)), write_reflectance(tmp_path / "sharp.tif", moved(reference, 0.3, 0, 0.5))]
+    write_reflectance(tmp_path / "ref.tif", reference), write_reflectance(tmp_path / "in.tif", coarse, 10)
     page = tmp_path / "page.html"
     groups = ["pixels", "windows", "consistency", "spectra", "between"]
     for paths, pictures in ((files[:1], 3), (files, 4)):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
-from rasterio.transform import from_origin
+from image_files import write_reflectance
 from scipy import special
 
 from otbsr.evaluation import edges
@@ -31,10 +30,7 @@ def squares(side: int, sigma: float, noise: float = 0.0, seed: int = 0) -> np.nd
 
 
 def write(path: Path, *planes: np.ndarray) -> Path:
-    profile = {"driver": "GTiff", "count": len(planes), "height": planes[0].shape[0], "width": planes[0].shape[1], "dtype": "float64", "crs": "EPSG:32631"}
-    with rasterio.open(path, "w", **profile, transform=from_origin(500000, 4800000, 2.5, 2.5), nodata=-1) as dataset:
-        dataset.write(np.stack(planes) * 1e4)
-    return path
+    return write_reflectance(path, np.stack(planes, -1))
 
 
 def scores(path: Path, **more):

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from study_folder import WRONG, write, write_study
+from study_folder import WRONG, content_of, write, write_study
 
 from otbsr.errors import GridError, InputError, OutputError
-from otbsr.evaluation import evaluate as module
-from otbsr.evaluation.evaluate import Maps, answer, box_sums, evaluate, points
+from otbsr.evaluation import accuracy, study_maps
+from otbsr.evaluation.answer import answer, points
+from otbsr.evaluation.evaluate import evaluate
+from otbsr.evaluation.places import CHANGE_NODATA, box_sums
+from otbsr.evaluation.study_maps import Maps
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +23,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_study(tmp_path_factory.mktemp("study"))
     evaluate(folder)
     return folder
-
-
-@pytest.fixture
-def copy(done: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(done, tmp_path / "copy"))
-
-
-def content_of(folder: Path) -> dict:
-    return json.loads((folder / "study.json").read_text())
 
 
 def test_a_planted_gain_is_found_and_its_size_is_right(done: Path) -> None:
@@ -83,9 +77,9 @@ def test_changes_are_on_the_areas_grid_and_say_who_is_right(done: Path) -> None:
     right = {arm: [rasterio.open(done / f"maps/area0/{arm}/rf_{repeat}.tif").read(1) == truth for repeat in range(2)] for arm in ("f", "bicubic-context")}
     with rasterio.open(done / "changes/area0.tif") as dataset:
         change = dataset.read(1)
-        assert dataset.transform == transform and dataset.crs == crs and dataset.nodata == module.CHANGE_NODATA
+        assert dataset.transform == transform and dataset.crs == crs and dataset.nodata == CHANGE_NODATA
     expected = 50 * (np.sum(right["f"], axis=0) - np.sum(right["bicubic-context"], axis=0))
-    assert np.array_equal(change, np.where(truth > 0, expected, module.CHANGE_NODATA)) and set(np.unique(change)) >= {-50, 0, 50}
+    assert np.array_equal(change, np.where(truth > 0, expected, CHANGE_NODATA)) and set(np.unique(change)) >= {-50, 0, 50}
 
 
 def test_examples_are_the_best_and_worst_squares_of_each_class(done: Path) -> None:
@@ -112,8 +106,8 @@ def test_a_second_call_counts_nothing_and_gives_the_same(copy: Path, monkeypatch
     before = (copy / "study.json").read_bytes()
     (copy / "study.json").unlink()
     calls: list[int] = []
-    real = module.accuracy.count
-    monkeypatch.setattr(module.accuracy, "count", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
+    real = accuracy.count
+    monkeypatch.setattr(accuracy, "count", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
     evaluate(copy)
     assert not calls and (copy / "study.json").read_bytes() == before
     # a broken file and a changed map are counted again, and nothing else: the baseline's map is part of every arm's count
@@ -167,7 +161,7 @@ def test_windows_do_not_change_the_sums(copy: Path, monkeypatch: pytest.MonkeyPa
     before = content_of(copy)["results"]
     for path in copy.glob("maps/*/*/*_statistics.npz"):
         path.unlink()
-    monkeypatch.setattr(module, "WINDOW", 72)
+    monkeypatch.setattr(study_maps, "WINDOW", 72)
     study = Maps.open(copy)
     study.thinning = content_of(copy)["thinning"]  # it is estimated from windows of another size
     study.count_area(study.areas[0])
@@ -175,7 +169,7 @@ def test_windows_do_not_change_the_sums(copy: Path, monkeypatch: pytest.MonkeyPa
         sums = study.table(arm, "rf")
         assert sums is not None
         row = before["rf"][arm]["values"]
-        for key, measure in module.accuracy.measures(study.legend, 6.25e-4).items():
+        for key, measure in accuracy.measures(study.legend, 6.25e-4).items():
             if all(name in sums[0] for name in measure.reads):
                 value = float(measure.of({name: table.sum((0, 1)) for name, table in sums[0].items()}))
                 loose = 0.02 if key.startswith(("false", "invented")) else 1e-9  # mapped "buildings" of spoiled squares may touch over long ways

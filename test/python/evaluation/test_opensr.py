@@ -10,12 +10,10 @@ import importlib
 import math
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
-from rasterio.transform import from_origin
+from image_files import write_reflectance
 from scipy import ndimage
 
 from otbsr.evaluation import opensr
@@ -186,18 +184,10 @@ def test_correctness_of_one_pixel_by_hand():
     assert math.isnan(opensr.correctness(base, base, base, "l1")["improvement"])
 
 
-def write(path: Path, image: np.ndarray, spacing: float) -> Path:
-    profile = {"driver": "GTiff", "count": 4, "height": image.shape[0], "width": image.shape[1], "dtype": "float64", "crs": "EPSG:32631"}
-    with rasterio.open(path, "w", **profile, transform=from_origin(500000, 4800000, spacing, spacing), nodata=-1) as dataset:
-        dataset.write(np.moveaxis(np.where(image < 0, -1, image * 1e4), -1, 0))
-        dataset.descriptions = ("B4", "B3", "B2", "B8")
-    return path
-
-
 def test_files_have_the_scores_of_their_tiles(tmp_path, monkeypatch):
     """One tile: those of the arrays. Four: their mean by pixels, whatever the window. With a hole: pixels of it do not count."""
     image, reference, coarse, factor = pairs()["sharp"]
-    paths = [write(tmp_path / f"{name}.tif", one, by) for name, one, by in (("a", image, 2.5), ("b", reference, 2.5), ("c", coarse, 10))]
+    paths = [write_reflectance(tmp_path / f"{name}.tif", one, by) for name, one, by in (("a", image, 2.5), ("b", reference, 2.5), ("c", coarse, 10))]
     found = measure(*paths, groups=["opensr"], border=8)
     expected = opensr.scores(image[8:-8, 8:-8], reference[8:-8, 8:-8], coarse[2:-2, 2:-2], factor)
     assert {name.removeprefix("opensr_"): one.all for name, one in found.scores.items()} == pytest.approx(expected, rel=1e-9)
@@ -211,16 +201,16 @@ def test_files_have_the_scores_of_their_tiles(tmp_path, monkeypatch):
             assert found.scores[f"opensr_{name}"].all == pytest.approx(np.mean([one[name] for one in each]), rel=1e-9), name
     holed = reference.copy()
     holed[20:36, 24:40] = -1
-    alone = measure(paths[0], write(tmp_path / "hole.tif", holed, 2.5), paths[2], groups=["opensr"], border=8)
+    alone = measure(paths[0], write_reflectance(tmp_path / "hole.tif", holed, 2.5), paths[2], groups=["opensr"], border=8)
     assert alone.scores["opensr_reflectance"].all == pytest.approx(found.scores["opensr_reflectance"].all, rel=0.2)
     spoiled = image.copy()
     spoiled[20:36, 24:40] = 0.9
-    other = measure(write(tmp_path / "spoiled.tif", spoiled, 2.5), tmp_path / "hole.tif", paths[2], groups=["opensr"], border=8)
+    other = measure(write_reflectance(tmp_path / "spoiled.tif", spoiled, 2.5), tmp_path / "hole.tif", paths[2], groups=["opensr"], border=8)
     for name in ("opensr_synthesis", "opensr_improvement", "opensr_hallucination_l1"):
         assert other.scores[name].all == pytest.approx(alone.scores[name].all, rel=1e-9), name
 
 
 def test_without_a_reference_only_consistency_is_told(tmp_path):
     image, _, coarse, _ = pairs()["sharp"]
-    found = measure(write(tmp_path / "a.tif", image, 2.5), None, write(tmp_path / "c.tif", coarse, 10), groups=["opensr"], border=0)
+    found = measure(write_reflectance(tmp_path / "a.tif", image, 2.5), None, write_reflectance(tmp_path / "c.tif", coarse, 10), groups=["opensr"], border=0)
     assert set(found.scores) == {"opensr_reflectance", "opensr_spectral", "opensr_spatial"}

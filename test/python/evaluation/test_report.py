@@ -2,13 +2,12 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import PROGRAM, Browser
-from study_folder import write_study
+from study_folder import content_of, write_study
 from typer.testing import CliRunner
 
 from otbsr.cli import app
@@ -28,15 +27,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluate(folder)
     write_report(folder)
     return folder
-
-
-@pytest.fixture
-def copy(done: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(done, tmp_path / "copy"))
-
-
-def content_of(folder: Path) -> dict:
-    return json.loads((folder / "study.json").read_text())
 
 
 # --- the file ---

@@ -25,7 +25,8 @@ from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.evaluation import learners
 from otbsr.evaluation.area import Area
 from otbsr.evaluation.evaluate import evaluate
-from otbsr.evaluation.study import StudySettings, make_maps, open_study, seed_of, study
+from otbsr.evaluation.study import StudySettings, make_maps, open_study, study
+from otbsr.evaluation.work import seed_of
 from otbsr.methods.model_folder import ModelFolder
 
 MODELS = Path(__file__).parents[3] / "models"

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import image_files
 import numpy as np
 import pytest
 import rasterio
@@ -82,11 +83,7 @@ def session_run(folder: Path, image: np.ndarray, output: str) -> np.ndarray:
 
 def write(path: Path, pixels: np.ndarray) -> Path:
     """[rows, columns, bands] as a GeoTIFF."""
-    height, width, bands = pixels.shape
-    profile = {"driver": "GTiff", "crs": "EPSG:32631", "transform": TRANSFORM, "dtype": pixels.dtype}
-    with rasterio.open(path, "w", height=height, width=width, count=bands, **profile) as dataset:
-        dataset.write(pixels.transpose(2, 0, 1))
-    return path
+    return image_files.write(path, pixels.transpose(2, 0, 1), transform=TRANSFORM)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from outcome import refuse, succeed
 
 from otbsr.serving import otb
 
@@ -92,18 +93,6 @@ def variables(prefix: Path) -> dict[str, np.ndarray]:
 
     reader = tf.train.load_checkpoint(str(prefix))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def succeed(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 0 and "(FATAL)" not in process.stdout, process.stdout + process.stderr
-    return process.stdout
-
-
-def fail(process: subprocess.CompletedProcess[str]) -> str:
-    """The one FATAL line of a run that failed as it should."""
-    lines = [line for line in process.stdout.splitlines() if "(FATAL)" in line]
-    assert process.returncode == 1 and len(lines) == 1 and "Traceback" not in process.stderr, (process.returncode, process.stdout, process.stderr)
-    return lines[0]
 
 
 def sources(group: str, x: Path, y: Path, name_x: str = "x", name_y: str = "y", size: int = PATCH) -> list[object]:
@@ -242,7 +231,7 @@ def test_failed_checkpoint_leaves_the_older_one(run_application, classifier: Pat
     words += ["-model.saveto", tmp_path / "checkpoint"]
     limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 1; exec "$@"', "bash", otb.LAUNCHER, "TensorflowModelTrain", *map(str, words)]
     environment = {**os.environ, **otb.otb_environment()}
-    assert "failed to write checkpoint" in fail(subprocess.run(limited, env=environment, capture_output=True, text=True, timeout=300))
+    assert "failed to write checkpoint" in refuse(subprocess.run(limited, env=environment, capture_output=True, text=True, timeout=300))
     assert {path.name: path.read_text() for path in tmp_path.glob("checkpoint*")} == {
         "checkpoint.index": "older",
         "checkpoint.data-00000-of-00001": "older",
@@ -309,7 +298,7 @@ def test_bad_input_is_one_clear_line(run_application, classifier: Path, counter:
     def error(*more: object, x: Path = ids, y: Path = good, step: str = "step", environment: dict[str, str] | None = None) -> str:
         arguments = ["-model.dir", counter, "-training.targetnodes", step, "-training.epochs", 1, *sources("training", x, y, size=1)]
         arguments = overridden([*arguments, "-model.saveto", tmp_path / "checkpoint", *more])
-        return fail(run_application("TensorflowModelTrain", *arguments, environment=environment))
+        return refuse(run_application("TensorflowModelTrain", *arguments, environment=environment))
 
     assert 'output "loss" is nan in batch' in error("-training.outputtensors", "loss", y=nan)
     assert "values.tif" not in error(step="nothing") and 'no operation "nothing"' in error(step="nothing")
@@ -333,8 +322,8 @@ def test_bad_input_is_one_clear_line(run_application, classifier: Path, counter:
     labels = write(tmp_path / "labels.tif", np.where(np.arange(12).reshape(y.shape) == 5, 9, y).astype(np.uint8))
     arguments = ["-model.dir", classifier, "-training.targetnodes", "optimizer", "-training.epochs", 1]
     arguments += sources("training", write(tmp_path / "x.tif", x), labels)
-    assert "epoch 1" in fail(run_application("TensorflowModelTrain", *arguments, "-training.outputtensors", "loss"))
+    assert "epoch 1" in refuse(run_application("TensorflowModelTrain", *arguments, "-training.outputtensors", "loss"))
     three = write(tmp_path / "three.tif", np.zeros((12, PATCH, PATCH, 3), np.float32))
-    assert 'patches of 8 x 8 pixels and 3 bands do not fit the model\'s "x" of shape [?, ?, ?, 2]' in fail(
+    assert 'patches of 8 x 8 pixels and 3 bands do not fit the model\'s "x" of shape [?, ?, ?, 2]' in refuse(
         run_application("TensorflowModelTrain", *overridden([*arguments, "-training.source1.il", three]))
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import geopandas
+import image_files
 import numpy as np
 import pytest
-import rasterio
 from rasterio.transform import Affine
 from shapely.geometry import Point
 
@@ -39,10 +39,7 @@ def otb(application, parameters, sources=None, **environment):
 def write(path, pixels, spacing, left=LEFT, top=TOP, north_up=True):
     """Write [rows, columns, bands] in the array's own type."""
     transform = Affine(spacing, 0, left, 0, -spacing, top) if north_up else Affine(spacing, 0, left, 0, spacing, top - spacing * len(pixels))
-    kind = {"width": pixels.shape[1], "height": pixels.shape[0], "count": pixels.shape[2], "dtype": pixels.dtype}
-    with rasterio.open(path, "w", driver="GTiff", crs=CRS, transform=transform, **kind) as image:
-        image.write(pixels.transpose(2, 0, 1))
-    return path
+    return image_files.write(path, pixels.transpose(2, 0, 1), crs=CRS, transform=transform)
 
 
 def points(path, coordinates, **fields):
@@ -53,8 +50,7 @@ def points(path, coordinates, **fields):
 
 def read(path, side):
     """A patches image as [n, side, side, bands]."""
-    with rasterio.open(path) as image:
-        pixels = image.read()
+    pixels = image_files.read(path)
     assert pixels.shape[2] == side
     return pixels.transpose(1, 2, 0).reshape(-1, side, side, pixels.shape[0])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from image_files import read
 
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder
@@ -21,11 +22,6 @@ def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ten") / "world"
     simulate(folder, WorldSettings.parse(seed=5, extent=720, bands=("ten",), products=("safe",)))
     return folder
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def test_the_product_gives_the_images_that_were_trained_on(world, tmp_path):

@@ -240,6 +240,32 @@ def test_images_are_aligned_too(world, applications, tmp_path):
     np.testing.assert_array_equal(np.stack([b for _, b in first]), read_patches_image(tmp_path / "pairs" / "train_target.tif", 64))
 
 
+def test_bands_that_do_not_nest_need_a_resampling(products, tmp_path):
+    """A band of 20 m that lies 5 m off the corner, as Theia's may: refused by name, and right where a resampling is given."""
+    sentinel2, spot = open_product(products[0]), open_product(products[1]).renamed()
+    band, moved = sentinel2.bands["B5"], tmp_path / "b5.tif"
+    with rasterio.open(band.path) as source:
+        t, values = source.transform, source.read()
+        profile = source.profile | {"driver": "GTiff", "transform": rasterio.Affine(t.a, 0, t.c + 5, 0, t.e, t.f - 5)}
+    with rasterio.open(moved, "w", **profile) as file:
+        x, y = np.meshgrid(np.arange(values.shape[2]), np.arange(values.shape[1]))
+        file.write((2000 + 20 * x + 10 * y)[None].astype(values.dtype))  # cubic convolution keeps a plane
+    product = replace(sentinel2, bands={**sentinel2.bands, "B5": replace(band, path=moved)})
+    bands = ("B4", "B3", "B2", "B8", "B5")
+    with pytest.raises(GridError, match=r"b5.tif: .* does not nest in .*; name a resampling \(nearest, bilinear, cubic, average\)"):
+        chain_of(product, spot, tmp_path / "steps", ChainSettings(bands=bands)).input()
+    chain = chain_of(product, spot, tmp_path / "steps", read_settings(bands=list(bands), resampling="cubic"))
+    chain.input()
+    x, y = np.meshgrid(np.arange(chain.grid.width), np.arange(chain.grid.height))
+    columns, rows = (((10 * (value + 0.5) - 5) / 20) - 0.5 for value in (x, y))
+    found = image(chain.path("input.tif"))[4]
+    inside = (slice(6, -6), slice(6, -6))
+    np.testing.assert_allclose(found[inside], (2000 + 20 * columns + 10 * rows - 1000)[inside], atol=1)
+    assert chain.steps.records["input"]["parameters"]["resampling"] == "cubic"
+    with pytest.raises(UsageError, match="resampling is 'sinc'"):
+        read_settings(resampling="sinc")
+
+
 def test_a_killed_run_goes_on(products, made, tmp_path):
     """Killed with SIGKILL after pansharpening: the same command keeps the finished steps and ends with the same pairs."""
     out = tmp_path / "pairs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import image_files
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from shapely.geometry import box
+from torch_files import KINDS, Call, Global, Storage, tensor_file
 
 from otbsr.errors import InputError, UsageError
 from otbsr.grid import Grid
@@ -28,19 +28,8 @@ CRS = "EPSG:32631"
 
 
 def write(path: Path, pixels: np.ndarray, spacing: float, left: float = 6e5, top: float = 4.9e6, crs: str | None = CRS, **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = pixels if pixels.ndim == 3 else pixels[None]
-    place = {"crs": crs, "transform": Affine(spacing, 0, left, 0, -spacing, top)} if crs else {}
-    with rasterio.open(
-        path, "w", driver="GTiff", count=len(pixels), height=pixels.shape[1], width=pixels.shape[2], dtype=pixels.dtype, **place, **options
-    ) as file:  # fmt: skip
-        file.write(pixels)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as file:
-        return file.read()
+    place = {"crs": crs, "transform": image_files.at(spacing, left, top) if crs else None}
+    return image_files.write(path, pixels, **place, **options)
 
 
 def smooth(bands: int, side: int, seed: int) -> np.ndarray:
@@ -89,8 +78,8 @@ def test_worldstrat_takes_the_clear_image_nearest_in_date(tmp_path: Path) -> Non
         assert line["gain"] == pytest.approx(1 / gain, rel=2e-3) and line["bias"] == pytest.approx(-bias / gain, abs=1e-3) and line["r2"] > 0.999
     coarse, fine = Grid.read(area / "input.tif"), Grid.read(area / "target.tif")
     assert coarse.factor_to(fine) == 4 and (coarse.left, coarse.top, coarse.dx, fine.dx) == (6e5, 4.9e6, 10, 2.5)
-    assert np.abs(read(area / "target.tif") * 1e-4 - truth).max() < 6e-4
-    assert np.abs(read(area / "input.tif") * 1e-4 - truth.reshape(4, 48, 4, 48, 4).mean(axis=(2, 4))).max() < 1e-4
+    assert np.abs(image_files.read(area / "target.tif") * 1e-4 - truth).max() < 6e-4
+    assert np.abs(image_files.read(area / "input.tif") * 1e-4 - truth.reshape(4, 48, 4, 48, 4).mean(axis=(2, 4))).max() < 1e-4
     with rasterio.open(area / "target.tif") as file:
         assert file.descriptions == ("B4", "B3", "B2", "B8") and file.nodata == -10000 and file.scales == (1e-4,) * 4
 
@@ -164,9 +153,9 @@ def test_flairhub_joins_a_region_and_takes_the_clear_date(tmp_path: Path) -> Non
     coarse, fine = Grid.read(area / "input.tif"), Grid.read(area / "target.tif")
     assert (coarse.left, coarse.top, coarse.dx, coarse.width, coarse.height) == pytest.approx((5e5, 5e6, 10.24, 30, 20))
     assert fine.dx == pytest.approx(2.56) and coarse.factor_to(fine) == 4
-    assert np.array_equal(read(area / "input.tif"), series[[2, 1, 0, 6]].astype(int))
+    assert np.array_equal(image_files.read(area / "input.tif"), series[[2, 1, 0, 6]].astype(int))
     # 8 target pixels span exactly 64 / 5 = 12.8 pixels of Spot; over 5 patches' worth both have the same mean.
-    target = read(area / "target.tif").astype(float)
+    target = image_files.read(area / "target.tif").astype(float)
     assert np.abs(target.mean(axis=(1, 2)) - spot.mean(axis=(1, 2))).max() < 1.0
     by_blocks = spot[:, :128, :128].reshape(4, 16, 8, 16, 8).mean(axis=(2, 4))  # 12.8 m
     assert np.abs(target[:, :80, :80].reshape(4, 16, 5, 16, 5).mean(axis=(2, 4)) - by_blocks).max() < 2
@@ -189,63 +178,6 @@ def test_flairhub_without_the_series_or_off_the_lattice(tmp_path: Path) -> None:
 
 
 # --- SEN2VENuS -------------------------------------------------------------------------------------------------------------------
-
-KINDS = {"int16": "ShortStorage", "float32": "FloatStorage", "int64": "LongStorage"}
-
-
-class Call:
-    """What pickles as a call of a global with arguments, as torch.save writes tensors."""
-
-    def __init__(self, module: str, name: str, *arguments: Any) -> None:
-        self.parts = (module, name, arguments)
-
-
-class Global:
-    """What pickles as a global."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.parts = (module, name)
-
-
-class Storage:
-    """What pickles as a persistent id."""
-
-    def __init__(self, pid: tuple[Any, ...]) -> None:
-        self.pid = pid
-
-
-class TorchPickler(pickle._Pickler):  # type: ignore[misc, name-defined]
-    """Writes `Call`, `Global` and `Storage` as PyTorch's own pickles have them."""
-
-    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(obj, Global):
-            self.write(pickle.GLOBAL + f"{obj.parts[0]}\n{obj.parts[1]}\n".encode())
-        elif isinstance(obj, Call):
-            self.save(Global(*obj.parts[:2]))
-            self.save(obj.parts[2])
-            self.write(pickle.REDUCE)
-        elif isinstance(obj, Storage):
-            self.save(obj.pid)
-            self.write(pickle.BINPERSID)
-        else:
-            super().save(obj, save_persistent_id)
-
-
-def tensor_file(
-    path: Path, values: np.ndarray, content: Any = None, data: bytes | None = None, method: int = zipfile.ZIP_STORED, count: int | None = None
-) -> Path:
-    """A file as torch.save writes one contiguous tensor; content: another object in its place."""
-    strides = tuple(step // values.itemsize for step in values.strides)
-    storage = Storage(("storage", Global("torch", KINDS[values.dtype.name]), "0", "cpu", values.size if count is None else count))
-    default = Call("torch._utils", "_rebuild_tensor_v2", storage, 0, values.shape, strides, False, Call("collections", "OrderedDict"))
-    stream = io.BytesIO()
-    TorchPickler(stream, 2).dump(default if content is None else content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr(f"{path.stem}/data.pkl", stream.getvalue())
-        archive.writestr(f"{path.stem}/data/0", values.tobytes())
-        archive.writestr(f"{path.stem}/version", "3\n")
-    return path
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -317,7 +249,7 @@ def test_sen2venus_patches_are_placed_by_their_polygons(tmp_path: Path) -> None:
     coarse, fine = Grid.read(area / "input.tif"), Grid.read(area / "target.tif")
     assert (coarse.left, coarse.top, coarse.dx, coarse.width, fine.dx) == (6e5 + 320, 4e6, 10, 16, 5) and coarse.factor_to(fine) == 2
     assert rasterio.CRS.from_wkt(coarse.crs).to_epsg() == 32614
-    assert np.array_equal(read(area / "input.tif"), low[1]) and np.array_equal(read(area / "target.tif"), high[1])
+    assert np.array_equal(image_files.read(area / "input.tif"), low[1]) and np.array_equal(image_files.read(area / "target.tif"), high[1])
     about = json.loads((area / "area.json").read_text())
     assert about["bands"] == ["B2", "B3", "B4", "B8"] and about["details"]["target"] == "VENUS-1"
 
@@ -354,7 +286,7 @@ def test_breizhsr_takes_the_nearest_date_and_fits_the_bytes(tmp_path: Path) -> N
     area = tmp_path / "out" / "train_00000"
     about = json.loads((area / "area.json").read_text())
     assert (about["split"], about["bands"], about["details"]["input"], about["details"]["gap_days"]) == ("train", ["B4", "B3", "B2"], "near.tif", 3.0)
-    assert np.abs(read(area / "target.tif") * 1e-4 - truth).max() < 2 / 400
+    assert np.abs(image_files.read(area / "target.tif") * 1e-4 - truth).max() < 2 / 400
     assert Grid.read(area / "input.tif").factor_to(Grid.read(area / "target.tif")) == 4
 
 

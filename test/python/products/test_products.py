@@ -5,6 +5,7 @@ import shutil
 from datetime import date
 from pathlib import Path
 
+import image_files
 import numpy as np
 import pytest
 import rasterio
@@ -20,11 +21,7 @@ THEIA = "SENTINEL2B_20181023-105107-455_L2A_T30TYP_D_V1-9"
 
 def write(path: Path, pixels: np.ndarray, left: float = 600000, spacing: float = 10, crs: str | None = "EPSG:32631", **profile: object) -> Path:
     """A one-date GeoTIFF of (bands, rows, columns)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"crs": crs, "transform": Affine(spacing, 0, left, 0, -spacing, 4900020), "dtype": pixels.dtype, **profile}
-    with rasterio.open(path, "w", driver="GTiff", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **settings) as dataset:
-        dataset.write(pixels)
-    return path
+    return image_files.write(path, pixels, **{"crs": crs, "transform": image_files.at(spacing, left), **profile})
 
 
 def safe(folder: Path, level: str, metadata: str, value: int = 1500) -> Path:

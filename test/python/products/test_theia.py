@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import image_files
 import numpy as np
 import pytest
 import rasterio
@@ -22,10 +23,7 @@ FINE, COARSE = ("B2", "B3", "B4", "B8"), ("B5", "B6", "B7", "B8A", "B11", "B12")
 
 
 def write(path: Path, pixels: np.ndarray, spacing: float, left: float = 600000, top: float = 4900020, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"crs": "EPSG:32630", "transform": Affine(spacing, 0, left, 0, -spacing, top), "dtype": pixels.dtype, **options}
-    with rasterio.open(path, "w", driver="GTiff", count=1, height=pixels.shape[0], width=pixels.shape[1], **settings) as file:
-        file.write(pixels, 1)
+    image_files.write(path, pixels, **{"crs": "EPSG:32630", "transform": image_files.at(spacing, left, top), **options})
 
 
 def theia(root: Path, masks: dict[str, np.ndarray] | None = None, metadata: bool = True) -> Path:

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from image_files import TRANSFORM, read, write
+from outcome import refuse, succeed
 
 from otbsr.grid import Grid
 
 FACTOR = 4
 NO_DATA = -10000
 BANDS = ["B4", "B3", "B2", "B8"]
-TRANSFORM = Affine(10, 0, 300000, 0, -10, 4900020)
 MARGIN = 3
-
-
-def write(path: Path, pixels: np.ndarray, **profile: object) -> Path:
-    """A GeoTIFF of `pixels` (bands, rows, columns)."""
-    settings = {"driver": "GTiff", "crs": "EPSG:32631", "transform": TRANSFORM, "dtype": pixels.dtype, **profile}
-    with rasterio.open(path, "w", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **settings) as dataset:
-        dataset.write(pixels)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def nearest(pixels: np.ndarray) -> np.ndarray:
@@ -88,11 +74,6 @@ def serve_arguments(image: Path, model: Path, out: Path, *more: object, kind: st
     field = 1 + 2 * margin
     fields = ["-source1.rfieldx", field, "-source1.rfieldy", field, "-output.efieldx", FACTOR, "-output.efieldy", FACTOR]
     return ["-source1.il", image, *fields, "-model.dir", model, "-model.fullyconv", "on", "-output.spcscale", 0.25, *more, "-out", out, kind]
-
-
-def succeed(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("application", ["SuperResolution", "TensorflowModelServe"])
@@ -266,16 +247,6 @@ def test_images_of_one_source_are_stacked_when_their_grids_agree(run_application
     refuse(run_application("TensorflowModelServe", *arguments[:2], moved, *arguments[2:]), "grids differ", "300005")
 
 
-def refuse(process: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit status not zero and one FATAL or ERROR message with these words."""
-    log = process.stdout + process.stderr
-    assert process.returncode not in (0, -6, -11), log
-    lines = [line for line in log.splitlines() if "(FATAL)" in line or line.startswith("ERROR")]
-    assert len(lines) == 1, log
-    for word in words:
-        assert word in lines[0], lines[0]
-
-
 def test_bad_input_gives_one_clear_message(run_application, models: Path, tmp_path: Path) -> None:
     good = scene(64, 64).astype(np.int16)
     image, out, model = write(tmp_path / "good.tif", good), tmp_path / "out.tif", models / "nearest-x4"
@@ -317,23 +288,16 @@ def test_a_truncated_tiff_is_refused(run_application, models: Path, tmp_path: Pa
     assert "truncated.tif" in process.stdout and "(FATAL)" in process.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
-def test_a_full_disk_is_an_error(run_application, models: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode != 0:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
-        image = write(tmp_path / "in.tif", scene(400, 400))
-        refuse(run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", disk / "out.tif"), "out.tif", "disk full")
-        arguments = serve_arguments(image, models / "nearest-x4", f"{disk / 'out.tif'}?&gdal:co:TILED=NO")
-        refuse(run_application("TensorflowModelServe", *arguments), "out.tif", "disk full")
-        assert not (disk / "out.tif").exists()
-        (disk / "out.tif").write_bytes(b"what the user had")
-        refuse(run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", disk / "out.tif"), "out.tif", "disk full")
-        assert (disk / "out.tif").read_bytes() == b"what the user had" and len(list(disk.iterdir())) == 1
-    finally:
-        subprocess.run(["umount", disk], check=True)
+def test_a_full_disk_is_an_error(run_application, models: Path, tmp_path: Path, mount_disk: Callable[[str], Path]) -> None:
+    disk = mount_disk("1m")
+    image = write(tmp_path / "in.tif", scene(400, 400))
+    refuse(run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", disk / "out.tif"), "out.tif", "disk full")
+    arguments = serve_arguments(image, models / "nearest-x4", f"{disk / 'out.tif'}?&gdal:co:TILED=NO")
+    refuse(run_application("TensorflowModelServe", *arguments), "out.tif", "disk full")
+    assert not (disk / "out.tif").exists()
+    (disk / "out.tif").write_bytes(b"what the user had")
+    refuse(run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", disk / "out.tif"), "out.tif", "disk full")
+    assert (disk / "out.tif").read_bytes() == b"what the user had" and len(list(disk.iterdir())) == 1
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from image_files import BANDS, at, read, write_random
 from rasterio.windows import Window
 
 from otbsr.errors import GridError, InputError, ModelError, OutputError
@@ -23,20 +25,14 @@ ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("OTBSR_SHARED_DATA", ROOT / ".." / "shared" / "data")).resolve()
 NEAREST = ROOT / "models" / "nearest-x4"
 BICUBIC = ROOT / "models" / "bicubic-x4"
-BANDS = ("B4", "B3", "B2", "B8")
 
 
 serves = pytest.mark.usefixtures("serving")
 
 
-def image(path: Path, height: int = 37, width: int = 53, transform: Affine = Affine(10, 0, 600000, 0, -10, 4900020), crs: str | None = "EPSG:32631") -> Path:
-    """A random 4-band image, int16, no-data -10000 in one pixel of one band."""
-    pixels = np.random.default_rng(5).integers(0, 5000, (4, height, width)).astype(np.int16)
-    pixels[2, 7, 9] = -10000
-    with rasterio.open(path, "w", driver="GTiff", height=height, width=width, count=4, dtype="int16", crs=crs, transform=transform, nodata=-10000) as dataset:
-        dataset.write(pixels)
-        dataset.descriptions = BANDS
-    return path
+def image(path: Path, height: int = 37, width: int = 53, **profile: object) -> Path:
+    """A random 4-band image, no-data -10000 in one pixel of one band."""
+    return write_random(path, height, width, np.s_[2, 7, 9], **{"transform": at(10, 600000), **profile})
 
 
 @serves
@@ -130,11 +126,6 @@ def test_bad_input_gives_one_message_and_no_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="--overwrite"):
         apply(source, NEAREST, out)
     assert out.read_text() == "mine"
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 @serves
@@ -236,18 +227,11 @@ def test_products_beside_the_image_are_refused_like_it(tmp_path: Path) -> None:
 
 
 @serves
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
-def test_full_disk(tmp_path: Path) -> None:
-    source, small = image(tmp_path / "lr.tif", 200, 200), tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        with pytest.raises(OutputError, match="space"):
-            apply(source, NEAREST, small / "sr.tif")
-        assert not list(small.iterdir())
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+def test_full_disk(tmp_path: Path, mount_disk: Callable[[str], Path]) -> None:
+    source, small = image(tmp_path / "lr.tif", 200, 200), mount_disk("100k")
+    with pytest.raises(OutputError, match="space"):
+        apply(source, NEAREST, small / "sr.tif")
+    assert not list(small.iterdir())
 
 
 def test_command_prints_one_line_and_its_exit_status(tmp_path: Path) -> None:

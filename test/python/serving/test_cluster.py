@@ -12,13 +12,15 @@ import pytest
 
 from otbsr import __version__
 from otbsr.errors import GridError, InputError, MissingToolError, ModelError, ProcessingError, UsageError
+from otbsr.methods.model_folder import ModelFolder
 from otbsr.serving.apply import Applied, Work, apply
+from otbsr.serving.options import ApplyOptions
 from otbsr.serving.windows import Made, window_folder
 
 pytest.importorskip("distributed")
 pytest.importorskip("dask_jobqueue")
 from processes import applications, dask_cluster, kill_a_worker, until
-from test_windows import NEAREST, finished, image
+from test_windows import NEAREST, finished, image, without_hash
 
 from otbsr.serving import cluster as module
 from otbsr.serving.cluster import ClusterSettings, Farm, Outcome, claim_gpu, open_cluster
@@ -152,10 +154,20 @@ def run_with(tmp_path: Path, answer, windows: int = 4) -> tuple[Client, list[str
     places = tuple((Window(4 * n, 0, 4, 4), Window(n, 0, 1, 1)) for n in range(windows))
     with window_folder(tmp_path / "w", {"run": 1}) as kept:
         try:
-            farm.run(kept, Work(kept.folder, (), (), None, {"out": None}, places, 0, None, None), lambda *_: None)
+            farm.run(kept, Work(kept.folder, (), (), None, {"out": None}, places, 0, ApplyOptions()), lambda *_: None)
         finally:
             names = set(kept.done)
     return client, told, names
+
+
+def test_a_worker_runs_a_model_without_hashes_only_where_the_client_does(tmp_path: Path) -> None:
+    folder = without_hash(tmp_path / "model")
+    model = ModelFolder.open(folder, trust=True)
+    module.require_same_model(model, trust=True)
+    with pytest.raises(ModelError, match=r"no sha256 of saved_model\.pb"):
+        module.require_same_model(model, trust=False)
+    with pytest.raises(ModelError, match="another model here"):
+        module.require_same_model(ModelFolder(folder, ModelFolder.open(NEAREST).sidecar), trust=True)
 
 
 def empty(number: int, worker: str) -> Outcome:

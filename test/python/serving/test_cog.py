@@ -131,3 +131,39 @@ def test_levels(width: int, height: int, tiles: int) -> None:
     assert levels == 0 or cog.halved(max(width, height), levels - 1) > cog.TILE, "no level too many"
     inside = cog.levels_inside(tiles * cog.TILE, False, grid)
     assert inside <= levels and tiles * cog.TILE % (cog.TILE * 2**inside) == 0
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.sampled_from(["int16", "uint16", "uint8", "float32", "uint32"]),
+    st.sampled_from([None, 7.0]),
+    st.integers(0, 2**32 - 1),
+)
+def test_an_overview_is_the_mean_of_the_pixels_with_data(width: int, height: int, dtype: str, nodata: float | None, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(-30 if dtype == "int16" else 0, 30, (2, height, width)).astype(dtype)
+    pixels[rng.random(pixels.shape) < 0.4] = 7
+    if dtype == "float32":
+        pixels[rng.random(pixels.shape) < 0.2] = np.nan
+    found = cog.halve(pixels, layer_of(width, height, dtype, nodata=nodata))
+    assert found.shape == (2, -(-height // 2), -(-width // 2)) and found.dtype == pixels.dtype
+    for band, row, column in np.ndindex(*found.shape):
+        four = pixels[band, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].astype(float).ravel()
+        valid = four[np.isfinite(four) & (True if nodata is None else four != nodata)]
+        expected = valid.mean() if valid.size else (np.nan if nodata is None else nodata)
+        if dtype != "float32" and valid.size:
+            expected = np.floor(expected + 0.5 + 1e-9)
+        assert np.array_equal(found[band, row, column], np.float32(expected), equal_nan=True) or found[band, row, column] == pytest.approx(expected, rel=1e-6)
+
+
+def test_overviews_of_categories_are_categories(tmp_path: Path) -> None:
+    layer = layer_of(1300, 900, "uint8", bands=1, nodata=0, categories=True)
+    pixels = np.random.default_rng(0).choice(np.array([3, 200], np.uint8), (1, 900, 1300))
+    with rasterio.open(tmp_path / "classes.tif", "w", **layer.profile()) as dataset:
+        dataset.write(pixels)
+    cog.add_overviews(tmp_path / "classes.tif", layer, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["classes.tif"]
+    with rasterio.open(tmp_path / "classes.tif") as dataset:
+        assert dataset.overviews(1) == [2, 4] and np.array_equal(dataset.read(), pixels)
+        assert np.array_equal(dataset.read(1, out_shape=(225, 325)), pixels[0, ::4, ::4])

@@ -15,21 +15,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from image_files import read, write
+from outcome import refuse, succeed
 
-TRANSFORM = Affine(10, 0, 300000, 0, -10, 4900020)
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def write(path: Path, pixels: np.ndarray, **profile: object) -> Path:
-    settings = {"driver": "GTiff", "crs": "EPSG:32631", "transform": TRANSFORM, "dtype": pixels.dtype, **profile}
-    with rasterio.open(path, "w", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **settings) as dataset:
-        dataset.write(pixels)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def scene(bands: int, rows: int = 50, columns: int = 37) -> np.ndarray:
@@ -52,20 +41,6 @@ def arguments(images: Path | Sequence[Path], model: Path, out: Path, *more: obje
     """TensorflowModelServe's, for a model that keeps rows and columns."""
     listed = [images] if isinstance(images, Path) else images
     return ["-source1.il", *listed, "-model.dir", model, "-model.fullyconv", fully, *more, "-out", out, kind]
-
-
-def succeed(process: subprocess.CompletedProcess[str]) -> None:
-    assert process.returncode == 0, process.stdout + process.stderr
-
-
-def refuse(process: subprocess.CompletedProcess[str], *words: str) -> None:
-    """An exit status that is neither 0 nor a signal, and one line of error with these words."""
-    log = process.stdout + process.stderr
-    assert 0 < process.returncode < 128, log
-    lines = [line for line in log.splitlines() if "(FATAL)" in line or line.startswith("ERROR")]
-    assert len(lines) == 1 and "Traceback" not in log and "terminate called" not in log, log
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 PLAIN = (None, None, None, 4)

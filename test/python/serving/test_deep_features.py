@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import geopandas
@@ -11,13 +10,13 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-from affine import Affine
+from image_files import TRANSFORM, write
+from outcome import refuse, succeed
 
 from otbsr.grid import Grid
 from otbsr.serving import otb
 
 BANDS = 3
-TRANSFORM = Affine(10, 0, 300000, 0, -10, 4900020)
 CLASSES = (1, 2, 300)
 SERVED = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, "-output.names", "mean"]
 
@@ -44,18 +43,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("scene")
     fields = np.repeat(np.arange(3), 20)
     pixels = np.random.default_rng(0).normal(0, 60, (BANDS, 50, 60)) + 100 * (np.arange(BANDS)[:, None] == fields)[:, None]
-    with rasterio.open(
-        folder / "image.tif", "w", driver="GTiff", count=BANDS, height=50, width=60, dtype="int16", crs="EPSG:32631", transform=TRANSFORM
-    ) as dataset:
-        dataset.write(np.round(pixels).astype(np.int16))
+    image = write(folder / "image.tif", np.round(pixels).astype(np.int16))
     polygons = [shapely.box(*(TRANSFORM @ (20 * k + 3, 40)), *(TRANSFORM @ (20 * k + 17, 10))) for k in range(3)]
     geopandas.GeoDataFrame({"class": CLASSES}, geometry=polygons, crs="EPSG:32631").to_file(folder / "samples.gpkg")
-    return folder / "image.tif", folder / "samples.gpkg"
-
-
-def succeed(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 0 and "(FATAL)" not in process.stdout, process.stdout + process.stderr
-    return process.stdout
+    return image, folder / "samples.gpkg"
 
 
 def test_in_memory_is_the_same_as_through_files(run_application, box: Path, scene: tuple[Path, Path], tmp_path: Path) -> None:
@@ -128,9 +119,7 @@ def test_missing_application_is_one_line(run_application, tmp_path: Path) -> Non
         folder.mkdir()
         shutil.copy(otb.application_folder() / f"otbapp_{name}.so", folder)
         alone = run_application(name, "-source1.il", "a.tif", environment={"OTB_APPLICATION_PATH": str(folder)})
-        lines = [line for line in (alone.stdout + alone.stderr).splitlines() if "(FATAL)" in line]
-        assert alone.returncode == 1 and len(lines) == 1, alone.stdout + alone.stderr
-        assert f"{name}: needs the application TensorflowModelServe" in lines[0] and "otbapp_TensorflowModelServe.so" in lines[0]
+        refuse(alone, f"{name}: needs the application TensorflowModelServe", "otbapp_TensorflowModelServe.so")
         shutil.copy(otb.application_folder() / "otbapp_TensorflowModelServe.so", folder)
         both = run_application(name, "-help", environment={"OTB_APPLICATION_PATH": str(folder)})
         assert "-source1.il" in both.stdout + both.stderr and "(FATAL)" not in both.stdout + both.stderr
@@ -147,12 +136,8 @@ def test_bad_input_is_one_line(run_application, box: Path, scene: tuple[Path, Pa
         'no output "mode"; it has: identity, mean': [*["mode" if word == "mean" else word for word in apply], "-model", samples, "-out", tmp_path / "map.tif"],
     }
     for expected, arguments in cases.items():
-        process = run_application("ImageClassifierFromDeepFeatures", *arguments)
-        lines = [line for line in process.stdout.splitlines() if "(FATAL)" in line]
-        assert process.returncode == 1 and len(lines) == 1 and expected in lines[0], process.stdout + process.stderr
+        refuse(run_application("ImageClassifierFromDeepFeatures", *arguments), expected)
         assert not (tmp_path / "map.tif").exists()
     train = ["-source1.il", image, *SERVED, "-model.dir", tmp_path, "-vd", samples, "-sample.vfn", "class", "-out", tmp_path / "a.rf"]
-    process = run_application("TrainClassifierFromDeepFeatures", *train, "-model.fullyconv", "on")
-    lines = [line for line in process.stdout.splitlines() if "(FATAL)" in line]
-    assert process.returncode == 1 and len(lines) == 1 and "holds no saved_model.pb" in lines[0], process.stdout + process.stderr
+    refuse(run_application("TrainClassifierFromDeepFeatures", *train, "-model.fullyconv", "on"), "holds no saved_model.pb")
     assert not (tmp_path / "a.rf").exists()

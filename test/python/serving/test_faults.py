@@ -11,16 +11,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
+from image_files import TRANSFORM, at, write, write_random
 
 from otbsr.errors import InputError, OutputError, ProcessingError
-from otbsr.evaluation.study import prepared_folder
+from otbsr.evaluation.work import prepared_folder
 from otbsr.methods.model_folder import ModelFolder, save_model
 from otbsr.products import open_product
 from otbsr.raster import new_raster
@@ -31,15 +31,11 @@ from otbsr.serving.windows import window_folder
 
 NEAREST = Path(__file__).parents[3] / "models" / "nearest-x4"
 serves = pytest.mark.usefixtures("serving")
-PROFILE = {"driver": "GTiff", "count": 4, "dtype": "int16", "crs": "EPSG:32631", "transform": Affine(10, 0, 6e5, 0, -10, 49e5), "nodata": -10000}
 
 
 def image(path: Path, height: int = 24, width: int = 1500) -> Path:
     """A random 4-band image, by default of three windows of 512."""
-    with rasterio.open(path, "w", height=height, width=width, **PROFILE) as dataset:
-        dataset.write(np.random.default_rng(5).integers(0, 5000, (4, height, width)).astype(np.int16))
-        dataset.descriptions = ("B4", "B3", "B2", "B8")
-    return path
+    return write_random(path, height, width)
 
 
 def refined(source: Path, out: Path) -> bool:
@@ -79,14 +75,9 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(mount_disk: Callable[[str], Path]) -> Path:
     """A disk of 100 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return mount_disk("100k")
 
 
 @serves
@@ -147,9 +138,8 @@ def test_windows_made_of_a_changed_input_are_not_kept(tmp_path: Path, monkeypatc
             os.utime(source, ns=(1, 1))
         target = Path(parameters["out"][0].partition("?")[0])
         size = int(parameters["out"][0].split("box=")[1].split("&")[0].split(":")[2])
-        where = {**PROFILE, "transform": Affine(2.5, 0, 6e5 + (len(made) - 1) * 5120, 0, -2.5, 49e5)}
-        with rasterio.open(target, "w", height=96, width=size, tiled=True, blockxsize=512, blockysize=512, bigtiff="yes", **where) as dataset:
-            dataset.write(np.zeros((4, 96, size), np.int16))
+        where = at(2.5, TRANSFORM.c + (len(made) - 1) * 5120)
+        write(target, np.zeros((4, 96, size), np.int16), transform=where, nodata=-10000, tiled=True, blockxsize=512, blockysize=512, bigtiff="yes")
         return ""
 
     monkeypatch.setattr(module, "run_otb", run)

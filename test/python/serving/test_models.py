@@ -10,20 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
+from image_files import write
 
 BANDS = 2
 ROWS, COLUMNS = 9, 11
 TYPES = ("bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "uint16", "uint32", "uint64", "uint8")
 QUANTISED = {"qint8": "int8", "quint8": "uint8", "qint16": "int16", "quint16": "uint16", "qint32": "int32"}
-
-
-def write(path: Path, pixels: np.ndarray) -> Path:
-    """A GeoTIFF of `pixels` (bands, rows, columns)."""
-    profile = {"driver": "GTiff", "crs": "EPSG:32631", "transform": Affine(10, 0, 300000, 0, -10, 4900020), "dtype": pixels.dtype}
-    with rasterio.open(path, "w", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **profile) as dataset:
-        dataset.write(pixels)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,31 +1,23 @@
 """Running OTB: what worked, what only seemed to, and what is left behind."""
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
+from image_files import write
 
 from otbsr.errors import MissingToolError, OutputError, ProcessingError
 from otbsr.raster import damage
 from otbsr.serving import otb
 
 pytestmark = pytest.mark.skipif(shutil.which(otb.LAUNCHER) is None, reason="OTB is not installed")
-
-
-def write(path: Path, pixels: np.ndarray, **profile: object) -> Path:
-    """A GeoTIFF of `pixels` (bands, rows, columns), 10 m, EPSG:32631."""
-    settings = {"driver": "GTiff", "crs": "EPSG:32631", "transform": Affine(10, 0, 300000, 0, -10, 4800000), "dtype": pixels.dtype, **profile}
-    with rasterio.open(path, "w", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **settings) as dataset:
-        dataset.write(pixels)
-    return path
 
 
 @pytest.fixture
@@ -74,20 +66,12 @@ def test_a_product_that_was_not_written_is_noticed(image: Path, tmp_path: Path) 
         otb.run_otb("BandMath", {"il": [image], "exp": "im1b1", "out": tmp_path / "a.tif"}, products=[tmp_path / "b.tif"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
-def test_full_disk_is_an_error_though_otb_ends_with_zero(tmp_path: Path) -> None:
-    image = write(tmp_path / "in.tif", np.random.default_rng(0).integers(0, 9999, (1, 600, 600)).astype(np.int16))
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        with pytest.raises(OutputError, match="no space left"):
-            otb.run_otb("BandMath", {"il": [image], "exp": "im1b1", "out": [small / "o.tif", "int16"]}, products=[small / "o.tif"])
-        with rasterio.open(small / "o.tif") as dataset:  # why the log is read: the file opens, with holes that read as zeros
-            assert (dataset.read() == 0).all((0, 2)).sum() > 300
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+def test_full_disk_is_an_error_though_otb_ends_with_zero(tmp_path: Path, mount_disk: Callable[[str], Path]) -> None:
+    image, small = write(tmp_path / "in.tif", np.random.default_rng(0).integers(0, 9999, (1, 600, 600)).astype(np.int16)), mount_disk("200k")
+    with pytest.raises(OutputError, match="no space left"):
+        otb.run_otb("BandMath", {"il": [image], "exp": "im1b1", "out": [small / "o.tif", "int16"]}, products=[small / "o.tif"])
+    with rasterio.open(small / "o.tif") as dataset:  # why the log is read: the file opens, with holes that read as zeros
+        assert (dataset.read() == 0).all((0, 2)).sum() > 300
 
 
 def test_an_interrupt_ends_the_application(tmp_path: Path) -> None:

@@ -5,49 +5,20 @@ Sections (§) are those of the reference document on OTBTF's interface."""
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from image_files import TRANSFORM, read, write
+from outcome import refuse, succeed
 
 from otbsr.grid import Grid
-
-TRANSFORM = Affine(10, 0, 300000, 0, -10, 4900020)
-
-
-def write(path: Path, pixels: np.ndarray, **profile: object) -> Path:
-    """A GeoTIFF of `pixels` (bands, rows, columns)."""
-    settings = {"driver": "GTiff", "crs": "EPSG:32631", "transform": TRANSFORM, "dtype": pixels.dtype, **profile}
-    with rasterio.open(path, "w", count=pixels.shape[0], height=pixels.shape[1], width=pixels.shape[2], **settings) as dataset:
-        dataset.write(pixels)
-    return path
-
-
-def read(path: Path) -> np.ndarray:
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def scene(bands: int, rows: int, columns: int, seed: int = 0, kind: type = np.uint16) -> np.ndarray:
     return np.random.default_rng(seed).integers(1, 12000, (bands, rows, columns)).astype(kind)
-
-
-def succeed(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout + process.stderr
-
-
-def refuse(process: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit status not zero and one FATAL or ERROR message with these words."""
-    log = process.stdout + process.stderr
-    assert process.returncode not in (0, -6, -11), log
-    lines = [line for line in log.splitlines() if "(FATAL)" in line or line.startswith("ERROR")]
-    assert len(lines) == 1, log
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.fixture(scope="session")

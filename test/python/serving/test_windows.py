@@ -1,22 +1,26 @@
 """Long runs of `apply`: what is finished is kept, what is not whole is made again, and the product is that of an unbroken run."""
 
+import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
+import typer
+from image_files import at, write_random
 
+from otbsr.cli import app
 from otbsr.errors import InputError, ModelError, OutputError, ProcessingError, UsageError
 from otbsr.methods.model_folder import SIDECAR
 from otbsr.serving import apply as module
 from otbsr.serving.apply import apply
+from otbsr.serving.options import ApplyOptions
 from otbsr.serving.windows import Made, leave_record, shared_folder, window_folder
 
 ROOT = Path(__file__).parents[3]
@@ -27,23 +31,7 @@ IDENTITY = {"source": "a", "model": 1}
 
 def image(path: Path, height: int = 700, width: int = 1300) -> Path:
     """A random 4-band image of 2 x 3 windows of 512; the window in the middle of the first row has no data."""
-    pixels = np.random.default_rng(5).integers(0, 5000, (4, height, width)).astype(np.int16)
-    pixels[:, :512, 512:1024] = -10000
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=height,
-        width=width,
-        count=4,
-        dtype="int16",
-        crs="EPSG:32631",
-        transform=Affine(10, 0, 6e5, 0, -10, 49e5),
-        nodata=-10000,
-    ) as dataset:
-        dataset.write(pixels)
-        dataset.descriptions = ("B4", "B3", "B2", "B8")
-    return path
+    return write_random(path, height, width, np.s_[:, :512, 512:1024])
 
 
 def finished(folder: Path) -> dict[str, dict]:
@@ -85,7 +73,7 @@ def test_killed_and_interrupted_runs_go_on_to_the_same_bytes(tmp_path: Path) -> 
     whole = apply(source, NEAREST, tmp_path / "whole.tif", window=512, threads=1)
     assert whole.reused == 0 and out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
     with rasterio.open(source) as lr, rasterio.open(out) as sr:
-        assert np.array_equal(sr.read(), lr.read().repeat(4, 1).repeat(4, 2)) and sr.transform == Affine(2.5, 0, 6e5, 0, -2.5, 49e5)
+        assert np.array_equal(sr.read(), lr.read().repeat(4, 1).repeat(4, 2)) and sr.transform == at(2.5)
     time.sleep(0.2)
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
     assert not left, "the killed run's application goes on"
@@ -139,12 +127,17 @@ def test_memory_that_does_not_suffice_halves_the_blocks(tmp_path: Path, monkeypa
     assert blocks == [None, 256, 128]
 
 
-def test_a_model_without_hashes_is_not_run_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "model"
+def without_hash(folder: Path) -> Path:
+    """A copy of a model whose sidecar does not list the hash of its graph."""
     subprocess.run(["cp", "-r", str(NEAREST), str(folder)], check=True)
     side = json.loads((folder / SIDECAR).read_text())
     del side["sha256"]["saved_model.pb"]
     (folder / SIDECAR).write_text(json.dumps(side))
+    return folder
+
+
+def test_a_model_without_hashes_is_not_run_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = without_hash(tmp_path / "model")
     source = image(tmp_path / "lr.tif", 60, 60)
     with pytest.raises(ModelError, match=r"no sha256 of saved_model\.pb.*--trust-model"):
         apply(source, folder, tmp_path / "sr.tif")
@@ -157,6 +150,20 @@ def test_a_model_without_hashes_is_not_run_unless_trusted(tmp_path: Path, monkey
         apply(source, folder, tmp_path / "sr.tif", trust_model=True)
     with pytest.raises(UsageError, match="multiple of 512"):
         apply(source, NEAREST, tmp_path / "sr.tif", window=700)
+
+
+def test_options_of_the_command_and_of_python_are_the_same(tmp_path: Path) -> None:
+    command = typer.main.get_command(app).commands["apply"]
+    flags = {flag: one.default for one in command.params for flag in one.opts}
+    for one in dataclasses.fields(ApplyOptions):
+        assert (flags[f"--{one.name.replace('_', '-')}"] or None) == (one.default or None), one.name
+    source = image(tmp_path / "lr.tif", 60, 60)
+    with pytest.raises(UsageError, match="window of 700"):
+        apply(source, NEAREST, tmp_path / "sr.tif", ApplyOptions(window=512), window=700)
+    with pytest.raises(UsageError, match="window of 800"):
+        apply(source, NEAREST, tmp_path / "sr.tif", ApplyOptions(window=800), validity=True)
+    with pytest.raises(TypeError, match="windows"):
+        apply(source, NEAREST, tmp_path / "sr.tif", windows=512)
 
 
 def test_two_runs_and_other_runs_on_one_folder(tmp_path: Path) -> None:
@@ -228,20 +235,13 @@ def test_a_manifest_that_cannot_be_read_is_an_empty_one(tmp_path: Path, text: st
         assert not kept.found and not (folder / "a.tif").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 @serves
-def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path: Path) -> None:
-    source, small = image(tmp_path / "lr.tif"), tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        with pytest.raises(OutputError, match="space"):
-            apply(source, NEAREST, small / "sr.tif", window=512, threads=1)
-        windows = len(finished(small / "sr.tif.windows"))
-        assert windows >= 1 and not (small / "sr.tif").exists()
-        subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
-        assert apply(source, NEAREST, small / "sr.tif", window=512, threads=1).reused == windows
-        assert [path.name for path in small.iterdir()] == ["sr.tif"]
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path: Path, mount_disk: Callable[[str], Path]) -> None:
+    source, small = image(tmp_path / "lr.tif"), mount_disk("12m")
+    with pytest.raises(OutputError, match="space"):
+        apply(source, NEAREST, small / "sr.tif", window=512, threads=1)
+    windows = len(finished(small / "sr.tif.windows"))
+    assert windows >= 1 and not (small / "sr.tif").exists()
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
+    assert apply(source, NEAREST, small / "sr.tif", window=512, threads=1).reused == windows
+    assert [path.name for path in small.iterdir()] == ["sr.tif"]

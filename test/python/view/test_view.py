@@ -14,10 +14,10 @@ import threading
 import time
 from pathlib import Path
 
+import image_files
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from browser import PROGRAM, Browser
 from PIL import Image
 
@@ -30,20 +30,14 @@ from otbsr.view.layers import open_result
 from otbsr.view.server import Viewer
 from otbsr.view.tiles import SIDE, Pyramid, numbers, render, value_at
 
+BANDS = image_files.BANDS
 CORNER = 431_230.0, 4_825_670.0
-BANDS = ("B4", "B3", "B2", "B8")
 
 
 def write(path: Path, pixels: np.ndarray, spacing: float | None, corner=CORNER, nodata=None, crs="EPSG:32631", names=(), tags=None) -> Path:
-    bands = pixels if pixels.ndim == 3 else pixels[None]
-    place = {} if spacing is None else {"transform": Affine(spacing, 0, corner[0], 0, -spacing, corner[1]), "crs": crs}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(
-        path, "w", driver="GTiff", count=len(bands), dtype=bands.dtype, height=bands.shape[1], width=bands.shape[2], nodata=nodata, **place
-    ) as dataset:
-        dataset.write(bands)
-        if names:
-            dataset.descriptions = names
+    place = {"crs": None, "transform": None} if spacing is None else {"crs": crs, "transform": image_files.at(spacing, *corner)}
+    image_files.write(path, pixels, names=names, nodata=nodata, **place)
+    with rasterio.open(path, "r+") as dataset:
         dataset.update_tags(**(tags or {}))
     return path
 

@@ -12,6 +12,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from image_files import read
 
 from otbsr.errors import OutputError, UsageError
 from otbsr.grid import Grid
@@ -38,11 +39,6 @@ def cloudy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         WorldSettings.parse(seed=5, extent=720, cloud_cover=0.25, date_gap=60, shift=(2.5, -5.0), gain=1.2, bias=0.01, noise=0.0, products=("safe", "theia")),
     )
     return folder
-
-
-def read(path: Path) -> Any:
-    with rasterio.open(path) as file:
-        return file.read()
 
 
 def test_grids_nest_and_bands_are_named(world: tuple[Path, dict[str, Any]]) -> None:
