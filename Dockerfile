@@ -1,10 +1,12 @@
 # otbsr in a container: docker build -t otbsr . && docker run --rm -v "$PWD:/data" otbsr apply IN.SAFE --model /opt/otbsr/models/f-light-x4 -o sr_2m5.tif
-# What is installed lies in tools/container.sh, so that it can be tested without a container engine (tools/test-container.sh).
+# What is installed lies in tools/container.sh, which otbsr.def runs too. Without a registry: tools/image.sh; without an engine: tools/test-container.sh.
 ARG DEBIAN=debian:12-slim
 
 FROM ${DEBIAN} AS build
+# Of a release; git is not in the image.
+ARG VERSION=""
 COPY . /src
-RUN sh /src/tools/container.sh build /src /wheels
+RUN VERSION=${VERSION} sh /src/tools/container.sh build /src /wheels
 
 FROM ${DEBIAN}
 COPY --from=build /wheels /wheels

@@ -13,6 +13,7 @@ case $1 in
   build)
     install ca-certificates otb-bin otb-bin-qt otb-qgis otb-testdriver libotb-dev libboost-filesystem-dev libboost-serialization-dev libtinyxml-dev \
       libfftw3-dev cmake g++ make python3-venv python3-dev
+    [ -z "$VERSION" ] || export SETUPTOOLS_SCM_PRETEND_VERSION="$VERSION"
     python3 -m venv /opt/build
     /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps -c "$2/constraints.txt" -w "$3" "$2"
     ;;

@@ -179,56 +179,6 @@ def test_the_examples_of_the_help_run(words, prepared, serving):
         assert done.returncode == 0, (line, done.stdout[-800:], done.stderr[-800:])
 
 
-@pytest.fixture
-def otbcli(tmp_path, serving):
-    """Run lines of bash with an otbcli_SuperResolution of these sources in PATH."""
-    shims = tmp_path / "bin"
-    shims.mkdir()
-    code = "import sys; sys.argv[0] = 'otbcli_SuperResolution'; from otbsr.serving.otb import otbcli; otbcli()"
-    (shims / "otbcli_SuperResolution").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
-    (shims / "otbcli_SuperResolution").chmod(0o755)
-
-    def bash(text):
-        done = subprocess.run(["bash", "-ec", text], capture_output=True, text=True, env={**os.environ, "PATH": f"{shims}:{os.environ['PATH']}"}, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    return bash
-
-
-@pytest.mark.parametrize("kind", ["image", "SAFE"])
-def test_dry_run_of_apply_is_ready_to_be_copied(kind, tmp_path, otbcli):
-    import numpy as np
-    import rasterio
-    from world_folder import world
-
-    place = tmp_path / "with space's"
-    place.mkdir()
-    source = world() / "sentinel2_10m.tif" if kind == "image" else next(world().glob("*.SAFE"))
-    given = [source, "--model", ROOT / "models" / "bicubic-x4"]
-    done = otbsr("apply", *given, "-o", place / "copied.tif", "--dry-run", "--threads", 1)
-    assert done.returncode == 0 and not list(place.iterdir()), done.stderr
-    assert "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 otbcli_SuperResolution -in " in done.stdout
-    otbcli(done.stdout)
-    assert otbsr("apply", *given, "-o", place / "made.tif", "--quiet").returncode == 0
-    with rasterio.open(place / "copied.tif") as copied, rasterio.open(place / "made.tif") as made:
-        assert copied.transform == made.transform and np.array_equal(copied.read(), made.read())
-
-
-@pytest.mark.parametrize("learner", ["rf", "knn"])
-def test_dry_run_of_classify_is_ready_to_be_copied(learner, tmp_path, otbcli):
-    import numpy as np
-    import rasterio
-    from world_folder import world
-
-    given = [world() / "sentinel2_10m.tif", "--polygons", world() / "polygons.gpkg", "--learner", learner, "--samples", 60, "--smooth", 1]
-    done = otbsr("classify", *given, "--out", tmp_path / "copied.tif", "--dry-run")
-    assert done.returncode == 0 and not (tmp_path / "copied.steps").exists(), done.stderr
-    otbcli(done.stdout)
-    assert otbsr("classify", *given, "--out", tmp_path / "made.tif", "--quiet").returncode == 0
-    with rasterio.open(tmp_path / "copied.tif") as copied, rasterio.open(tmp_path / "made.tif") as made:
-        assert np.array_equal(copied.read(), made.read()) and made.read().any()
-
-
 def test_doctor_looks_at_the_machine_and_says_how_to_get_what_is_missing(tmp_path):
     text = otbsr("doctor").stdout
     for name in ("processor", "memory", "disk here", "Python", "packages", "OTB", "applications", "TensorFlow"):

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,10 @@ from pathlib import Path
 
 import pytest
 import tomllib
+import typer
+
+from otbsr import shell
+from otbsr.cli import app
 
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("release_notes", ROOT / "tools" / "release_notes.py")
@@ -72,10 +78,60 @@ def test_the_workflow_runs_what_exists():
 
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     local = {line.split()[1] for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")}
-    assert set(jobs["test"]["strategy"]["matrix"]["step"]) == local
+    steps = set(jobs["test"]["strategy"]["matrix"]["step"])
+    assert steps == local
     lines = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
-    for name in (word for line in lines for word in line.split() if word.startswith("tools/")):
+    for name in (word for line in lines for word in line.split() if word.startswith(("tools/", "test/"))):
         assert (ROOT / name).is_file(), name
+    named = steps | {name for line in lines for name in re.findall(r"\bmake ([a-z-]+)", line.replace("install -y --no-install-recommends", ""))}
+    assert named - {"python"} <= targets(), named
+    known = {name for _, names in shell.MAP for name in names}
+    assert {name for line in lines for name in re.findall(r"\botbsr (?=[a-z])([a-z-]+)", line)} <= known
+    for job in jobs.values():
+        assert set([job["needs"]] if isinstance(job.get("needs"), str) else job.get("needs", [])) <= set(jobs)
+
+
+def targets():
+    """The Makefile's targets."""
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def code_of(path):
+    """The code in a page: what stands between backquotes, and the lines of its blocks."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.M | re.S)
+    return [
+        *re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)),
+        *(line for block in blocks for line in block.replace("\\\n", " ").splitlines()),
+    ]
+
+
+PAGES = [path for folder in (".", "doc", "models") for path in sorted((ROOT / folder).glob("*.md"))]
+
+
+def test_every_make_target_that_is_named_exists():
+    places = [(path.name, code) for path in PAGES for code in code_of(path)]
+    places += [(path.name, line) for path in (ROOT / ".ci" / "run", *(ROOT / "tools").glob("*.sh")) for line in path.read_text().splitlines()]
+    places += [(path.name, code) for path in (ROOT / "python" / "otbsr").rglob("*.py") for code in re.findall(r"`(make [^`]+)`", path.read_text())]
+    named = [(where, name) for where, code in places if code.startswith("make ") for name in code.partition("&&")[0].split()[1:] if "=" not in name]
+    assert len(named) > 30
+    assert not [(where, name) for where, name in named if name not in targets()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_command_that_a_page_shows_takes_its_flags(page):
+    """Lines of code that begin with otbsr: names of commands, flags, values."""
+    program = typer.main.get_command(app)
+    for code in code_of(page):
+        line = code.split("#")[0].partition("&&")[0].removeprefix(".venv/bin/").strip()
+        words = shlex.split(line) if line.startswith("otbsr ") and "..." not in line and not re.search(r"\b[A-Z]{3,}\b", line) else []
+        command, taken = program, words[1:]
+        while taken and not taken[0].startswith("-") and hasattr(command, "commands"):
+            assert taken[0] in command.commands, (page, code)
+            command, taken = command.commands[taken[0]], taken[1:]
+        flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)} | {"--help", "--install-completion"}
+        for flag in taken:
+            assert not flag.startswith("-") or flag.partition("=")[0] in flags, (page, code, flag)
 
 
 def test_the_container_copies_and_installs_what_exists():
@@ -88,7 +144,9 @@ def test_the_container_copies_and_installs_what_exists():
     system = (ROOT / "tools" / "system-packages.sh").read_text().partition('packages="')[2].partition('"')[0].split()
     built = (ROOT / "tools" / "container.sh").read_text().partition("build)")[2].partition("python3 -m venv")[0]
     assert all(name in built for name in system)
-    for script in ("container.sh", "test-container.sh", "wheel.sh"):
+    for name in re.findall(r"^    (\S+) /(?:src|tmp|opt)", recipe.partition("%post")[0], re.M):
+        assert (ROOT / name).exists(), name
+    for script in ("container.sh", "image.sh", "test-container.sh", "wheel.sh"):
         assert subprocess.run(["sh", "-n", str(ROOT / "tools" / script)]).returncode == 0
 
 

@@ -56,6 +56,7 @@ def study_command(
     smooth: Annotated[int | None, typer.Option("--smooth", help="Radius of a majority vote over the maps, pixels [0: none].")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Arms and areas worked on at once [2].")] = None,
     trust_model: Trust = False,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -80,6 +81,11 @@ def study_command(
         smooth=smooth,
         jobs=jobs,
     )
+    if dry_run:
+        from otbsr.serving.dry_run import study_lines
+
+        print("\n".join(study_lines(areas, out, settings, trust_model)))
+        return
     with bars(quiet, as_json) as report:
         content = study(areas, out, settings, trust_model=trust_model, overwrite=overwrite, report=report)
     finish_study(content["answer"], out / "report.html", as_json)

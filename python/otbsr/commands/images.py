@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otbsr.commands.shared import Json, Output, Overwrite, Quiet, Seed, finish, words
+from otbsr.commands.shared import DryRun, Json, Output, Overwrite, Quiet, Seed, finish, words
 from otbsr.errors import InputError, UsageError, flaw
 from otbsr.progress import bars
 
@@ -122,6 +122,7 @@ def pairs(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the steps' products in OUT.steps, among them the whole aligned images.")] = False,
     data: Annotated[str, typer.Option(help="One sentence on where the images come from, for the model card.")] = "",
     seed: Seed = 0,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -139,25 +140,33 @@ def pairs(
         where = PatchSettings(patch=patch, step=step, block=block, buffer=buffer, valid=valid, seed=seed)
     except ValidationError as error:
         raise UsageError(flaw(error)) from error
-    with bars(quiet, as_json) as report:
-        if align or lr.is_dir() or target.is_dir() or {lr.suffix.lower(), target.suffix.lower()} & {".zip", ".xml"}:
-            from otbsr.pairs.chain import make_pairs, read_settings
+    chosen = None
+    if align or lr.is_dir() or target.is_dir() or {lr.suffix.lower(), target.suffix.lower()} & {".zip", ".xml"}:
+        from otbsr.pairs.chain import make_pairs, read_settings
 
-            chosen = read_settings(
-                bands=words(bands),
-                factor=factor,
-                method=method,
-                resampling=resampling,
-                dem=dem,
-                geoid=geoid,
-                days=days,
-                masked=masked,
-                changed=changed,
-                labels=labels,
-                artificial=words(artificial),
-                most=most,
-                tfrecords=tfrecords,
-            )
+        chosen = read_settings(
+            bands=words(bands),
+            factor=factor,
+            method=method,
+            resampling=resampling,
+            dem=dem,
+            geoid=geoid,
+            days=days,
+            masked=masked,
+            changed=changed,
+            labels=labels,
+            artificial=words(artificial),
+            most=most,
+            tfrecords=tfrecords,
+        )
+    if dry_run:
+        from otbsr.serving.dry_run import aligned_pairs_lines, product_pairs_lines
+
+        lines = product_pairs_lines(lr, target, out, where, chosen, overwrite) if chosen else aligned_pairs_lines(lr, target, out, where, overwrite)
+        print("\n".join(lines))
+        return
+    with bars(quiet, as_json) as report:
+        if chosen:
             manifest = make_pairs(lr, target, out, where, chosen, data=data, overwrite=overwrite, keep=keep, report=report)
         else:
             manifest = extract_pairs(lr, target, out, where, data=data, overwrite=overwrite, report=report)

@@ -78,6 +78,10 @@ class Recipe(BaseModel):
         """What the area lacks for this arm, in words; '' when nothing."""
         return ""
 
+    def bands(self, area: Area, of: Mapping[str, int]) -> int:
+        """How many the image has; of: those of the arms that it is made from. Default: those of its first source."""
+        return of[self.sources[0]]
+
     @abstractmethod
     def write(self, making: Making, out: Path) -> None:
         """Write the image into the file `out`, which does not exist."""
@@ -98,10 +102,17 @@ class Resample(Recipe):
         """The stack is optional."""
         return "sentinel2_stack_10m.tif (`otbsr simulate --bands all`)" if self.all_bands and "stack" not in area.others else ""
 
+    def source(self, area: Area) -> Path:
+        """The 10 m image."""
+        return area.others["stack"] if self.all_bands else area.input
+
+    def bands(self, area: Area, of: Mapping[str, int]) -> int:
+        """The 10 m image's."""
+        return band_count(self.source(area))
+
     def write(self, making: Making, out: Path) -> None:
         """Band by band."""
-        source = making.area.others["stack"] if self.all_bands else making.area.input
-        with rasterio.open(source) as dataset:
+        with rasterio.open(self.source(making.area)) as dataset:
             names = dataset.descriptions
             planes = (resampled(plane, dataset, making.area.fine, self.resample) for plane in (dataset.read(i + 1) for i in range(dataset.count)))
             write_planes(out, making.area.fine, names, planes)
@@ -118,16 +129,23 @@ class Model(Recipe):
         """One."""
         return (self.model,)
 
-    def write(self, making: Making, out: Path) -> None:
+    def bands(self, area: Area, of: Mapping[str, int]) -> int:
+        """The model's output bands."""
+        return len(ModelFolder.open(self.model, trust=True).sidecar.output.bands)
+
+    def source(self, area: Area, trust: bool) -> Path:
         """The four-band image where the model's bands are in it, else the stack."""
-        area = making.area
-        side = ModelFolder.open(self.model, making.trust).sidecar
+        side = ModelFolder.open(self.model, trust).sidecar
         source = area.others["other"] if self.other_date else area.input
         with rasterio.open(source) as dataset:
             held = {name.upper() for name in dataset.descriptions if name}
         if not self.other_date and "stack" in area.others and held and not {name.upper() for name in side.input.bands} <= held:
             source = area.others["stack"]
-        apply(source, self.model, out, trust_model=making.trust, report=making.report)
+        return source
+
+    def write(self, making: Making, out: Path) -> None:
+        """By `apply`."""
+        apply(self.source(making.area, making.trust), self.model, out, trust_model=making.trust, report=making.report)
 
 
 class ImageFile(Recipe):
@@ -138,6 +156,10 @@ class ImageFile(Recipe):
     def missing(self, area: Area) -> str:
         """A file of its own."""
         return "" if (area.path / self.image).is_file() else str(self.image)
+
+    def bands(self, area: Area, of: Mapping[str, int]) -> int:
+        """The file's."""
+        return band_count(area.path / self.image)
 
     def write(self, making: Making, out: Path) -> None:
         """A relative link instead of a copy."""
@@ -159,6 +181,10 @@ class Context(Recipe):
     def sources(self) -> tuple[str, ...]:
         """One arm."""
         return (self.context,)
+
+    def bands(self, area: Area, of: Mapping[str, int]) -> int:
+        """The arm's, mean and deviation of each, and one gradient a radius."""
+        return of[self.context] * (1 + 2 * len(self.radii)) + len(self.radii)
 
     def write(self, making: Making, out: Path) -> None:
         """In strips with the largest window's reach around them, mirrored at the image's edge."""
@@ -216,6 +242,10 @@ class Stack(Recipe):
     def sources(self) -> tuple[str, ...]:
         """All of them."""
         return self.stack
+
+    def bands(self, area: Area, of: Mapping[str, int]) -> int:
+        """All together."""
+        return sum(of[name] for name in self.stack)
 
     def write(self, making: Making, out: Path) -> None:
         """Strip by strip."""
@@ -482,6 +512,12 @@ def make(arm: Arm, making: Making, out: Path) -> None:
     with new_raster(out, "check the folder's rights and the space left on the disk") as temporary:
         arm.recipe.write(making, temporary)
         making.area.fine.require_same(Grid.read(temporary), f"arm {arm.name} in {making.area.path}")
+
+
+def band_count(path: Path) -> int:
+    """How many bands an image has."""
+    with rasterio.open(path) as dataset:
+        return int(dataset.count)
 
 
 def require_bands(one: int, two: int, first: str, second: str) -> None:

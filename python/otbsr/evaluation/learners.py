@@ -77,12 +77,17 @@ def otb_version() -> str:
 def count_polygons(image: Path, polygons: Path, scratch: Path, field: str = FIELD) -> dict[int, int]:
     """Pixels of `image` whose centre lies in a polygon, by class (PolygonClassStatistics)."""
     out = scratch / "polygons.xml"
-    run_otb("PolygonClassStatistics", {"in": image, "vec": polygons, "field": field, "out": out}, silent, [out], threads=1)
+    write_counts(image, polygons, out, field)
     pixels: dict[int, int] = {}
     for statistic in read_xml(out).iter("Statistic"):
         if statistic.get("name") == "samplesPerClass":
             pixels = {int(str(one.get("key"))): int(str(one.get("value"))) for one in statistic.iter("StatisticMap")}
     return pixels
+
+
+def write_counts(image: Path, polygons: Path, out: Path, field: str = FIELD) -> None:
+    """Run PolygonClassStatistics."""
+    run_otb("PolygonClassStatistics", {"in": image, "vec": polygons, "field": field, "out": out}, silent, [out], threads=1)
 
 
 def share_out(there: Sequence[Mapping[int, int]], most: int, least: int) -> list[dict[int, int]]:
@@ -311,14 +316,14 @@ def labelled(path: Path, field: str) -> gpd.GeoDataFrame:
 
 def confusion_of(mapped: Path, reference: Path, out: Path, classes: int) -> NDArray[np.int64]:
     """OTB's confusion matrix (classes, classes) of labels 1..classes, rows = reference; pixels where either is 0 do not count."""
-    run_otb(
-        "ComputeConfusionMatrix",
-        {"in": mapped, "out": out, "ref": "raster", "ref.raster.in": reference, "ref.raster.nodata": 0, "nodatalabel": 0},
-        silent,
-        [out],
-        threads=1,
-    )
+    write_confusion(mapped, reference, out)
     return read_confusion(out, classes)
+
+
+def write_confusion(mapped: Path, reference: Path, out: Path) -> None:
+    """Run ComputeConfusionMatrix."""
+    parameters = {"in": mapped, "out": out, "ref": "raster", "ref.raster.in": reference, "ref.raster.nodata": 0, "nodatalabel": 0}
+    run_otb("ComputeConfusionMatrix", parameters, silent, [out], threads=1)
 
 
 def read_confusion(path: Path, classes: int) -> NDArray[np.int64]:

@@ -168,14 +168,18 @@ def make_maps(
     areas: Sequence[str | Path], out: str | Path, settings: StudySettings, *, trust_model: bool = False, overwrite: bool = False, report: Report = silent
 ) -> dict[str, Any]:
     """The study's first half: all files up to maps.json, whose content is returned. Raises as `study` does."""
-    out = Path(out)
+    return open_study(areas, out, settings, trust_model).run(overwrite, report)
+
+
+def open_study(areas: Sequence[str | Path], out: str | Path, settings: StudySettings, trust_model: bool = False) -> Study:
+    """The study of these areas with its arms and learners; nothing is written. Raises as `study` does."""
     given = open_areas(areas, settings.artificial)
     classes = given[0].classes
     chosen = [learners.learner_of(name, len(classes)) for name in settings.learners]
     if settings.repeats is None:
         settings = settings.model_copy(update={"repeats": math.ceil(3 / (1 if settings.pool else len(given)))})
     names = settings.choice or (*default_arms(given, settings.model, settings.against), *settings.arms)
-    return Study(given, chosen, resolve(names, settings.arms, settings.model, settings.against), settings, out, trust_model).run(overwrite, report)
+    return Study(given, chosen, resolve(names, settings.arms, settings.model, settings.against), settings, Path(out), trust_model)
 
 
 class Study:
@@ -191,6 +195,24 @@ class Study:
 
     def run(self, overwrite: bool, report: Report) -> dict[str, Any]:
         """Everything up to maps.json."""
+        trained, truth = self.prepare()
+        with prepared_folder(self.out, overwrite), scratch_folder(self.out) as self.scratch:
+            write_text(self.out / "study.yaml", yaml.safe_dump(json.loads(self.settings.model_dump_json()), sort_keys=False, allow_unicode=True))
+            for number, (site, (labels, polygons)) in enumerate(zip(self.sites, truth, strict=True)):
+                self.write_site(site, labels, polygons)
+                report("areas", (number + 1) / len(self.sites))
+            images = self.make_images(report)
+            samples = self.select(report)
+            self.make_maps(images, report)
+            content = self.content(trained, samples)
+            write_json(self.out / MAPS, content)
+        return content
+
+    def prepare(self) -> tuple[dict[str, dict[str, str]], list[tuple[NDArray[np.uint8], gpd.GeoDataFrame]]]:
+        """Check all that can be checked before anything is written, and deal the blocks: `sites`.
+
+        Returns what each model's training says of each area, and each area's labels and training polygons.
+        """
         refuse_foreign(self.out)
         cuts = [Blocks.cut(area.fine, self.settings.block) for area in self.areas]
         trained = {
@@ -204,17 +226,7 @@ class Study:
         self.warn_of_training(trained)
         truth = [(area.labels(), area.polygons()) for area in self.areas]
         self.sites = self.split(cuts, truth)
-        with prepared_folder(self.out, overwrite), scratch_folder(self.out) as self.scratch:
-            write_text(self.out / "study.yaml", yaml.safe_dump(json.loads(self.settings.model_dump_json()), sort_keys=False, allow_unicode=True))
-            for number, (site, (labels, polygons)) in enumerate(zip(self.sites, truth, strict=True)):
-                self.write_site(site, labels, polygons)
-                report("areas", (number + 1) / len(self.sites))
-            images = self.make_images(report)
-            samples = self.select(report)
-            self.make_maps(images, report)
-            content = self.content(trained, samples)
-            write_json(self.out / MAPS, content)
-        return content
+        return trained, truth
 
     def warn_of_training(self, trained: Mapping[str, Mapping[str, str]]) -> None:
         """Say which models do not tell where they were trained."""

@@ -21,14 +21,14 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, OutputError, UsageError, flaw
+from otbsr.errors import GridError, InputError, UsageError, flaw
 from otbsr.grid import Grid
 from otbsr.pairs.alignment import Alignment, AlignmentSettings, Raster, estimate
 from otbsr.pairs.manifest import Steps, identity
 from otbsr.pairs.memory import FEATURES, WINDOW, bounded_cache
 from otbsr.pairs.orthorectification import calibrate, footprint, orthorectify, pansharpen, reproject, working_profile
 from otbsr.pairs.page import write_page
-from otbsr.pairs.patches import SPLITS, PatchSettings, extract_pairs, split_of, write_features
+from otbsr.pairs.patches import SPLITS, PatchSettings, extract_pairs, require_new, split_of, write_features
 from otbsr.pairs.rejection import REASONS, RejectionSettings, compare, judge, masks, patch_measures
 from otbsr.pairs.resample import resample
 from otbsr.products.product import NODATA, SCALE, Product, open_product
@@ -100,10 +100,9 @@ def make_pairs(
     `OutputError`, `ProcessingError`, `MissingToolError`, `UsageError`.
     """
     patches, settings, out = patches or PatchSettings(), settings or ChainSettings(), Path(out)
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+    require_new(out, overwrite)
     products = open_product(sentinel2), open_product(spot).renamed()
-    steps = Steps(out.with_name(f"{out.name}.steps"))
+    steps = Steps(steps_of(out))
     finished = False
     try:
         manifest = Chain(*products, settings, patches, steps, report).run(out, data, overwrite)
@@ -113,12 +112,17 @@ def make_pairs(
     return manifest
 
 
-class Chain:
-    """The steps from two products to pairs; each is skipped where its product is there."""
+def steps_of(out: Path) -> Path:
+    """The folder of the steps' products."""
+    return out.with_name(f"{out.name}.steps")
 
-    def __init__(self, sentinel2: Product, spot: Product, settings: ChainSettings, patches: PatchSettings, steps: Steps, report: Report) -> None:
+
+class Meeting:
+    """Two products that can be paired: the bands that both have, the input's grid on the common ground, Spot's sharpest image."""
+
+    def __init__(self, sentinel2: Product, spot: Product, settings: ChainSettings, patches: PatchSettings) -> None:
         """Look at both products; raises when they cannot be paired."""
-        self.sentinel2, self.spot, self.settings, self.patches, self.steps, self.report = sentinel2, spot, settings, patches, steps, report
+        self.sentinel2, self.spot, self.settings, self.patches = sentinel2, spot, settings, patches
         self.outputs = [name for name in settings.bands if name in OUTPUTS]
         if not self.outputs:
             raise UsageError(f"bands are {', '.join(settings.bands)}; expected at least one that Spot has too: {', '.join(OUTPUTS)}")
@@ -148,6 +152,20 @@ class Chain:
                 f"{spot.path}: its sharpest band has {spacing:g} m, the target needs {wanted:g} m or finer; "
                 "add the panchromatic image of the bundle, or give a smaller --factor"
             )
+
+    @property
+    def images(self) -> dict[str, list[str]]:
+        """Spot's images and their bands: multispectral, and pan where it is the sharpest."""
+        return {"multispectral": list(self.outputs)} | ({"pan": ["pan"]} if self.sharpest == "pan" else {})
+
+
+class Chain(Meeting):
+    """The steps from two products to pairs; each is skipped where its product is there."""
+
+    def __init__(self, sentinel2: Product, spot: Product, settings: ChainSettings, patches: PatchSettings, steps: Steps, report: Report) -> None:
+        """Look at both products; raises when they cannot be paired."""
+        super().__init__(sentinel2, spot, settings, patches)
+        self.steps, self.report = steps, report
 
     def path(self, name: str) -> Path:
         """A step's product."""
@@ -191,10 +209,8 @@ class Chain:
 
     def sharp(self) -> Path:
         """Spot in reflectance on a map of the input's CRS, at its sharpest spacing."""
-        bundle = self.sharpest == "pan"
-        images = {"multispectral": list(self.outputs)} | ({"pan": ["pan"]} if bundle else {})
         last, s = {}, self.settings
-        for kind, names in images.items():
+        for kind, names in self.images.items():
             name = f"spot_{kind}"
             self.steps.run(
                 f"calibration_{kind}", {"product": self.spot.name, "bands": names}, [f"{name}.tif"],
@@ -210,7 +226,7 @@ class Chain:
                 )  # fmt: skip
             last[kind] = self.path(f"{name}.tif")
         result = last["multispectral"]
-        if bundle:
+        if "pan" in last:
             self.steps.run(
                 "pansharpening", {"method": self.settings.method}, ["sharp.tif"],
                 lambda path: pansharpen(last["pan"], last["multispectral"], path, self.settings.method, report=self.report),
@@ -295,8 +311,7 @@ class Chain:
         def place(path: Path) -> dict[str, Any]:
             with tempfile.TemporaryDirectory(dir=self.steps.folder) as folder:
                 points = Path(folder) / "candidates.gpkg"
-                parameters = {"in": self.path("input.tif"), "grid.step": s.step, "grid.psize": s.patch, "strategy": "all", "outtrain": points}
-                run_otb("PatchesSelection", parameters, self.report)
+                run_selection(self.path("input.tif"), points, s, self.report)
                 x, y = read_points(points)
             column, row = self.grid.position(x, y)  # type: ignore[arg-type]
             corners: NDArray[np.int64] = np.floor(np.stack([row, column], -1)).astype(np.int64) - s.patch // 2
@@ -406,6 +421,12 @@ def read_points(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     parts = [get_coordinates(read_dataframe(path, columns=[], skip_features=skip, max_features=FEATURES).geometry) for skip in range(0, count, FEATURES)]
     x, y = np.concatenate(parts).T
     return x, y
+
+
+def run_selection(image: Path, points: Path, patches: PatchSettings, report: Report = silent) -> None:
+    """OTB's PatchesSelection: the centres of all patches of the grid without no-data, as a vector file."""
+    parameters = {"in": image, "grid.step": patches.step, "grid.psize": patches.patch, "strategy": "all", "outtrain": points}
+    run_otb("PatchesSelection", parameters, report)
 
 
 def described(product: Product) -> dict[str, Any]:

@@ -96,6 +96,16 @@ def footprint(product: Product, name: str, crs: str) -> tuple[float, float, floa
 
 def orthorectify(image: Path, out: Path, crs: str, spacing: float, dem: Path | None, geoid: Path | None, ram: int = RAM, report: Report = silent) -> None:
     """OTB's OrthoRectification of an image with RPC onto a map of `crs` (an EPSG code's); dem: folder of elevation tiles; default height 0."""
+    if rpcs := rpcs_of(image):
+        image.with_suffix(".geom").write_text(geom_file(rpcs), encoding="utf-8")
+    run_orthorectification(image, out, crs, spacing, dem, geoid, ram, report)
+    name_bands(out, image)
+
+
+def run_orthorectification(
+    image: Path, out: Path, crs: str, spacing: float, dem: Path | None, geoid: Path | None, ram: int = RAM, report: Report = silent
+) -> None:
+    """The OTB application of `orthorectify` alone."""
     code = rasterio.CRS.from_string(crs).to_epsg()
     if code is None:
         raise InputError("the Sentinel-2 image's coordinate reference system has no EPSG code, which orthorectification needs; reproject it (gdalwarp) first")
@@ -104,10 +114,7 @@ def orthorectify(image: Path, out: Path, crs: str, spacing: float, dem: Path | N
         "outputs.spacingy": -spacing, "outputs.default": NODATA, "opt.gridspacing": 4 * spacing, "opt.ram": ram,
         "elev.dem": dem, "elev.geoid": geoid,
     }  # fmt: skip
-    if rpcs := rpcs_of(image):
-        image.with_suffix(".geom").write_text(geom_file(rpcs), encoding="utf-8")
     run_otb("OrthoRectification", parameters, report, products=[out])
-    name_bands(out, image)
 
 
 def geom_file(rpcs: RPC) -> str:
@@ -120,8 +127,13 @@ def geom_file(rpcs: RPC) -> str:
 
 def pansharpen(pan: Path, multispectral: Path, out: Path, method: str, ram: int = RAM, report: Report = silent) -> None:
     """OTB's BundleToPerfectSensor: the multispectral bands at the panchromatic spacing; method rcs, lmvm or bayes."""
-    run_otb("BundleToPerfectSensor", {"inp": pan, "inxs": multispectral, "out": [out, "int16"], "method": method, "ram": ram}, report, products=[out])
+    run_pansharpening(pan, multispectral, out, method, ram, report)
     name_bands(out, multispectral)
+
+
+def run_pansharpening(pan: Path, multispectral: Path, out: Path, method: str, ram: int = RAM, report: Report = silent) -> None:
+    """The OTB application of `pansharpen` alone."""
+    run_otb("BundleToPerfectSensor", {"inp": pan, "inxs": multispectral, "out": [out, "int16"], "method": method, "ram": ram}, report, products=[out])
 
 
 def name_bands(out: Path, like: Path) -> None:

@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +95,71 @@ def split_of(coarse: Grid, corners: NDArray[np.int64], settings: PatchSettings) 
     return np.asarray(np.where(validation_pixels(s.buffer) == 0, 0, np.where(validation_pixels(0) == s.patch**2, 1, -1)), np.int64)
 
 
-def write_points(path: Path, corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> None:
-    """Write one point a patch, with its number in the field `patch`.
+@dataclass(frozen=True)
+class Both:
+    """Two aligned images whose patches can be paired: their grids, band names, and what stands for no data in each."""
 
-    PatchesExtraction takes n pixels from floor(n / 2) before the pixel that holds the point. The centre of the fine pixel right and
-    below the patch's middle gives the same footprint on both grids, and is on no edge where rounding could choose.
+    images: tuple[Path, Path]
+    coarse: Grid
+    fine: Grid
+    factor: int
+    bands: list[str]
+    outputs: list[str]
+    nodata: tuple[float | None, float | None]
+
+    @classmethod
+    def open(cls, lr: Path, target: Path, nodata: float | None = None) -> Both:
+        """Look at both; nodata: instead of the files' own. Raises `GridError` unless the grids nest, `InputError` for bands that do not fit."""
+        coarse, fine = Grid.read(lr), Grid.read(target)
+        factor = coarse.factor_to(fine)
+        with rasterio.open(lr) as source, rasterio.open(target) as reference:
+            bands, outputs = ([name or f"band {i + 1}" for i, name in enumerate(dataset.descriptions)] for dataset in (source, reference))
+            if source.count == reference.count and not any(reference.descriptions):
+                outputs = bands
+            if strange := [name for name in outputs if name not in bands]:
+                raise InputError(
+                    f"{lr} has {source.count} bands ({' '.join(bands)}), {target} has {reference.count} ({' '.join(outputs)}), "
+                    f"no {' '.join(strange)} in the input; give images with the same bands, or name the bands so that the target's are among the input's"
+                )
+            missing = [nodata if nodata is not None else dataset.nodata for dataset in (source, reference)]
+        return cls((lr, target), coarse, fine, factor, bands, outputs, (missing[0], missing[1]))
+
+
+def extract(vector: Path, both: Both, outs: Sequence[Path], patch: int, report: Report = silent) -> None:
+    """Run PatchesExtraction: the patches of each image around the points of `vector` in one of `outs`; pairs in which data lack are left out."""
+    from otbsr.serving.otb import SOURCES, run_otb
+
+    parameters: dict[str, Any] = {"vec": vector, "field": "patch"}
+    for number, (image, out, factor, nodata) in enumerate(zip(both.images, outs, (1, both.factor), both.nodata, strict=True), 1):
+        parameters |= {f"source{number}.il": [image], f"source{number}.out": [out, "int16"], f"source{number}.nodata": nodata}
+        parameters |= {f"source{number}.patchsizex": patch * factor, f"source{number}.patchsizey": patch * factor}
+    with environment(**{SOURCES: "2"}):
+        run_otb("PatchesExtraction", parameters, report, products=outs)
+
+
+def require_new(out: Path, overwrite: bool) -> None:
+    """Raise `OutputError` where `out` exists, without `overwrite`."""
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+
+
+def centres(corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> NDArray[np.float64]:
+    """The points (x, y) [n, 2] by which PatchesExtraction cuts out the patches at `corners` (row, column) [n, 2].
+
+    It takes n pixels from floor(n / 2) before the pixel that holds the point. The centre of the fine pixel right and below the patch's
+    middle gives the same footprint on both grids, and is on no edge where rounding could choose.
     """
     factor = coarse.factor_to(fine)
+    column, row = ((corners[:, axis] + patch // 2) * factor for axis in (1, 0))
+    x, y = fine.centre(column, row)  # type: ignore[arg-type]
+    return np.column_stack([x, y]).astype(np.float64)
+
+
+def write_points(path: Path, corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> None:
+    """Write one point a patch, as `centres` says, with its number in the field `patch`."""
 
     def part(rows: slice) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
-        row, column = (corners[rows].T + patch // 2) * factor
-        return {"patch": np.arange(rows.start, rows.stop, dtype=np.int32)}, points(*fine.centre(column, row))
+        return {"patch": np.arange(rows.start, rows.stop, dtype=np.int32)}, points(centres(corners[rows], coarse, fine, patch))
 
     write_features(path, "patches", coarse.crs, len(corners), part)
 
@@ -141,32 +196,19 @@ def extract_pairs(
     The folder holds for each split `<split>.gpkg` (points), `<split>_lr.tif` and `<split>_target.tif` (patches stacked along rows)
     and `manifest.json`. Raises `GridError` unless the grids nest, `InputError`, `OutputError`, `ProcessingError`.
     """
-    from otbsr.serving.otb import run_otb
-
     settings = settings or PatchSettings()
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
-    coarse, fine = Grid.read(lr), Grid.read(target)
-    factor = coarse.factor_to(fine)
-    with rasterio.open(lr) as source, rasterio.open(target) as reference:
-        bands, outputs = ([name or f"band {i + 1}" for i, name in enumerate(dataset.descriptions)] for dataset in (source, reference))
-        if source.count == reference.count and not any(reference.descriptions):
-            outputs = bands
-        if strange := [name for name in outputs if name not in bands]:
-            raise InputError(
-                f"{lr} has {source.count} bands ({' '.join(bands)}), {target} has {reference.count} ({' '.join(outputs)}), "
-                f"no {' '.join(strange)} in the input; give images with the same bands, or name the bands so that the target's are among the input's"
-            )
-        missing = [nodata if nodata is not None else dataset.nodata for dataset in (source, reference)]
+    require_new(out, overwrite)
+    both = Both.open(Path(lr), Path(target), nodata)
+    coarse, factor = both.coarse, both.factor
     corners = place(coarse, settings) if chosen is None else chosen
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         manifest: dict[str, Any] = {
             "format": 1,
-            "bands": bands,
-            "outputs": outputs,
+            "bands": both.bands,
+            "outputs": both.outputs,
             "spacing": coarse.dx,
             "factor": factor,
             "patch": settings.patch,
@@ -182,16 +224,8 @@ def extract_pairs(
             vector, images = temporary / f"{split}.gpkg", {"lr": temporary / f"{split}_lr.tif", "target": temporary / f"{split}_target.tif"}
             accepted = 0
             if len(corners[split]):
-                write_points(vector, corners[split], coarse, fine, settings.patch)
-                parameters: dict[str, Any] = {"vec": vector, "field": "patch"}
-                sizes = (settings.patch, settings.patch * factor)
-                for j, (image, key, size, value) in enumerate(zip((lr, target), images, sizes, missing, strict=True), 1):
-                    parameters |= {f"source{j}.il": [image], f"source{j}.out": [images[key], "int16"]}
-                    parameters |= {f"source{j}.patchsizex": size, f"source{j}.patchsizey": size}
-                    if value is not None:
-                        parameters[f"source{j}.nodata"] = value
-                with environment(OTB_TF_NSOURCES="2"):
-                    run_otb("PatchesExtraction", parameters, part(report, "patches", i / 2, (i + 1) / 2), products=list(images.values()))
+                write_points(vector, corners[split], coarse, both.fine, settings.patch)
+                extract(vector, both, list(images.values()), settings.patch, part(report, "patches", i / 2, (i + 1) / 2))
                 accepted = Grid.read(images["lr"]).height // settings.patch
             manifest["splits"][split] = {
                 "points": vector.name,

@@ -28,6 +28,8 @@ from otbsr.progress import Report, silent
 
 LAUNCHER = "otbApplicationLauncherCommandLine"
 APT = "apt-get install otb-bin"
+SOURCES = "OTB_TF_NSOURCES"
+"""Environment variable with the number of sources of PatchesExtraction and TensorflowModelServe."""
 SUFFIXES_OF_TEXT = {".csv", ".xml", ".txt", ".json", ".model", ".rf", ".svm"}
 
 BAR = re.compile(rb"\r([^\r\n]*?): (\d{1,3})% \[")
@@ -143,9 +145,11 @@ def command_line(application: str, parameters: Mapping[str, Value]) -> list[str]
 
 
 def shell_line(application: str, parameters: Mapping[str, Value], threads: int | None = None) -> str:
-    """What a person types into a shell for the same run: quoted, with the number of threads before it."""
-    limit = [f"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}"] if threads else []
-    return " ".join([*limit, shlex.join([f"otbcli_{application}", *command_line(application, parameters)[2:]])])
+    """What a person types into a shell for the same run: quoted, with the number of threads and of sources before it."""
+    before = [f"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}"] if threads else []
+    if sources := os.environ.get(SOURCES):  # an application's parameters depend on it
+        before.append(f"{SOURCES}={sources}")
+    return " ".join([*before, shlex.join([f"otbcli_{application}", *command_line(application, parameters)[2:]])])
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.evaluation import learners
 from otbsr.evaluation.area import Area
 from otbsr.evaluation.evaluate import evaluate
-from otbsr.evaluation.study import StudySettings, make_maps, study
+from otbsr.evaluation.study import StudySettings, make_maps, open_study, study
 from otbsr.evaluation.work import seed_of
 from otbsr.methods.model_folder import ModelFolder
 
@@ -73,6 +73,18 @@ def done(area: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("study") / "out"
     study([area], folder, SETTINGS)
     return Done(folder, json.loads((folder / "maps.json").read_text()))
+
+
+def test_the_number_of_bands_is_known_before(area: Path, done: Done) -> None:
+    planned: dict[str, int] = {}
+    work = open_study([area], done.folder, SETTINGS)
+    for arm in work.arms:
+        planned[arm.name] = arm.recipe.bands(work.areas[0], planned)
+    written = {}
+    for name, path in done.content["images"]["town"].items():
+        with rasterio.open(done.folder / path) as dataset:
+            written[name] = dataset.count
+    assert {name: planned[name] for name in written} == written == {"native": 4, "f": 4, "spot": 4, "mine": 8, "bicubic": 4, "bicubic-context": 31}
 
 
 def test_every_judged_pixel_is_mapped_and_every_path_is_there(area: Path, done: Done) -> None:

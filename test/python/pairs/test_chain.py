@@ -27,13 +27,14 @@ from rasterio.warp import transform
 from otbsr.errors import GridError, InputError, OutputError, UsageError
 from otbsr.grid import Grid
 from otbsr.pairs.alignment import Field
-from otbsr.pairs.chain import REASONS, TEN, Chain, ChainSettings, make_pairs, read_settings
+from otbsr.pairs.chain import REASONS, TEN, Chain, ChainSettings, make_pairs, read_settings, steps_of
 from otbsr.pairs.manifest import Steps, rectangles
 from otbsr.pairs.patches import PatchSettings, read_patches_image
 from otbsr.products import open_product
 from otbsr.products.product import Band, Product
 from otbsr.progress import silent
 from otbsr.serving import otb
+from otbsr.serving.dry_run import meeting_lines
 from otbsr.world.simulate import WorldSettings, simulate
 
 SHIFT = (6.3, -4.1)
@@ -395,6 +396,14 @@ def test_sensor_geometry_is_orthorectified(products, applications, tmp_path):
     found = chain.align(chain.sharp())
     np.testing.assert_allclose(found.shift, SHIFT, atol=0.2)
     assert {"orthorectification_pan", "orthorectification_multispectral"} <= set(chain.steps.records)
+    # The lines of a dry run, pasted among the steps' files, make the same.
+    steps, out = chain.steps.folder, tmp_path / "pairs"
+    before = {path: image(path) for path in steps.glob("*.tif") if path.name.endswith("_map.tif") or path.name == "sharp.tif"}
+    text = "\n".join(meeting_lines(chain, out)).replace(str(steps_of(out)), str(steps))
+    for path in [*before, *steps.glob("*.geom")]:
+        path.unlink()
+    subprocess.run(["sh", "-ec", text.partition("otbcli_PatchesSelection")[0]], check=True, capture_output=True)
+    assert len(before) == 3 and all(np.array_equal(image(path), pixels) for path, pixels in before.items())
     without = replace(sensor, bands={name: replace(band, path=world_file(products)) for name, band in bands.items()})
     with pytest.raises(InputError, match=r"has no RPC \(RPC_\*\.XML\); fetch the whole product"):
         chain_of(open_product(products[0]), without, tmp_path / "other")
