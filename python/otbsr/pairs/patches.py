@@ -125,7 +125,7 @@ class Both:
         return cls((lr, target), coarse, fine, factor, bands, outputs, (missing[0], missing[1]))
 
 
-def extract(vector: Path, both: Both, outs: Sequence[Path], patch: int, report: Report = silent) -> None:
+def run_extraction(vector: Path, both: Both, outs: Sequence[Path], patch: int, report: Report = silent) -> None:
     """Run PatchesExtraction: the patches of each image around the points of `vector` in one of `outs`; pairs in which data lack are left out."""
     from otbsr.serving.otb import SOURCES, run_otb
 
@@ -225,7 +225,7 @@ def extract_pairs(
             accepted = 0
             if len(corners[split]):
                 write_points(vector, corners[split], coarse, both.fine, settings.patch)
-                extract(vector, both, list(images.values()), settings.patch, part(report, "patches", i / 2, (i + 1) / 2))
+                run_extraction(vector, both, list(images.values()), settings.patch, part(report, "patches", i / 2, (i + 1) / 2))
                 accepted = Grid.read(images["lr"]).height // settings.patch
             manifest["splits"][split] = {
                 "points": vector.name,

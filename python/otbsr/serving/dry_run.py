@@ -134,7 +134,7 @@ def aligned_pairs_lines(lr: Path, target: Path, out: Path, settings: PatchSettin
             points = out / f"{split}.geojson"
             lines.append(heredoc(points, geojson(patches.centres(corners, both.coarse, both.fine, settings.patch).tolist(), both.coarse.crs)))
             with recording() as recorded:
-                patches.extract(points, both, [out / f"{split}_lr.tif", out / f"{split}_target.tif"], settings.patch)
+                patches.run_extraction(points, both, [out / f"{split}_lr.tif", out / f"{split}_target.tif"], settings.patch)
             lines += recorded
     return [*lines, remark(f"otbsr writes {out / 'manifest.json'}, which `otbsr train` reads")]
 
@@ -164,7 +164,7 @@ def meeting_lines(plan: Meeting, out: Path) -> list[str]:
     """The same for products that were looked at."""
     from otbsr.grid import Grid
     from otbsr.pairs import chain, orthorectification
-    from otbsr.pairs.patches import SPLITS, Both, extract
+    from otbsr.pairs.patches import SPLITS, Both, run_extraction
     from otbsr.products.product import NODATA
 
     settings, patches = plan.settings, plan.patches
@@ -200,7 +200,7 @@ def meeting_lines(plan: Meeting, out: Path) -> list[str]:
         images = (steps / "input.tif", steps / "target.tif")
         both = Both(images, coarse, coarse.refined(settings.factor), settings.factor, list(settings.bands), plan.outputs, (NODATA, NODATA))
         for split in SPLITS:
-            extract(out / f"{split}.gpkg", both, [steps / f"{split}_lr.tif", steps / f"{split}_target.tif"], patches.patch)
+            run_extraction(out / f"{split}.gpkg", both, [steps / f"{split}_lr.tif", steps / f"{split}_target.tif"], patches.patch)
             lines.append(recorded.pop())
     return [*lines, remark(f"otbsr: the same as {out / 'train_lr.tif'} ..., and {out / 'manifest.json'}, which `otbsr train` reads")]
 

@@ -141,7 +141,7 @@ def test_dry_run_of_a_study_has_the_lines_that_it_runs(studied):
     assert len(of_learning(lines)) == 2 * 2 + 2 * 4 * (1 + 2 * 2 + 1) + 4  # statistics and selection; arms x learners; scaling
 
 
-@pytest.mark.parametrize("smooth", [0, 1])
+@pytest.mark.parametrize("smooth", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_dry_run_of_a_study_is_ready_to_be_copied(smooth, studied, paste):
     if shutil.which("ogr2ogr") is None:
         pytest.skip("the lines need ogr2ogr (gdal-bin)")
