@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import math
 import os
@@ -528,18 +529,22 @@ def test_bands_coarser_than_the_input_are_left_out_of_consistency(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_image(tmp_path):
-    """Four times the windows in the same memory, less than the larger image has as numbers."""
+    """Eight times the pixels in the same memory, much less than the larger image has as numbers. The lesser of two: others in the process allocate, too."""
     peaks = []
-    for size in (288, 544):
+    for size in (288, 800):
         image = texture(size, size, 1)
         pair = write(tmp_path / f"{size}.tif", image, dtype="int16"), write(tmp_path / f"r{size}.tif", image, dtype="int16")
         coarse = write(tmp_path / f"c{size}.tif", image[::4, ::4], 10.0, "int16")
         measure(*pair, coarse, window=64, threads=1)  # what is imported and planned once
-        tracemalloc.start()
-        measure(*pair, coarse, window=64, threads=1)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0] and peaks[1] < 544 * 544 * 4 * 8
+        found = []
+        for _ in range(2):
+            gc.collect()
+            tracemalloc.start()
+            measure(*pair, coarse, window=64, threads=1)
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        peaks.append(min(found))
+    assert peaks[1] < 1.25 * peaks[0] and peaks[1] < 800 * 800 * 4 * 8 / 4
 
 
 def test_strips_are_decoded_once(tmp_path):
