@@ -6,6 +6,7 @@
 #define otbPatchStream_h
 
 #include "otbPatchReader.h"
+#include "otbScratchFile.h"
 
 #include <memory>
 #include <string>
@@ -28,9 +29,6 @@ public:
   /** \param folder where a temporary file of all patches' size may be written; empty: nowhere */
   PatchStream(std::shared_ptr<const PatchReader> reader, std::vector<PatchReader::IndexType> corners, GDALDataType type,
               const std::string& folder);
-  ~PatchStream();
-  PatchStream(const PatchStream&) = delete;
-  PatchStream& operator=(const PatchStream&) = delete;
 
   const PatchReader& GetReader() const
   {
@@ -55,7 +53,7 @@ private:
   std::size_t m_PatchBytes;
   std::string m_Folder;
   bool m_Decided = false;
-  int m_File = -1;
+  std::unique_ptr<ScratchFile> m_File;
 };
 
 } // namespace otb

@@ -57,10 +57,11 @@ struct WritingOptions
   bool isGeoTiff = false;
   bool isPlain = true; ///< no options at all
   bool isStreamingGiven = false;
-  bool isInStrips = false;        ///< the writer asks for, or the file stores, whole rows
-  bool leavesThreadsOpen = false; ///< compression is asked for, by any number of threads
-  bool hasBox = false;            ///< only part of the image is written:
-  SamplingGrid::RegionType box;   ///< in output pixels
+  bool isInStrips = false;                              ///< the writer asks for, or the file stores, whole rows
+  std::array<SamplingGrid::IndexValue, 2> tile{{1, 1}}; ///< columns and rows that the file stores together; columns are 1 for strips
+  bool leavesThreadsOpen = false;                       ///< compression is asked for, by any number of threads
+  bool hasBox = false;                                  ///< only part of the image is written:
+  SamplingGrid::RegionType box;                         ///< in output pixels
 };
 
 WritingOptions ReadWritingOptions(const std::string& extendedName);
@@ -91,6 +92,14 @@ std::array<SamplingGrid::IndexValue, 2> PlanBlocks(const std::array<SamplingGrid
 /** The height, at most `height`, of strips that OTB's writer asks for (it makes them even), so that it is a multiple of `step`: blocks of
  * this height are asked for whole. `height` itself if there is none. */
 SamplingGrid::IndexValue EvenStrips(SamplingGrid::IndexValue rows, SamplingGrid::IndexValue height, SamplingGrid::IndexValue step);
+
+/** Bytes of GDAL's cache with which nothing is decoded, or encoded, twice: a part of the tiles of a row of them if the writer does not ask
+ * for whole ones. */
+double WritingCache(const WritingPlan& plan, const WritingOptions& options);
+
+/** The same for reading `area` pixels of an image again and again, along its rows: what a file in strips, or the area's tiles, take. 0 for
+ * images that are in memory. */
+double ReadingCache(const itk::ImageBase<2>& image, const std::array<SamplingGrid::IndexValue, 2>& area);
 
 /** \class SmallerGdalCache
  * \brief Bounds GDAL's cache, 5 % of the computer's memory by default, as long as it lives; not if GDAL_CACHEMAX is set.

@@ -6,6 +6,7 @@
 #define otbTensorflowModelFilter_h
 
 #include "otbImageStack.h"
+#include "otbKeptBlocks.h"
 #include "otbLegacyMacros.h"
 #include "otbServingGrid.h"
 #include "otbTensorflowModel.h"
@@ -35,8 +36,8 @@ namespace otb
  * source, one for each output pixel. Beyond the image's edge the input is mirrored (the edge pixel is repeated, NumPy's "symmetric").
  *
  * Blocks lie on one grid over the output, whatever is asked for: those that a request covers only in part are kept until the rest was asked
- * for (within CacheSize), so that a writer of strips does not run the model twice. The filter pulls its input itself. With Prefetch on, the
- * next blocks are read and run in two threads while this one is converted and written.
+ * for (see SetRoomForKept), so that a writer of strips does not run the model twice. The filter pulls its input itself. With Prefetch on,
+ * the next blocks are read and run in two threads while this one is converted and written.
  *
  * An output pixel is invalid according to Invalid; it becomes the output's no-data value. Integer outputs are rounded to the nearest (or
  * truncated) and clamped, in the one copy from the tensor.
@@ -151,9 +152,11 @@ public:
   itkSetClampMacro(ConcurrentRuns, size_t, 1, 16);
   itkGetConstMacro(ConcurrentRuns, size_t);
 
-  /** Bytes of blocks that may be kept for the rest of a request. */
-  itkSetMacro(CacheSize, size_t);
-  itkGetConstMacro(CacheSize, size_t);
+  /** Where blocks are kept for the rest of a request: bytes in memory, and a folder for a scratch file with the others (empty: nowhere). */
+  void SetRoomForKept(size_t memory, const std::string& folder)
+  {
+    m_Kept.SetRoom(memory, folder);
+  }
 
   /** Where the output lies over the sources; after UpdateOutputInformation(). */
   const ServingGrid& GetGrid() const
@@ -214,38 +217,25 @@ private:
     size_t skipRows = 0;
   };
 
-  /** The model's output for a block. */
-  struct Block
-  {
-    RegionType region;
-    std::vector<TensorflowModel::TensorPointer> tensors; ///< empty if nothing in the block is valid
-    std::vector<Layout> layouts;
-    std::vector<unsigned char> invalid;
-  };
+  /** A block of the output: its pixels row by row, bands interleaved, in the output's type. They are converted where the model is run, in
+   * the run's thread, so that no tensor, which is larger, waits for the writer. */
+  using PixelsPointer = std::shared_ptr<std::vector<char>>;
 
   /** A block on its way. */
   struct Job
   {
     RegionType region;
     std::shared_future<std::shared_ptr<Prepared>> prepared;
-    std::shared_future<std::shared_ptr<Block>> done; ///< not valid before StartRun
-  };
-
-  /** A block that was given out in part. */
-  struct Kept
-  {
-    RegionType region;
-    std::vector<OutputPixel> pixels;
-    size_t given = 0; ///< number of pixels given out so far
+    std::shared_future<PixelsPointer> done; ///< not valid before StartRun
   };
 
   std::shared_ptr<Prepared> Prepare(const RegionType& region) const;
-  std::shared_ptr<Block> Run(const Prepared& prepared) const;
+  PixelsPointer Run(const Prepared& prepared) const;
   std::vector<TensorflowModel::TensorPointer> RunModel(const std::vector<TensorflowModel::Feed>& feeds) const;
   void FindPhases();
   Job& JobOf(const RegionType& region);
   void StartRun(Job& job);
-  std::shared_ptr<Block> Obtain(const RegionType& region);
+  PixelsPointer Obtain(const RegionType& region);
 
   template <class TPixel>
   void PrepareSource(size_t source, Prepared& prepared) const;
@@ -265,10 +255,9 @@ private:
   unsigned int DeclaredBands(const TensorflowTensorInfo& output) const;
   void Probe();
   Layout LayOut(size_t output, const std::vector<int64_t>& shape, const RegionType& aligned, const RegionType& region) const;
-  void Convert(const Block& block, const RegionType& part, OutputPixel* to, size_t stride) const;
+  void Convert(const std::vector<TensorflowModel::TensorPointer>& tensors, const std::vector<Layout>& layouts, const Prepared& block,
+               OutputPixel* to) const;
   void Give(const RegionType& region, const RegionType& request);
-  bool MakeRoom(const RegionType& request, size_t bytes);
-  bool IsKept(const RegionType& block) const;
 
   std::shared_ptr<const TensorflowModel> m_Model;
   std::vector<Source> m_Sources;
@@ -288,7 +277,6 @@ private:
   bool m_Truncate = false;
   bool m_Prefetch = false;
   size_t m_ConcurrentRuns = 1;
-  size_t m_CacheSize = size_t(256) << 20;
   std::function<void(const std::string&)> m_FailureHandler;
 
   unsigned int m_NumberOfImages = 0;
@@ -296,10 +284,10 @@ private:
   PairType m_Block{{1, 1}};     ///< whole steps
   PairType m_FixedSize{{0, 0}}; ///< aligned size that the model's input shape prescribes; 0: any
 
-  std::deque<Job> m_Jobs;                                   ///< in the order of the blocks
-  std::deque<RegionType> m_Upcoming;                        ///< blocks that are expected to be needed after the current one
-  std::map<std::pair<IndexValue, IndexValue>, Kept> m_Kept; ///< by row and column of the first pixel
-  typename RegionType::SizeType m_StreamSize{{0, 0}};       ///< size of the first request
+  std::deque<Job> m_Jobs;                             ///< in the order of the blocks
+  std::deque<RegionType> m_Upcoming;                  ///< blocks that are expected to be needed after the current one
+  KeptBlocks m_Kept;                                  ///< of which a part was given out
+  typename RegionType::SizeType m_StreamSize{{0, 0}}; ///< size of the first request
   mutable std::atomic<size_t> m_Runs{0};
 };
 

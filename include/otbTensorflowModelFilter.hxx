@@ -258,7 +258,7 @@ void TensorflowModelFilter<TOutputImage>::GenerateOutputInformation()
 {
   Superclass::GenerateOutputInformation();
   this->FinishPrefetch();
-  m_Kept.clear();
+  m_Kept.Clear();
   m_StreamSize.Fill(0);
 
   std::vector<ServingGrid::Source> sources;
@@ -733,28 +733,30 @@ auto TensorflowModelFilter<TOutputImage>::Prepare(const RegionType& region) cons
 }
 
 template <class TOutputImage>
-auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const -> std::shared_ptr<Block>
+auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const -> PixelsPointer
 {
-  auto block = std::make_shared<Block>();
-  block->region = prepared.region;
-  block->invalid = prepared.invalid;
+  std::vector<TensorflowModel::TensorPointer> tensors;
+  std::vector<Layout> layouts;
   if (!prepared.feeds.empty())
   {
     auto feeds = m_Constants;
     feeds.insert(feeds.end(), prepared.feeds.begin(), prepared.feeds.end());
     ++m_Runs;
-    block->tensors = this->RunModel(feeds);
-    for (size_t t = 0; t < block->tensors.size(); ++t)
+    tensors = this->RunModel(feeds);
+    for (size_t t = 0; t < tensors.size(); ++t)
     {
-      auto shape = m_Model->GetShape(block->tensors[t]);
+      auto shape = m_Model->GetShape(tensors[t]);
       if (m_Phases > 0 && shape.size() == 4 && shape[3] == static_cast<int64_t>(m_Phases * m_Phases * m_OutputBands[t]))
       {
         shape = {shape[0], shape[1] * static_cast<int64_t>(m_Phases), shape[2] * static_cast<int64_t>(m_Phases), m_OutputBands[t]};
       }
-      block->layouts.push_back(this->LayOut(t, shape, prepared.aligned, prepared.region));
+      layouts.push_back(this->LayOut(t, shape, prepared.aligned, prepared.region));
     }
   }
-  return block;
+  const size_t values = prepared.region.GetNumberOfPixels() * this->GetOutput()->GetNumberOfComponentsPerPixel();
+  auto pixels = std::make_shared<std::vector<char>>(values * sizeof(OutputPixel));
+  this->Convert(tensors, layouts, prepared, reinterpret_cast<OutputPixel*>(pixels->data()));
+  return pixels;
 }
 
 template <class TOutputImage>
@@ -906,7 +908,7 @@ void TensorflowModelFilter<TOutputImage>::StartRun(Job& job)
 // The block, from the threads that prepared it. While the caller converts and writes it, the next ones are run, and the one after them
 // read.
 template <class TOutputImage>
-auto TensorflowModelFilter<TOutputImage>::Obtain(const RegionType& region) -> std::shared_ptr<Block>
+auto TensorflowModelFilter<TOutputImage>::Obtain(const RegionType& region) -> PixelsPointer
 {
   if (!m_Prefetch)
   {
@@ -1013,12 +1015,12 @@ void TensorflowModelFilter<TOutputImage>::GenerateData()
 
   if (request.GetIndex() == output->GetLargestPossibleRegion().GetIndex())
   {
-    m_Kept.clear(); // from the beginning
+    m_Kept.Clear(); // from the beginning
   }
   const auto blocks = this->Blocks(request);
   m_Upcoming.clear();
   std::copy_if(blocks.begin(), blocks.end(), std::back_inserter(m_Upcoming),
-               [this](const RegionType& block) { return !this->IsKept(block); });
+               [this](const RegionType& block) { return !m_Kept.Has(block); });
   // some blocks ahead; requests that kept blocks answer are passed over, or the model would wait while strips are written
   const size_t mine = m_Upcoming.size();
   RegionType last = request, next;
@@ -1027,7 +1029,7 @@ void TensorflowModelFilter<TOutputImage>::GenerateData()
   {
     for (const auto& block : this->Blocks(next))
     {
-      const bool isKnown = this->IsKept(block) || std::find(blocks.begin(), blocks.end(), block) != blocks.end() ||
+      const bool isKnown = m_Kept.Has(block) || std::find(blocks.begin(), blocks.end(), block) != blocks.end() ||
                            std::find(m_Upcoming.begin(), m_Upcoming.end(), block) != m_Upcoming.end();
       if (!isKnown && m_Upcoming.size() < mine + 1 + m_ConcurrentRuns)
       {
@@ -1048,13 +1050,6 @@ void TensorflowModelFilter<TOutputImage>::GenerateData()
   }
 }
 
-template <class TOutputImage>
-bool TensorflowModelFilter<TOutputImage>::IsKept(const RegionType& block) const
-{
-  const auto kept = m_Kept.find({block.GetIndex(1), block.GetIndex(0)});
-  return kept != m_Kept.end() && kept->second.region == block;
-}
-
 // Copies what is asked for of a block into the output.
 template <class TOutputImage>
 void TensorflowModelFilter<TOutputImage>::Give(const RegionType& region, const RegionType& request)
@@ -1066,80 +1061,48 @@ void TensorflowModelFilter<TOutputImage>::Give(const RegionType& region, const R
   OutputPixel* to = output->GetBufferPointer() + (static_cast<size_t>(part.GetIndex(1) - request.GetIndex(1)) * request.GetSize(0) +
                                                   static_cast<size_t>(part.GetIndex(0) - request.GetIndex(0))) *
                                                      bands;
-  const std::pair<IndexValue, IndexValue> key{region.GetIndex(1), region.GetIndex(0)};
-  auto kept = m_Kept.find(key);
-  if (!this->IsKept(region))
+  char* start = reinterpret_cast<char*>(to);
+  const size_t bytesPerPixel = bands * sizeof(OutputPixel), stride = request.GetSize(0) * bytesPerPixel;
+  if (!m_Kept.Has(region))
   {
-    const auto block = this->Obtain(region);
-    const size_t bytes = region.GetNumberOfPixels() * bands * sizeof(OutputPixel);
-    if (part == region || !this->MakeRoom(request, bytes))
+    const auto pixels = this->Obtain(region);
+    // a writer that goes down does not ask again for what is above
+    if (part == region || !m_Kept.Keep(region, request.GetIndex(1), *pixels))
     {
-      return this->Convert(*block, part, to, request.GetSize(0));
+      return KeptBlocks::CopyPart(pixels->data(), region, part, bytesPerPixel, start, stride);
     }
-    m_Kept.erase(key);
-    kept = m_Kept.emplace(key, Kept{region, std::vector<OutputPixel>(region.GetNumberOfPixels() * bands), 0}).first;
-    this->Convert(*block, region, kept->second.pixels.data(), region.GetSize(0));
   }
-  const OutputPixel* from = kept->second.pixels.data() + (static_cast<size_t>(part.GetIndex(1) - region.GetIndex(1)) * region.GetSize(0) +
-                                                          static_cast<size_t>(part.GetIndex(0) - region.GetIndex(0))) *
-                                                             bands;
-  for (size_t y = 0; y < part.GetSize(1); ++y)
-  {
-    std::copy_n(from + y * region.GetSize(0) * bands, part.GetSize(0) * bands, to + y * request.GetSize(0) * bands);
-  }
-  kept->second.given += part.GetNumberOfPixels();
-  if (kept->second.given >= region.GetNumberOfPixels())
-  {
-    m_Kept.erase(kept);
-  }
+  m_Kept.Give(region, part, start, stride);
 }
 
-// Forgets blocks above the request, which a writer that goes down will not ask for again; whether there is room for so many bytes more.
+// What the model has made of a block, in the output's type. No tensors: nothing in the block is valid.
 template <class TOutputImage>
-bool TensorflowModelFilter<TOutputImage>::MakeRoom(const RegionType& request, size_t bytes)
-{
-  for (auto entry = m_Kept.begin(); entry != m_Kept.end();)
-  {
-    const auto& region = entry->second.region;
-    const bool isAbove = region.GetIndex(1) + static_cast<IndexValue>(region.GetSize(1)) <= request.GetIndex(1);
-    bytes += isAbove ? 0 : entry->second.pixels.size() * sizeof(OutputPixel);
-    entry = isAbove ? m_Kept.erase(entry) : std::next(entry);
-  }
-  return bytes <= m_CacheSize;
-}
-
-// Pixels of a block's part in the output's type; rows are `stride` pixels apart.
-template <class TOutputImage>
-void TensorflowModelFilter<TOutputImage>::Convert(const Block& block, const RegionType& part, OutputPixel* to, size_t stride) const
+void TensorflowModelFilter<TOutputImage>::Convert(const std::vector<TensorflowModel::TensorPointer>& tensors,
+                                                  const std::vector<Layout>& layouts, const Prepared& block, OutputPixel* to) const
 {
   const auto bands = static_cast<size_t>(this->GetOutput()->GetNumberOfComponentsPerPixel());
-  const size_t width = part.GetSize(0), height = part.GetSize(1);
+  const size_t width = block.region.GetSize(0), height = block.region.GetSize(1);
   const auto noData = tensorflow_tensor::Convert<OutputPixel>(m_OutputNoData);
-  if (block.tensors.empty())
+  if (tensors.empty())
   {
-    for (size_t y = 0; y < height; ++y)
-    {
-      std::fill_n(to + y * stride * bands, width * bands, noData);
-    }
+    std::fill_n(to, height * width * bands, noData);
     return;
   }
 
-  const auto left = static_cast<size_t>(part.GetIndex(0) - block.region.GetIndex(0));
-  const auto top = static_cast<size_t>(part.GetIndex(1) - block.region.GetIndex(1));
   size_t firstBand = 0;
   std::vector<double> wide;
-  for (size_t t = 0; t < block.tensors.size(); ++t)
+  for (size_t t = 0; t < tensors.size(); ++t)
   {
     const size_t tensorBands = m_OutputBands[t];
-    const auto type = m_Model->GetType(block.tensors[t]);
-    const auto& layout = block.layouts[t];
-    const auto* data = static_cast<const char*>(m_Model->GetData(block.tensors[t]));
+    const auto type = m_Model->GetType(tensors[t]);
+    const auto& layout = layouts[t];
+    const auto* data = static_cast<const char*>(m_Model->GetData(tensors[t]));
     const bool truncates = m_Truncate && std::is_integral<OutputPixel>::value &&
                            (type == tf::Float || type == tf::Double || type == tf::Half || type == tf::BFloat16);
     for (size_t y = 0; y < height; ++y)
     {
-      const size_t line = layout.skipRows + top + y, column = layout.skipColumns + left;
-      OutputPixel* row = to + y * stride * bands + firstBand;
+      const size_t line = layout.skipRows + y, column = layout.skipColumns;
+      OutputPixel* row = to + y * width * bands + firstBand;
       if (m_Phases > 0)
       {
         const size_t offset = (line / m_Phases * layout.columns + line % m_Phases) * m_Phases * tensorBands;
@@ -1166,14 +1129,14 @@ void TensorflowModelFilter<TOutputImage>::Convert(const Block& block, const Regi
   const bool avoid = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
   for (size_t y = 0; y < height && (avoid || !block.invalid.empty()); ++y)
   {
-    OutputPixel* row = to + y * stride * bands;
+    OutputPixel* row = to + y * width * bands;
     for (size_t k = 0; avoid && k < width * bands; ++k)
     {
       row[k] = row[k] == noData ? instead : row[k];
     }
     if (!block.invalid.empty())
     {
-      const unsigned char* invalid = &block.invalid[(top + y) * block.region.GetSize(0) + left];
+      const unsigned char* invalid = &block.invalid[y * width];
       for (size_t x = 0; x < width; ++x)
       {
         if (invalid[x] != 0)

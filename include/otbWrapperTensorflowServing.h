@@ -214,8 +214,12 @@ private:
       written.Crop(options.box);
     }
     plan.size = {{static_cast<IndexValue>(written.GetSize(0)), static_cast<IndexValue>(written.GetSize(1))}};
-    const double cache = std::max(64.0, settings.megabytes / 4) * 1024 * 1024;
-    plan.block = this->BlocksOf(settings, filter->GetGrid(), plan, options, cache);
+    // what is kept for a writer of strips: little in memory, for a wide image as for a narrow one, the rest beside the product
+    constexpr double mebibyte = 1024 * 1024;
+    const double share = std::max(64.0, settings.megabytes / 4) * mebibyte;
+    const std::string folder = m_Product.empty() ? "" : FolderOf(m_Product);
+    const double kept = folder.empty() ? share : 32 * mebibyte;
+    plan.block = this->BlocksOf(settings, filter->GetGrid(), plan, options, folder.empty() ? kept : 4096 * mebibyte);
     for (unsigned int k = 0; k < 2; ++k)
     {
       const IndexValue block = plan.block[k] > 0 ? plan.block[k] : filter->GetGrid().GetStep()[k];
@@ -223,7 +227,7 @@ private:
     }
     filter->SetBlockSize(plan.block);
     filter->SetWritingHint(plan.hint);
-    filter->SetCacheSize(static_cast<size_t>(cache));
+    filter->SetRoomForKept(static_cast<size_t>(kept), folder);
     const bool hasRoomForTwo = settings.mode == ServingGrid::Mode::FullyConvolutional && plan.block[0] > 0 &&
                                2 * BytesOfRun(settings, filter->GetGrid(), plan.block) < settings.megabytes * 1e6;
     filter->SetConcurrentRuns(hasRoomForTwo ? 2 : 1);
@@ -250,9 +254,8 @@ private:
       parameter->SetFileName((m_Partial.empty() ? file : m_Partial) + name.substr(file.size()));
       m_Monitor = std::make_unique<WriteMonitor>();
       m_Cache.reset();
-      // our own tiles are written whole; others may have to wait until a row of them is complete
-      const bool isAligned = options.isPlain && plan.block[0] > 0;
-      m_Cache = std::make_unique<SmallerGdalCache>((isAligned ? 96 : std::max(128.0, settings.megabytes / 8)) * 1024 * 1024);
+      const double needed = WritingCache(plan, options) + ReadingCacheOf(settings, filter->GetGrid(), plan.hint);
+      m_Cache = std::make_unique<SmallerGdalCache>(8 * mebibyte + std::min(needed, share));
       filter->SetFailureHandler([this](const std::string& cause) { this->Fail(cause); });
     }
     this->SetParameterOutputImage<TOutputImage>("out", filter->GetOutput());
@@ -277,6 +280,27 @@ private:
     return inputPixels;
   }
 
+  /** GDAL's cache for reading blocks of so many output pixels from all sources. */
+  static double ReadingCacheOf(const Settings& settings, const ServingGrid& grid, const PairType& block)
+  {
+    double bytes = 0;
+    for (size_t i = 0; i < settings.sources.size(); ++i)
+    {
+      const auto& spacing = settings.sources[i].images.GetGrid().GetSpacing();
+      PairType area;
+      for (unsigned int k = 0; k < 2; ++k)
+      {
+        area[k] = grid.Margin(i, k) +
+                  static_cast<IndexValue>(static_cast<double>(block[k]) * std::abs(grid.GetOutput().GetSpacing()[k] / spacing[k]));
+      }
+      for (const auto& image : settings.sources[i].images.GetImages())
+      {
+        bytes += ReadingCache(*image, area);
+      }
+    }
+    return bytes;
+  }
+
   /** Memory of one run on a block of so many output pixels. */
   static double BytesOfRun(const Settings& settings, const ServingGrid& grid, const PairType& block)
   {
@@ -287,7 +311,7 @@ private:
 
   /** The size of the model's blocks: the user's, or what the memory allows. */
   PairType BlocksOf(const Settings& settings, const ServingGrid& grid, const WritingPlan& plan, const WritingOptions& options,
-                    double cache) const
+                    double room) const
   {
     if (!settings.splits)
     {
@@ -312,7 +336,7 @@ private:
     // a writer that does not ask for blocks makes a row of them be kept
     const double rowBytes = static_cast<double>(plan.size[0]) * static_cast<double>(plan.bytesPerPixel);
     const bool keepsRows = options.isStreamingGiven || options.isInStrips;
-    const auto mostRows = keepsRows ? std::max<IndexValue>(16, static_cast<IndexValue>(cache / rowBytes)) : 0;
+    const auto mostRows = keepsRows ? std::max<IndexValue>(16, static_cast<IndexValue>(room / rowBytes)) : 0;
     auto planned = PlanBlocks(plan.size, grid.GetStep(), margin, mostPixels, mostRows);
     if (options.isInStrips && !options.isStreamingGiven)
     {

@@ -4,13 +4,9 @@
  */
 #include "otbPatchStream.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <stdexcept>
+#include <system_error>
 
 namespace otb
 {
@@ -30,14 +26,6 @@ PatchStream::PatchStream(std::shared_ptr<const PatchReader> reader, std::vector<
 {
   m_PatchBytes =
       m_Reader->GetWidth() * m_Reader->GetHeight() * m_Reader->GetBands() * static_cast<std::size_t>(GDALGetDataTypeSizeBytes(type));
-}
-
-PatchStream::~PatchStream()
-{
-  if (m_File >= 0)
-  {
-    close(m_File);
-  }
 }
 
 bool PatchStream::IsScattered(std::size_t group) const
@@ -68,20 +56,9 @@ bool PatchStream::IsScattered(std::size_t group) const
 }
 
 void PatchStream::Spool()
+try
 {
-  std::string name = m_Folder + "/.patches-XXXXXX";
-  const auto fail = [&](const char* what)
-  {
-    const std::size_t megabytes = m_PatchBytes * m_Corners.size() / 1000000 + 1;
-    throw std::runtime_error(m_Folder + ": a temporary file of " + std::to_string(megabytes) + " MB cannot be " + what + " here (" +
-                             std::strerror(errno) + "); free some space, or sort the points along the image's rows");
-  };
-  m_File = mkstemp(name.data());
-  if (m_File < 0)
-  {
-    fail("created");
-  }
-  unlink(name.c_str()); // goes away with the last descriptor, whatever happens
+  m_File = std::make_unique<ScratchFile>(m_Folder);
   const auto order = m_Reader->ReadingOrder(m_Corners.data(), m_Corners.size());
   const std::size_t group = std::max<std::size_t>(1, GroupBytes / m_PatchBytes);
   std::vector<char> pixels;
@@ -98,18 +75,15 @@ void PatchStream::Spool()
     m_Reader->Read(corners.data(), corners.size(), m_Type, pixels.data());
     for (std::size_t k = begin; k < end; ++k)
     {
-      const char* from = pixels.data() + (k - begin) * m_PatchBytes;
-      for (std::size_t done = 0; done < m_PatchBytes;)
-      {
-        const auto written = pwrite(m_File, from + done, m_PatchBytes - done, static_cast<off_t>(order[k] * m_PatchBytes + done));
-        if (written < 0 && errno != EINTR)
-        {
-          fail("written");
-        }
-        done += static_cast<std::size_t>(std::max<ssize_t>(written, 0));
-      }
+      m_File->Write(order[k] * m_PatchBytes, pixels.data() + (k - begin) * m_PatchBytes, m_PatchBytes);
     }
   }
+}
+catch (const std::system_error& error)
+{
+  const std::size_t megabytes = m_PatchBytes * m_Corners.size() / 1000000 + 1;
+  throw std::runtime_error(m_Folder + ": a temporary file of " + std::to_string(megabytes) + " MB cannot be written here (" +
+                           error.code().message() + "); free some space, or sort the points along the image's rows");
 }
 
 void PatchStream::Read(std::size_t first, std::size_t count, void* to)
@@ -122,20 +96,18 @@ void PatchStream::Read(std::size_t first, std::size_t count, void* to)
       this->Spool();
     }
   }
-  if (m_File < 0)
+  if (m_File == nullptr)
   {
     m_Reader->Read(m_Corners.data() + first, count, m_Type, to);
     return;
   }
-  for (std::size_t done = 0; done < count * m_PatchBytes;)
+  try
   {
-    const auto read =
-        pread(m_File, static_cast<char*>(to) + done, count * m_PatchBytes - done, static_cast<off_t>(first * m_PatchBytes + done));
-    if (read == 0 || (read < 0 && errno != EINTR))
-    {
-      throw std::runtime_error(m_Folder + ": the temporary file cannot be read back (" + std::strerror(errno) + ")");
-    }
-    done += static_cast<std::size_t>(std::max<ssize_t>(read, 0));
+    m_File->Read(first * m_PatchBytes, to, count * m_PatchBytes);
+  }
+  catch (const std::system_error& error)
+  {
+    throw std::runtime_error(m_Folder + ": the temporary file cannot be read back (" + error.code().message() + ")");
   }
 }
 

@@ -6,6 +6,7 @@
 #include "otbSamplingGrid.h"
 
 #include "otbExtendedFilenameToWriterOptions.h"
+#include "otbImageCommons.h"
 #include "otbNoDataHelper.h"
 
 #include "cpl_conv.h"
@@ -209,14 +210,19 @@ WritingOptions ReadWritingOptions(const std::string& extendedName)
     options.isInStrips = helper->GetStreamingType() == "stripped";
   }
   bool isTiled = false, isCompressed = false, saysThreads = false;
+  IndexValue columns = 0, rows = 0;
   for (auto creation : helper->GetgdalCreationOptions())
   {
     std::transform(creation.begin(), creation.end(), creation.begin(), [](unsigned char c) { return std::toupper(c); });
     isTiled = isTiled || creation == "TILED=YES" || creation == "TILED=TRUE" || creation == "TILED=ON";
+    columns = creation.rfind("BLOCKXSIZE=", 0) == 0 ? std::atoi(creation.c_str() + 11) : columns;
+    rows = creation.rfind("BLOCKYSIZE=", 0) == 0 ? std::atoi(creation.c_str() + 11) : rows;
     saysThreads = saysThreads || creation.rfind("NUM_THREADS=", 0) == 0;
     isCompressed = isCompressed || (creation.rfind("COMPRESS=", 0) == 0 && creation != "COMPRESS=NONE");
   }
   options.leavesThreadsOpen = isCompressed && !saysThreads;
+  options.tile =
+      options.isGeoTiff && !isTiled ? PairType{{1, rows > 0 ? rows : 1}} : PairType{{columns > 0 ? columns : 256, rows > 0 ? rows : 256}};
   if (!options.isStreamingGiven && options.isGeoTiff && !options.isPlain)
   {
     options.isInStrips = !isTiled;
@@ -295,7 +301,7 @@ std::string WithFastWriting(const std::string& extendedName, const WritingPlan& 
   if (!options.isStreamingGiven && options.isInStrips)
   {
     // whole rows of blocks if they are not too large
-    const auto most = static_cast<IndexValue>(std::max(1.0, 128 * Mebibyte / (width * static_cast<double>(plan.bytesPerPixel))));
+    const auto most = static_cast<IndexValue>(std::max(1.0, 32 * Mebibyte / (width * static_cast<double>(plan.bytesPerPixel))));
     IndexValue rows = plan.hint[1] > 0 ? plan.hint[1] : most;
     rows = rows > most ? std::max<IndexValue>(1, most / 16 * 16) : rows;
     name << "&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=" << rows;
@@ -376,6 +382,32 @@ IndexValue EvenStrips(IndexValue rows, IndexValue height, IndexValue step)
     }
   }
   return height;
+}
+
+double WritingCache(const WritingPlan& plan, const WritingOptions& options)
+{
+  const bool isWhole = options.isPlain
+                           ? plan.block[0] > 0
+                           : !options.isStreamingGiven && plan.hint[0] % options.tile[0] == 0 && plan.hint[1] % options.tile[1] == 0;
+  const auto rows = static_cast<double>(options.isPlain ? 512 : options.tile[1]);
+  return isWhole ? 0 : rows * static_cast<double>(plan.size[0]) * static_cast<double>(plan.bytesPerPixel);
+}
+
+double ReadingCache(const itk::ImageBase<2>& image, const PairType& area)
+{
+  const auto* common = dynamic_cast<const ImageCommons*>(&image);
+  if (common == nullptr || !common->GetImageMetadata().Has(MDNum::TileHintX) || !common->GetImageMetadata().Has(MDNum::TileHintY))
+  {
+    return 0;
+  }
+  const auto& metadata = common->GetImageMetadata();
+  const double tile[2] = {metadata[MDNum::TileHintX], metadata[MDNum::TileHintY]};
+  double bytes = 4.0 * image.GetNumberOfComponentsPerPixel(); // at most, but for doubles
+  for (unsigned int k = 0; k < 2; ++k)
+  {
+    bytes *= std::min(static_cast<double>(image.GetLargestPossibleRegion().GetSize(k)), static_cast<double>(area[k]) + 2 * tile[k]);
+  }
+  return bytes;
 }
 
 SmallerGdalCache::SmallerGdalCache(double bytes) : m_Before(GDALGetCacheMax64())

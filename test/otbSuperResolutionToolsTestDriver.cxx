@@ -2,6 +2,7 @@
  * Copyright (C) 2026 The otbsr developers
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "otbKeptBlocks.h"
 #include "otbLabelSampler.h"
 #include "otbModelSidecar.h"
 #include "otbPatchGrid.h"
@@ -18,6 +19,7 @@
 #include "itkImage.h"
 #include "otbVectorImage.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -592,6 +594,15 @@ void WritingTest()
 
   const auto options = otb::ReadWritingOptions("a.tif?&box=10:20:30:40&streaming:type=stripped");
   CHECK(options.hasBox && options.box == Region(10, 20, 30, 40) && options.isInStrips && options.isStreamingGiven);
+  // GDAL's cache: nothing when whole tiles or rows are asked for, else a row of tiles
+  const auto cache = [&plan](const std::string& extended)
+  {
+    return otb::WritingCache(plan, otb::ReadWritingOptions(extended));
+  };
+  plan.hint = {{1024, 1536}};
+  CHECK(cache("a.tif") == 0 && cache("a.tif?&gdal:co:TILED=YES") == 0 && cache("a.tif?&gdal:co:COMPRESS=LZW") == 0);
+  CHECK(cache("a.tif?&gdal:co:TILED=YES&gdal:co:BLOCKYSIZE=640") == 640.0 * 4792 * 8);
+  CHECK(cache("a.tif?&gdal:co:TILED=YES&streaming:type=stripped") == 256.0 * 4792 * 8);
   CHECK(!otb::ReadWritingOptions("a.tif?&gdal:co:tiled=yes").isInStrips &&
         otb::ReadWritingOptions("a.tif?&gdal:co:COMPRESS=LZW").isInStrips);
 
@@ -618,6 +629,68 @@ void WritingTest()
   // with enough memory the margins cost less than 5 %
   const auto large = otb::PlanBlocks({{43920, 43920}}, {{4, 4}}, {{168, 168}}, 6e7, 0);
   CHECK((1 + 168.0 / static_cast<double>(large[0])) * (1 + 168.0 / static_cast<double>(large[1])) < 1.05);
+}
+
+// Blocks come back as they were kept, whether in memory or in the scratch file, in parts of any order; what was given out whole is
+// forgotten.
+void KeptTest()
+{
+  const auto fill = [](const otb::KeptBlocks::RegionType& block)
+  {
+    std::vector<char> pixels(block.GetNumberOfPixels() * 3);
+    for (std::size_t k = 0; k < pixels.size(); ++k)
+    {
+      pixels[k] = static_cast<char>((k + static_cast<std::size_t>(block.GetIndex(0) * 7 + block.GetIndex(1) * 13)) % 251);
+    }
+    return pixels;
+  };
+  char folder[] = "/tmp/otbsr-kept-XXXXXX";
+  CHECK(mkdtemp(folder) != nullptr);
+  for (const std::size_t memory : {std::size_t{0}, std::size_t{40 * 30 * 3}, std::size_t{1} << 20})
+  {
+    otb::KeptBlocks kept;
+    kept.SetRoom(memory, folder);
+    for (int row = 0; row < 3; ++row)
+    {
+      for (int column = 0; column < 4; ++column)
+      {
+        const auto block = Region(column * 40, row * 30, 40, column == 3 ? 17 : 30);
+        auto pixels = fill(block);
+        CHECK(kept.Keep(block, row * 30, pixels) && kept.Has(block) && !kept.Has(Region(column * 40, row * 30, 40, 29)));
+      }
+      CHECK(row == 0 || !kept.Has(Region(120, 0, 40, 17))); // above the row that is asked for
+      for (int column = 0; column < 3; ++column)
+      {
+        const auto block = Region(column * 40, row * 30, 40, 30);
+        const auto expected = fill(block);
+        for (const auto& part :
+             {Region(column * 40, row * 30 + 11, 40, 19), Region(column * 40 + 5, row * 30, 35, 11), Region(column * 40, row * 30, 5, 11)})
+        {
+          const std::size_t width = part.GetSize(0) * 3, stride = width + 8;
+          std::vector<char> given(stride * part.GetSize(1), 'x');
+          kept.Give(block, part, given.data(), stride);
+          for (std::size_t y = 0; y < part.GetSize(1); ++y)
+          {
+            const auto from =
+                expected.begin() +
+                ((part.GetIndex(1) - block.GetIndex(1) + static_cast<long>(y)) * 40 + part.GetIndex(0) - block.GetIndex(0)) * 3;
+            CHECK(std::equal(from, from + static_cast<long>(width), given.begin() + static_cast<long>(y * stride)));
+            CHECK(given[y * stride + width] == 'x');
+          }
+        }
+        CHECK(!kept.Has(block));
+      }
+    }
+    CHECK(rmdir(folder) == 0 && mkdir(folder, 0700) == 0); // the scratch file has no name
+  }
+  auto pixels = fill(Region(0, 0, 40, 30));
+  otb::KeptBlocks nowhere;
+  for (const char* place : {"", "/nowhere"})
+  {
+    nowhere.SetRoom(40 * 30 * 3 - 1, place);
+    CHECK(!nowhere.Keep(Region(0, 0, 40, 30), 0, pixels) && pixels.size() == 40 * 30 * 3);
+  }
+  rmdir(folder);
 }
 
 otb::SamplingGrid SignedGrid(double left, double top, double dx, double dy, unsigned long width, unsigned long height)
@@ -721,7 +794,8 @@ int main(int argc, char* argv[])
                                                 {"wire", WireTest},       {"sidecar", SidecarTest},
                                                 {"library", LibraryTest}, {"conversion", ConversionTest},
                                                 {"tensor", TensorTest},   {"placeholder", PlaceholderTest},
-                                                {"writing", WritingTest}, {"serving", ServingTest}};
+                                                {"writing", WritingTest}, {"serving", ServingTest},
+                                                {"kept", KeptTest}};
   const auto test = tests.find(argc > 1 ? argv[1] : "");
   if (test == tests.end())
   {

@@ -401,6 +401,17 @@ def test_tiles_strips_memory_and_boxes_do_not_show(run_application, zoo: Path, t
             assert dataset.transform == TRANSFORM @ Affine.translation(100, 333)
 
 
+def test_a_row_of_blocks_larger_than_its_share_of_memory(run_application, zoo: Path, tmp_path: Path) -> None:
+    """Two blocks of 18 MB in strips: the second waits in a scratch file, of which nothing is left."""
+    x, out = scene(1, 3000, 3000, 1, np.float32), tmp_path / "out.tif"
+    image = write(tmp_path / "a.tif", x)
+    fields = ["-source1.rfieldx", 3, "-source1.rfieldy", 3, *FULLY, "-optim.tilesizex", 1500, "-optim.tilesizey", 3000]
+    name = f"{out}?&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=700"
+    succeed(run_application("TensorflowModelServe", *arguments([image, image], zoo / "sum3", name, *fields)))
+    assert np.abs(read(out)[0] - 2 * patches_of(x[0], 3, 3).sum((2, 3))).max() < 0.1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "out.tif"]
+
+
 def test_the_users_choice_of_onednn_counts(run_application, models: Path, tmp_path: Path) -> None:
     """With TensorFlow's other convolutions the image is the same but for float32's rounding, which goes with the values that are added, not with
     their sum; TensorFlow's notes on oneDNN are not shown, its errors are."""
