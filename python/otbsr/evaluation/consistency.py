@@ -24,7 +24,7 @@ from otbsr.evaluation.measures import (
 from otbsr.evaluation.quality import angles
 from otbsr.evaluation.windows import TILE, Block, Mask, Plane, Scene
 
-SAMPLE = 576
+SAMPLE = 144
 """Tiles that the displacement is read from; larger images give a lattice of theirs."""
 AROUND = 3
 """Half input pixels on each side among which the input's place in the image is looked for."""
@@ -116,18 +116,22 @@ class Displacement:
             for left in range(0, block.width // block.factor - TILE + 1, TILE):
                 if any((begin + at) // TILE % self.every for begin, at in zip(first, (top, left), strict=True)):
                     continue
-                inner = tuple(slice(at + self.edge, at + TILE - self.edge) for at in (top, left))
-                outer = tuple(
-                    slice(block.margin + at * block.factor - self.margin, block.margin + (at + TILE) * block.factor + self.margin) for at in (top, left)
-                )
-                if not own[inner].all() or not block.image_valid[outer].all():
+                inside, around = self.cut(top, left, coarse=True), self.cut(top, left, coarse=False, more=block.margin)
+                if not own[inside].all() or not block.image_valid[around].all():
                     continue
                 number += self.side**2
                 for band, taps in self.kernels.items():
-                    rows = np.concatenate([self.seen(block.image[(band, *outer)], taps), coarse[(band, *inner)].reshape(1, -1)])
+                    rows = np.concatenate([self.seen(block.image[band][around], taps), coarse[band][inside].reshape(1, -1)])
                     rows -= rows.mean(1, keepdims=True)
                     found[band] += rows @ rows.T
         return np.array(float(number)), found
+
+    def cut(self, top: int, left: int, coarse: bool, more: int = 0) -> tuple[slice, slice]:
+        """A tile's inner input pixels, or all of its fine pixels with the margin in an array that begins `more` pixels before the block."""
+        if coarse:
+            return slice(top + self.edge, top + TILE - self.edge), slice(left + self.edge, left + TILE - self.edge)
+        rows, columns = (slice(more + at * self.factor - self.margin, more + (at + TILE) * self.factor + self.margin) for at in (top, left))
+        return rows, columns
 
     def seen(self, plane: Plane, taps: Plane) -> Plane:
         """What the sensor sees of a tile's inner pixels from each place: [places, pixels]."""
@@ -136,7 +140,8 @@ class Displacement:
         dense = correlate(plane[away : away + size, away : away + size], taps, self.step)
         jump, begins = self.factor // self.step, (self.places - self.places[0]) // self.step
         reach = (self.side - 1) * jump + 1
-        return np.stack([dense[i : i + reach : jump, j : j + reach : jump].ravel() for i in begins for j in begins])
+        squares = np.lib.stride_tricks.sliding_window_view(dense, (reach, reach))[begins][:, begins, ::jump, ::jump]
+        return squares.reshape(begins.size**2, -1)
 
     def scores(self, total: Sums) -> dict[str, Score]:
         """The scores of all blocks together."""

@@ -28,6 +28,9 @@ DECAY = 20
 SPOILED = 6
 """Pixels around one without data that a spline makes useless: 4e-4 of the step is left beyond."""
 
+PREFIX = "corrected_"
+"""Of the names of scores and maps of the corrected image."""
+
 SETTINGS = AlignmentSettings(window=48, most=24, field=1)
 """For two images of one grid: 55,000 pixels tell the displacement to some thousandths of a pixel."""
 

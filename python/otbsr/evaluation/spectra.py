@@ -52,7 +52,7 @@ class Spectrum:
         tiles = tiles & self.tiled(block.core(block.common)[None], count)[0].all((2, 3))
         powers = np.zeros((2, 4, self.bands, side, side // 2 + 1))
         number = np.zeros(2)
-        for row in np.flatnonzero(tiles.any(1)):
+        for row in map(int, np.flatnonzero(tiles.any(1))):
             rows, chosen = slice(row * side, (row + 1) * side), tiles[row]
             coarse = block.coarse_core(block.coarse, 2)[:, row * TILE : (row + 1) * TILE + 4]
             moved, turns, there = self.moved(block, row, np.flatnonzero(chosen))
