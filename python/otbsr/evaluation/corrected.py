@@ -28,6 +28,8 @@ DECAY = 20
 SPOILED = 6
 """Pixels around one without data that a spline makes useless: 4e-4 of the step is left beyond."""
 
+ROUNDING = 1e-9
+"""Pixels of displacement that are float64's, not the ground's."""
 PREFIX = "corrected_"
 """Of the names of scores and maps of the corrected image."""
 
@@ -159,7 +161,7 @@ def rows_of(alignment: Alignment, prefix: str, grid: Grid) -> dict[str, Score]:
         f"{prefix}_shift_rows": Score(alignment.shift[1] / grid.dy, None, "pixels"),
         f"{prefix}_shift_columns": Score(-alignment.shift[0] / grid.dx, None, "pixels"),
         f"{prefix}_shift_error": Score(math.hypot(alignment.precision[0] / grid.dx, alignment.precision[1] / grid.dy), None, "pixels"),
-        f"{prefix}_shift_range": Score(apart, None, "pixels"),
+        f"{prefix}_shift_range": Score(apart if apart > ROUNDING else 0.0, None, "pixels"),
         f"{prefix}_gain": score(np.array(alignment.gain)),
         f"{prefix}_bias": score(np.array(alignment.bias), "reflectance"),
         f"{prefix}_blur": score(np.array(alignment.sigma) / grid.dx, "pixels"),

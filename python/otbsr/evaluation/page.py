@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from otbsr.errors import OutputError
 from otbsr.evaluation.comparison import Comparison, SceneFiles, difference_text
-from otbsr.evaluation.corrected import Correction
+from otbsr.evaluation.corrected import PREFIX, Correction
 from otbsr.evaluation.streams import Measured
 from otbsr.evaluation.windows import Array, Plane, Scene, Source, grown
 from otbsr.files import write_text
@@ -153,14 +153,14 @@ def radial(measured: Mapping[str, Measured]) -> str | None:
     """Power against the reference, share restored and correlation over frequency, means over the bands; MTF on edges. None without curves."""
     kinds = [
         ("over_reference_db", "power over the reference, dB", "spectrum"),
-        ("restored", "share restored of what the input lacks", "spectrum"),
+        ("restored", "share of what the input lacks", "spectrum"),
         ("ring_correlation", "correlation with the reference", "spectrum"),
         ("mtf", "MTF on straight edges", "edge"),
     ]
     used = [kind for kind in kinds if any(any(map(len, getattr(one, kind[2]).get(kind[0], []))) for one in measured.values())]
     if not used:
         return None
-    figure = Figure(figsize=(4.2 * len(used), 3.2))
+    figure = Figure(figsize=(3.2 * len(used), 3.0))
     for number, (key, title, where) in enumerate(used):
         axes = figure.add_subplot(1, len(used), number + 1)
         for place, (name, one) in enumerate(measured.items()):
@@ -174,8 +174,9 @@ def radial(measured: Mapping[str, Measured]) -> str | None:
         factor = next(iter(measured.values())).factor
         if factor > 1:
             axes.axvline(0.5 / factor, color="grey", linestyle=":")
-        axes.set(xlabel="cycles per pixel", title=title)
-        axes.legend(fontsize=8)
+        axes.set_xlabel("cycles per pixel")
+        axes.set_title(title, fontsize=9)
+        axes.legend(fontsize=7)
     figure.tight_layout()
     return picture(figure)
 
@@ -243,6 +244,20 @@ def rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
     return found
 
 
+def differences(comparison: Comparison) -> list[dict[str, Any]]:
+    """The table of differences: a row a score in the table's order, with each further image's difference before and after correction."""
+    told = {(one.score, one.image): one for one in comparison.differences}
+    found = []
+    for name in dict.fromkeys(one.score.removeprefix(PREFIX) for one in comparison.differences):
+        cells, units = [], 0
+        for image in comparison.images[1:]:
+            before, after = (told.get((prefix + name, image)) for prefix in ("", PREFIX))
+            cells.append({"before": difference_text(before) if before else "", "after": difference_text(after) if after else ""})
+            units = max(units, *(one.units for one in (before, after) if one), 0)
+        found.append({"name": name, "cells": cells, "units": units})
+    return found
+
+
 def write_page(
     page: Path,
     scenes: Sequence[SceneFiles],
@@ -293,8 +308,9 @@ def write_page(
     environment = Environment(
         loader=PackageLoader("otbsr.evaluation", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["difference"] = difference_text
-    html = environment.get_template("quality.html").render(scenes=parts, comparison=comparison)
+    rows_ = differences(comparison) if comparison else []
+    after = any(cell["after"] for row in rows_ for cell in row["cells"])
+    html = environment.get_template("quality.html").render(scenes=parts, comparison=comparison, differences=rows_, corrected=after)
     write_text(page, html, "choose another place")
     return page
 

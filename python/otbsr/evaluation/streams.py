@@ -239,9 +239,8 @@ def measure(
             drawn.discard()
         raise
     pixels = found.pixels or count(scene, [], scene.places(window), threads).pixels
-    scores = found.scores | found.between
     return Measured(
-        scores,
+        beside(found.scores) | found.between,
         scene.names,
         pixels,
         scene.factor,
@@ -253,6 +252,12 @@ def measure(
         (*scene.remarks, *found.remarks),
         tuple(found.blocks),
     )
+
+
+def beside(scores: dict[str, Score]) -> dict[str, Score]:
+    """The scores with those of the corrected image each behind its own."""
+    names = [name for plain in scores if not plain.startswith(PREFIX) for name in (plain, PREFIX + plain)]
+    return {name: scores[name] for name in names if name in scores}
 
 
 @dataclass
