@@ -20,9 +20,11 @@ from scipy import ndimage
 from otbsr.errors import InputError, OutputError, UsageError
 from otbsr.evaluation import streams
 from otbsr.evaluation.comparison import compare, image_names, read_scenes, score_all
+from otbsr.evaluation.corrected import rows_of
 from otbsr.evaluation.streams import measure
+from otbsr.grid import Grid
 from otbsr.pairs.alignment import Alignment
-from otbsr.world.sensors import degrade
+from otbsr.world.sensors import degradation_kernel, degrade
 
 NAMES = ("B4", "B3", "B2", "B8")
 
@@ -160,6 +162,12 @@ def test_what_lies_between_the_sensors_is_gone_from_every_score(apart):
     for what, near in (("between", 0.02), ("sensors", 0.08)):  # pixels of the reference: 0.02 of the input's own
         assert (told[f"{what}_shift_rows"].all, told[f"{what}_shift_columns"].all) == pytest.approx((1.3, -0.6), abs=near)
         assert told[f"{what}_gain"].bands == pytest.approx(gain, rel=0.01) and told[f"{what}_bias"].bands == pytest.approx(bias, abs=0.004)
+    assert told["between_blur"].all < 0.1
+    taps = [degradation_kernel(name, 4) for name in NAMES]
+    variance = [float(kernel @ (np.arange(kernel.size) - (kernel.size - 1) / 2) ** 2 / kernel.sum()) for kernel in taps]
+    blur = np.sqrt(np.array(variance) - (16 - 1) / 12)  # what is left of it when 4 x 4 pixels are taken instead of one
+    assert told["sensors_blur"].bands == pytest.approx(blur, rel=0.03)
+    assert told["between_windows"].all >= 4 and told["sensors_windows"].all >= 1
     assert told["consistency_shift"].all < 0.02  # image and input lie together, wherever the reference is
 
 
@@ -181,7 +189,7 @@ def test_corrected_scores_do_not_depend_on_the_window(apart, known):
 
 def test_blocks_and_maps_of_the_corrected_image(apart):
     folder, _, _, found = apart
-    assert len(found.blocks) == 9 and all(block.scores["corrected_psnr"] > block.scores["psnr"] + 6 for block in found.blocks)
+    assert len(found.blocks) == 4 and all(block.scores["corrected_psnr"] > block.scores["psnr"] + 6 for block in found.blocks)
     own = ["error.tif", "angle.tif", "ssim.tif"]
     assert [path.name for path in found.maps] == [*own, "consistency.tif", *(f"corrected_{name}" for name in own)]
     for name, of in (("error", lambda x: np.sqrt(np.nanmean(x**2))), ("angle", np.nanmean), ("ssim", np.nanmean)):
@@ -204,6 +212,15 @@ def test_without_an_alignment_of_the_input_what_looks_at_it_is_not_corrected(apa
     found = measure(*files, groups=["pixels", "spectra", "opensr", "between"], maps=tmp_path / "none")
     assert not found.corrected and found.remarks == (known["image"], known["input"])
     assert [path.name for path in found.maps] == ["error.tif", "angle.tif", "ssim.tif", "consistency.tif"]
+
+
+def test_a_field_of_displacement_by_hand(apart):
+    """5 m east in the middle and 1 m more at the eastern edge: 2.5 m pixels, 2 left in the middle, 0.4 pixel more at most; errors 0.3 and 0.4 m."""
+    found = Alignment.from_json(apart[3].alignments["image"])
+    field = replace(found.field, bounds=(0.0, 0.0, 100.0, 100.0), east=(5.0, 1.0, 0.0), north=(0.0, 0.0, 0.0))
+    rows = rows_of(replace(found, field=field, shift=(5.0, 0.0), precision=(0.3, 0.4)), "between", Grid(0.0, 100.0, 2.5, 2.5, 40, 40))
+    told = {name.removeprefix("between_shift_"): one.all for name, one in rows.items() if "shift" in name}
+    assert told == pytest.approx({"rows": 0.0, "columns": -2.0, "error": 0.2, "range": 0.4})
 
 
 def test_a_whole_displacement_is_taken_away_to_the_image_edges(apart, known, tmp_path):
