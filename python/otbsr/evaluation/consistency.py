@@ -8,6 +8,7 @@ import numpy as np
 
 from otbsr.evaluation.measures import (
     BOX,
+    FLAT,
     STRIP,
     Score,
     Sums,
@@ -122,7 +123,9 @@ class Displacement:
                 number += self.side**2
                 for band, taps in self.kernels.items():
                     rows = np.concatenate([self.seen(block.image[band][around], taps), coarse[band][inside].reshape(1, -1)])
-                    rows -= rows.mean(1, keepdims=True)
+                    level = rows.mean(1, keepdims=True)
+                    rows -= level
+                    rows[np.mean(rows * rows, 1) <= FLAT * level[:, 0] ** 2] = 0.0
                     found[band] += rows @ rows.T
         return np.array(float(number)), found
 
