@@ -161,7 +161,9 @@ def quality_command(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Limit of threads; default 4 at most.")] = None,
     perceptual: Annotated[Path | None, typer.Option("--perceptual", help="Folder of your weights for LPIPS and DISTS (doc/usage.md).")] = None,
     white: Annotated[float | None, typer.Option("--white", help="Reflectance that LPIPS and DISTS see as white [0.3].")] = None,
-    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for maps: error, angle, ssim, consistency, LPIPS (one image only).")] = None,
+    maps: Annotated[
+        Path | None, typer.Option("--maps", help="Folder for maps: error, angle, ssim, consistency, LPIPS, before and after correction (one image).")
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Page to write: table, spectra, frequencies, error maps, zooms.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,

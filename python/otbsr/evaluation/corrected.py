@@ -1,7 +1,7 @@
 """What lies between an image and the reference (displacement, gain, bias, blur), and the image with displacement, gain and bias taken away.
 
 PSNR between two sensors is mostly their displacement and calibration: scores are told before and after. The blur is told only; to take
-it away would be to sharpen.
+it away would be to sharpen. Scores that look at the input too have it corrected by what lies between it and the reference.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ DECAY = 20
 """Pixels over which a cubic spline forgets the image's edge: below 1e-11."""
 SPOILED = 6
 """Pixels around one without data that a spline makes useless: 4e-4 of the step is left beyond."""
+
+ROUNDING = 1e-9
+"""Pixels of displacement that are float64's, not the ground's."""
+PREFIX = "corrected_"
+"""Of the names of scores and maps of the corrected image."""
 
 SETTINGS = AlignmentSettings(window=48, most=24, field=1)
 """For two images of one grid: 55,000 pixels tell the displacement to some thousandths of a pixel."""
@@ -61,39 +66,69 @@ class View:
 
 @dataclass(frozen=True)
 class Correction:
-    """Moves the image's content onto the reference and gives it its radiometry: (image(x - shift(x)) - bias) / gain."""
+    """Moves an image's content onto the reference and gives it its radiometry: (image(x - shift(x)) - bias) / gain.
+
+    alignment: of the image, or of the input, to the reference; grid: of that image.
+    """
 
     alignment: Alignment
     grid: Grid
 
     @property
-    def reach(self) -> int:
-        """Pixels around a window that are needed."""
+    def most(self) -> float:
+        """The largest displacement in the image, pixels along an axis."""
         left, right, top, bottom = self.grid.left, self.grid.right, self.grid.top, self.grid.bottom
         places = [(x, y) for x in (left, (left + right) / 2, right) for y in (bottom, (bottom + top) / 2, top)]
-        most = max(abs(part) for place in places for part in self.alignment.field.at(*place))
-        return math.ceil(most / min(self.grid.dx, self.grid.dy)) + DECAY
+        return max(abs(part) for place in places for part in self.alignment.field.at(*place)) / min(self.grid.dx, self.grid.dy)
 
-    def apply(self, values: Plane, valid: Mask, place: Place) -> tuple[Plane, Mask]:
-        """Values and validity of `place`, from those of the window with `reach` pixels around it."""
-        row, column, height, width = place
-        reach, field = self.reach, self.alignment.field
-        rows, columns = np.mgrid[row : row + height, column : column + width].astype(np.float64)
+    @property
+    def reach(self) -> int:
+        """Pixels around a window that are needed."""
+        return math.ceil(self.most) + DECAY
+
+    def displacement(self, rows: Plane, columns: Plane) -> tuple[Plane, Plane]:
+        """(down, right) in pixels by which things that belong at these pixels lie off their place in the image."""
+        field = self.alignment.field
         x, y = self.grid.centre(columns, rows)  # type: ignore[arg-type]
         left, bottom, right, top = field.bounds
         terms = field.terms(np.clip(x, left, right).ravel(), np.clip(y, bottom, top).ravel())
         east, north = (np.reshape(terms @ np.array(part), rows.shape) for part in (field.east, field.north))
-        at = rows - row + reach + north / self.grid.dy, columns - column + reach - east / self.grid.dx
+        return north / self.grid.dy, -east / self.grid.dx
+
+    def apply(self, values: Plane, valid: Mask, place: Place) -> tuple[Plane, Mask]:
+        """Values and validity of `place`, from those of the window with `reach` pixels around it.
+
+        Beyond the image's edges its last pixels go on, so that a spline is as good there as elsewhere; nothing is made up for places
+        whose content lies beyond the last pixels' centres.
+        """
+        row, column, height, width = place
+        reach = self.reach
+        values, valid = self.continued(values, valid, row - reach, column - reach)
+        rows, columns = np.mgrid[row : row + height, column : column + width].astype(np.float64)
+        down, right = self.displacement(rows, columns)
+        down, right = down + rows, right + columns
+        last = self.grid.height - 1, self.grid.width - 1
+        inside = np.abs(down - last[0] / 2) < last[0] / 2 + 1e-6
+        inside &= np.abs(right - last[1] / 2) < last[1] / 2 + 1e-6
+        at = down - row + reach, right - column + reach
         if not valid.all():
             lost = ndimage.binary_dilation(~valid, np.ones((3, 3)), iterations=SPOILED)
-            valid = ndimage.map_coordinates(lost.astype(np.float64), at, order=1, mode="constant", cval=1.0) < 1e-6
-        else:
-            valid = np.ones(rows.shape, bool)
+            inside &= ndimage.map_coordinates(lost.astype(np.float64), at, order=1, mode="constant", cval=1.0) < 1e-6
         found = np.empty((len(values), height, width))
         for band, plane in enumerate(values):
             found[band] = (ndimage.map_coordinates(plane, at, order=3, mode="mirror") - self.alignment.bias[band]) / self.alignment.gain[band]
-            found[band][~valid] = 0.0
-        return found, valid
+            found[band][~inside] = 0.0
+        return found, inside
+
+    def continued(self, values: Plane, valid: Mask, row: int, column: int) -> tuple[Plane, Mask]:
+        """A window that begins at (row, column) with the image's outermost pixels repeated where it reaches beyond the image."""
+        spans = []
+        for begin, size, total in ((row, valid.shape[0], self.grid.height), (column, valid.shape[1], self.grid.width)):
+            spans.append((max(-begin, 0), max(begin + size - total, 0)))
+        if not any(part for span in spans for part in span):
+            return values, valid
+        inside = tuple(slice(before, size - after) for (before, after), size in zip(spans, valid.shape, strict=True))
+        return np.pad(values[(slice(None), *inside)], ((0, 0), *spans), mode="edge"), np.pad(valid[inside], spans, mode="edge")
 
 
 def between(scene: Scene, what: str, report: Report = silent) -> Alignment | str:
@@ -126,7 +161,7 @@ def rows_of(alignment: Alignment, prefix: str, grid: Grid) -> dict[str, Score]:
         f"{prefix}_shift_rows": Score(alignment.shift[1] / grid.dy, None, "pixels"),
         f"{prefix}_shift_columns": Score(-alignment.shift[0] / grid.dx, None, "pixels"),
         f"{prefix}_shift_error": Score(math.hypot(alignment.precision[0] / grid.dx, alignment.precision[1] / grid.dy), None, "pixels"),
-        f"{prefix}_shift_range": Score(apart, None, "pixels"),
+        f"{prefix}_shift_range": Score(apart if apart > ROUNDING else 0.0, None, "pixels"),
         f"{prefix}_gain": score(np.array(alignment.gain)),
         f"{prefix}_bias": score(np.array(alignment.bias), "reflectance"),
         f"{prefix}_blur": score(np.array(alignment.sigma) / grid.dx, "pixels"),

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from otbsr.errors import OutputError
 from otbsr.evaluation.consistency import Consistency
+from otbsr.evaluation.corrected import PREFIX
 from otbsr.evaluation.measures import whole
 from otbsr.evaluation.quality import angles
 from otbsr.evaluation.window_scores import Structure, similarity
@@ -28,7 +29,10 @@ MAPS = {
     "lpips_alex": "LPIPS to the reference through AlexNet",
     "lpips_vgg": "LPIPS to the reference through VGG16",
 }
-"""What `--maps` writes, where the files and weights for it are given; "consistency" is on the input's grid, the others on the image's."""
+"""What `--maps` writes, where the files and weights for it are given; "consistency" is on the input's grid, the others on the image's.
+
+With what lies between image and reference found, all but "consistency" are written of the corrected image too.
+"""
 
 
 def planes(block: Block, kernels: dict[int, Plane]) -> dict[str, Plane]:
@@ -53,13 +57,15 @@ def planes(block: Block, kernels: dict[int, Plane]) -> dict[str, Plane]:
 class Maps:
     """Writes maps of scores as float32 GeoTIFFs, NaN where there is none; they get their names when all of them are whole."""
 
-    def __init__(self, folder: Path, scene: Scene, overwrite: bool, others: Sequence[str] = ()) -> None:
-        """Open the files, those of `others` after those of `planes`.
+    def __init__(self, folder: Path, scene: Scene, overwrite: bool, others: Sequence[str] = (), corrected: bool = False) -> None:
+        """Open the files, those of `others` after those of `planes`, and with `corrected` those of the corrected image (`PREFIX`) after both.
 
         Raises `OutputError` for a map that exists without `overwrite`, and for a folder that cannot be made.
         """
         names = [*(["error", "angle", "ssim"] if scene.reference else []), *(["consistency"] if scene.sensed else [])]
         self.names = [*(name for name in names if name != "angle" or len(scene.image.bands) > 1), *others]
+        if corrected:
+            self.names += [PREFIX + name for name in self.names if name != "consistency"]
         self.folder, self.scene = folder, scene
         reach = max(((taps.size - scene.factor) // 2 for taps in scene.kernels().values()), default=0)
         self.margin = max(Structure.RADIUS, reach)  # fine pixels around a block that maps look at
@@ -76,7 +82,8 @@ class Maps:
                 self.datasets[name] = rasterio.open(
                     self.path(name, "part"), "w", driver="GTiff", count=1, dtype="float32", nodata=float("nan"), **profile, **storage
                 )
-                self.datasets[name].descriptions = (MAPS[name],)
+                after = "; displacement, gain and bias to the reference taken away" if name.startswith(PREFIX) else ""
+                self.datasets[name].descriptions = (MAPS[name.removeprefix(PREFIX)] + after,)
         except (RasterioError, OSError) as error:
             self.discard()
             raise OutputError(f"{folder}: maps cannot be written ({first_line(error)}); choose another folder") from error

@@ -172,38 +172,53 @@ def scores(image: Array, reference: Array | None, coarse: Array, factor: int, us
     The three shares are told for ND (no suffix), and for L1 and the gradient ("improvement_l1").
     """
     used = np.ones(image.shape[:2], bool) if used is None else used
-    image, coarse = image.astype(np.float64), coarse.astype(np.float64)
-    low = reduced(filled(image, used), factor)
-    rows, columns = coarse.shape[:2]
-    kept: Mask = np.asarray(used.reshape(rows, factor, columns, factor).all((1, 3)))
-    input_ = filled(coarse, kept)
-    shift = displacement(input_[..., :3], low[..., :3])
-    found = {
+    found = against_input(image, coarse, factor, used)
+    return found if reference is None else found | against_reference(image, reference, coarse, factor, used)
+
+
+def against_input(image: Array, coarse: Array, factor: int, used: Mask) -> dict[str, float]:
+    """Reflectance, spectral and spatial consistency."""
+    low, kept = reduced(filled(image.astype(np.float64), used), factor), on_coarse(used, factor)
+    coarse = coarse.astype(np.float64)
+    shift = displacement(filled(coarse, kept)[..., :3], low[..., :3])
+    return {
         "reflectance": float(absolute(coarse, low)[kept].mean()),
         "spectral": float(np.nanmean(spectral_angle(coarse, low)[kept])) if image.shape[2] > 1 else math.nan,
         "spatial": math.hypot(*shift) if shift else math.nan,
     }
-    if reference is not None:
-        reference, base = reference.astype(np.float64), bilinear(input_, factor)
-        moved, held = harmonised(image, reference, used)
-        found["synthesis"] = float(absolute(base, moved)[held].mean())
-        for suffix, distance in (("", "nd"), ("_l1", "l1"), ("_gradient", "gradient")):
-            inner = held if distance != "gradient" or held.all() else ndimage.binary_erosion(held, np.ones((3, 3)), border_value=1)
-            found |= {name + suffix: value for name, value in correctness(base, moved, reference, distance, inner).items()}
+
+
+def against_reference(image: Array, reference: Array, coarse: Array, factor: int, used: Mask) -> dict[str, float]:
+    """Synthesis, and improvement, omission and hallucination by three distances."""
+    image, reference = image.astype(np.float64), reference.astype(np.float64)
+    base = bilinear(filled(coarse.astype(np.float64), on_coarse(used, factor)), factor)
+    moved, held = harmonised(image, reference, used)
+    found = {"synthesis": float(absolute(base, moved)[held].mean())}
+    for suffix, distance in (("", "nd"), ("_l1", "l1"), ("_gradient", "gradient")):
+        inner = held if distance != "gradient" or held.all() else ndimage.binary_erosion(held, np.ones((3, 3)), border_value=1)
+        found |= {name + suffix: value for name, value in correctness(base, moved, reference, distance, inner).items()}
     return found
+
+
+def on_coarse(used: Mask, factor: int) -> Mask:
+    """Input pixels of which every fine pixel is used."""
+    rows, columns = (size // factor for size in used.shape)
+    kept: Mask = np.asarray(used.reshape(rows, factor, columns, factor).all((1, 3)))
+    return kept
 
 
 UNITS = {"reflectance": "reflectance", "spectral": "degrees", "spatial": "input pixels", "synthesis": "reflectance"}
 
 
 class OpenSR:
-    """opensr-test's scores as sums over tiles; a block given to it is a tile."""
+    """opensr-test's scores as sums over tiles; a block given to it is a tile. corrected: only those that change when image and input are corrected."""
 
     margin = 0
 
-    def __init__(self, factor: int, reference: bool) -> None:
+    def __init__(self, factor: int, reference: bool, corrected: bool = False) -> None:
         shares = [name + suffix for suffix in ("", "_l1", "_gradient") for name in NAMES]
-        self.factor, self.names = factor, [*list(UNITS)[:3], *(["synthesis", *shares] if reference else [])]
+        self.factor, self.input, self.reference = factor, not corrected, reference
+        self.names = [*([] if corrected else list(UNITS)[:3]), *(["synthesis", *shares] if reference else [])]
 
     def tiles(self, scene: Scene) -> list[Place]:
         """The tiles within the border: as few as can be of at most `SIDE` pixels, as alike as can be, nested in the input."""
@@ -222,7 +237,10 @@ class OpenSR:
         if used.mean() < FULL:
             return (total,)
         image, coarse = np.moveaxis(block.image, 0, -1), np.moveaxis(block.coarse, 0, -1)
-        found = scores(image, None if block.seen is None else np.moveaxis(block.seen, 0, -1), coarse, self.factor, used)
+        found = against_input(image, coarse, self.factor, used) if self.input else {}
+        if self.reference:
+            assert block.seen is not None
+            found |= against_reference(image, np.moveaxis(block.seen, 0, -1), coarse, self.factor, used)
         values = np.array([found[name] for name in self.names])
         known = np.isfinite(values)
         return (np.stack([known * float(used.sum()), np.where(known, values, 0.0) * used.sum()]),)

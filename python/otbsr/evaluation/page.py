@@ -20,9 +20,11 @@ from rasterio.windows import Window
 
 from otbsr.errors import OutputError
 from otbsr.evaluation.comparison import Comparison, SceneFiles, difference_text
+from otbsr.evaluation.corrected import PREFIX, Correction
 from otbsr.evaluation.streams import Measured
-from otbsr.evaluation.windows import Array, Plane, Scene, Source
+from otbsr.evaluation.windows import Array, Plane, Scene, Source, grown
 from otbsr.files import write_text
+from otbsr.pairs.alignment import Alignment
 
 ZOOM = 96
 """Side of a zoom, fine pixels."""
@@ -35,20 +37,45 @@ ZOOMS = 4
 
 @dataclass(frozen=True)
 class Views:
-    """One scene's files opened as the scores open them: the images by name, the reference and the input."""
+    """One scene's files opened as the scores open them: the images by name, the reference and the input; and the images' corrections."""
 
     images: Mapping[str, Source]
     reference: Source | None
     coarse: Source | None
     factor: int
     border: int
+    corrections: Mapping[str, Correction]
 
     @classmethod
-    def open(cls, files: SceneFiles, border: int, scale: float | None) -> Views:
+    def open(cls, files: SceneFiles, border: int, scale: float | None, measured: Mapping[str, Measured]) -> Views:
         """Raises as `Scene.open` does."""
         scenes = {name: Scene.open(image, files.reference, files.input, files.mask, border, scale) for name, image in files.images.items()}
         first = next(iter(scenes.values()))
-        return cls({name: scene.image for name, scene in scenes.items()}, first.reference, first.coarse, first.factor, first.border)
+        told = {name: one.alignments["image"] for name, one in measured.items() if "image" in one.alignments}
+        corrections = {name: Correction(Alignment.from_json(one), scenes[name].image.grid) for name, one in told.items()}
+        return cls({name: scene.image for name, scene in scenes.items()}, first.reference, first.coarse, first.factor, first.border, corrections)
+
+    def corrected(self, name: str, window: Window) -> Plane:
+        """An image's reflectance [rows, columns, bands] of a window, corrected; NaN where nothing is."""
+        source, correction = self.images[name], self.corrections[name]
+        place = int(window.row_off), int(window.col_off), int(window.height), int(window.width)
+        wide = grown(place, correction.reach)
+        with rasterio.open(source.path) as dataset:
+            values, valid = correction.apply(*source.reflectance(source.read(dataset, wide), wide, "page"), place)
+        values[:, ~valid] = np.nan
+        return np.moveaxis(values, 0, -1)
+
+    def corrected_error(self, name: str, longest: int) -> Plane:
+        """Error of the corrected image [rows, columns]; every n-th pixel where it is longer than `longest`."""
+        assert self.reference is not None
+        grid = self.reference.grid
+        step = max(1, -(-max(grid.width, grid.height) // longest))
+        rows = 1 if step > 1 else 128
+        found = []
+        for row in range(0, grid.height, rows if step == 1 else step):
+            window = Window(0, row, grid.width, min(rows, grid.height - row))
+            found.append(error_of(self.corrected(name, window), read(self.reference, window))[:, ::step])
+        return np.concatenate(found)
 
 
 def read(source: Source, window: Window | None = None, longest: int | None = None) -> Plane:
@@ -126,28 +153,30 @@ def radial(measured: Mapping[str, Measured]) -> str | None:
     """Power against the reference, share restored and correlation over frequency, means over the bands; MTF on edges. None without curves."""
     kinds = [
         ("over_reference_db", "power over the reference, dB", "spectrum"),
-        ("restored", "share restored of what the input lacks", "spectrum"),
+        ("restored", "share of what the input lacks", "spectrum"),
         ("ring_correlation", "correlation with the reference", "spectrum"),
         ("mtf", "MTF on straight edges", "edge"),
     ]
     used = [kind for kind in kinds if any(any(map(len, getattr(one, kind[2]).get(kind[0], []))) for one in measured.values())]
     if not used:
         return None
-    figure = Figure(figsize=(4.2 * len(used), 3.2))
+    figure = Figure(figsize=(3.2 * len(used), 3.0))
     for number, (key, title, where) in enumerate(used):
         axes = figure.add_subplot(1, len(used), number + 1)
-        for name, one in measured.items():
+        for place, (name, one) in enumerate(measured.items()):
             curves = getattr(one, where)
-            bands = [band for band in curves.get(key, []) if band]
-            if bands:
-                values = np.array(bands, np.float64)
-                known = np.isfinite(values).any(0)
-                axes.plot(np.array(curves["frequency"])[known], np.nanmean(values[:, known], 0), label=name)
+            for told, style, label in ((curves, "-", name), (curves.get("corrected", {}), "--", f"{name}, corrected")):
+                bands = [band for band in told.get(key, []) if band]
+                if bands:
+                    values = np.array(bands, np.float64)
+                    known = np.isfinite(values).any(0)
+                    axes.plot(np.array(curves["frequency"])[known], np.nanmean(values[:, known], 0), style, color=f"C{place}", label=label)
         factor = next(iter(measured.values())).factor
         if factor > 1:
             axes.axvline(0.5 / factor, color="grey", linestyle=":")
-        axes.set(xlabel="cycles per pixel", title=title)
-        axes.legend(fontsize=8)
+        axes.set_xlabel("cycles per pixel")
+        axes.set_title(title, fontsize=9)
+        axes.legend(fontsize=7)
     figure.tight_layout()
     return picture(figure)
 
@@ -186,6 +215,9 @@ def zooms(measured: Measured, views: Views, low: Array, high: Array, most: float
             shown.append({"title": name, "image": png(enlarged(colours(image, low, high), SHOWN))})
             if truth is not None:
                 shown.append({"title": f"{name}: error", "image": png(enlarged(heat(error_of(image, truth), most), SHOWN))})
+                if name in views.corrections:
+                    error = error_of(views.corrected(name, window), truth)
+                    shown.append({"title": f"{name}: error, corrected", "image": png(enlarged(heat(error, most), SHOWN))})
         if truth is not None:
             shown.append({"title": "reference", "image": png(enlarged(colours(truth, low, high), SHOWN))})
         found.append({"where": f"row {window.row_off}, column {window.col_off}: {why}", "shown": shown})
@@ -198,18 +230,31 @@ def rows(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
     def text(value: float | None) -> str:
         return "–" if value is None else f"{value:.4g}"
 
-    first = next(iter(measured.values()))
     found = []
-    for name, one in first.scores.items():
-        if name.startswith("corrected_"):
-            continue
+    for name, one in next(iter(measured.values())).plain.items():
         values = []
         for of in measured.values():
-            after = of.scores.get(f"corrected_{name}")
-            told = of.scores.get(name)
+            told, after = of.scores.get(name), of.corrected.get(name)
             values.append({"before": text(told.all if told else None), "after": text(after.all) if after else ""})
-        bands = [text(value) for value in one.bands] if one.bands is not None else []
+        after = next(iter(measured.values())).corrected.get(name)
+        bands = [{"before": text(value), "after": ""} for value in one.bands or ()]
+        for cell, value in zip(bands, (after.bands if after else None) or (), strict=False):
+            cell["after"] = text(value)
         found.append({"name": name, "unit": one.unit, "values": values, "bands": bands})
+    return found
+
+
+def differences(comparison: Comparison) -> list[dict[str, Any]]:
+    """The table of differences: a row a score in the table's order, with each further image's difference before and after correction."""
+    told = {(one.score, one.image): one for one in comparison.differences}
+    found = []
+    for name in dict.fromkeys(one.score.removeprefix(PREFIX) for one in comparison.differences):
+        cells, units = [], 0
+        for image in comparison.images[1:]:
+            before, after = (told.get((prefix + name, image)) for prefix in ("", PREFIX))
+            cells.append({"before": difference_text(before) if before else "", "after": difference_text(after) if after else ""})
+            units = max(units, *(one.units for one in (before, after) if one), 0)
+        found.append({"name": name, "cells": cells, "units": units})
     return found
 
 
@@ -227,7 +272,8 @@ def write_page(
     require_free(page, overwrite)
     parts = []
     for files in scenes:
-        views, found = Views.open(files, border, scale), measured[files.name]
+        found = measured[files.name]
+        views = Views.open(files, border, scale, found)
         first = next(iter(found.values()))
         sample = read(views.reference or next(iter(views.images.values())), longest=512)
         stretch = sample[..., :3] if sample.shape[2] >= 3 else np.repeat(sample[..., :1], 3, 2)
@@ -239,6 +285,8 @@ def write_page(
             errors = {name: error_of(read(source, longest=WHOLE), truth) for name, source in views.images.items()}
             known = np.concatenate([error[np.isfinite(error)] for error in errors.values()])
             most = max(float(np.percentile(known, 99)), 1e-9) if known.size else 1.0
+            for name in views.corrections:
+                errors[f"{name}, corrected"] = views.corrected_error(name, WHOLE)
             maps = [{"title": name, "image": png(enlarged(heat(error, most), WHOLE))} for name, error in errors.items()]
         remarks = list(dict.fromkeys(remark for one in found.values() for remark in one.remarks))
         parts.append(
@@ -249,7 +297,7 @@ def write_page(
                 "images": list(found),
                 "bands": first.bands,
                 "rows": rows(found),
-                "corrected": any(name.startswith("corrected_") for name in first.scores),
+                "corrected": bool(first.corrected),
                 "spectra": spectra(views),
                 "radial": radial(found),
                 "maps": maps,
@@ -260,8 +308,9 @@ def write_page(
     environment = Environment(
         loader=PackageLoader("otbsr.evaluation", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["difference"] = difference_text
-    html = environment.get_template("quality.html").render(scenes=parts, comparison=comparison)
+    rows_ = differences(comparison) if comparison else []
+    after = any(cell["after"] for row in rows_ for cell in row["cells"])
+    html = environment.get_template("quality.html").render(scenes=parts, comparison=comparison, differences=rows_, corrected=after)
     write_text(page, html, "choose another place")
     return page
 

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from otbsr.errors import InputError, UsageError, nearest
-from otbsr.evaluation.consistency import Consistency, SpectralDistortion
-from otbsr.evaluation.corrected import Correction, between, rows_of
+from otbsr.evaluation.consistency import Consistency, Displacement, SpectralDistortion
+from otbsr.evaluation.corrected import PREFIX, Correction, between, rows_of
 from otbsr.evaluation.edges import Edges
 from otbsr.evaluation.maps import Maps, planes
 from otbsr.evaluation.measures import Measure, Score, Sums, added
@@ -37,13 +36,13 @@ from otbsr.progress import Report, part, silent
 
 GROUPS = {
     "pixels": "PSNR, RMSE, bias, SAM, ERGAS, correlation, UQI over the whole image",
-    "consistency": "RMSE, bias and SAM of the image, seen by the sensor, against the input",
+    "consistency": "RMSE, bias, SAM and displacement of the image, seen by the sensor, against the input",
     "windows": "SSIM, UQI, spatial correlation, D-lambda",
     "shift": "PSNR at the best whole-pixel displacement",
     "spectra": "frequency-domain gain, overshoot, undershoot, correlation of rings",
     "noise": "noise of image and input",
     "edges": "MTF and width of the point spread, on straight edges of the image",
-    "between": "displacement, gain, bias and blur between image, reference and input; scores of pixels and windows without the first three",
+    "between": "displacement, gain, bias and blur between image, reference and input; beside every other score that was chosen, what it is without them",
     "opensr": "opensr-test's consistency, synthesis, improvement, omission and hallucination",
     "perceptual": "LPIPS and DISTS, with weights that you have (--perceptual)",
 }
@@ -83,8 +82,9 @@ class Measured:
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints: {"bands", "pixels", "factor", "border", "scores", "spectrum", "edge", "alignments", "maps", "remarks"}.
 
-        scores: {name: {"all", "bands": {band: value}, "unit"}}; spectrum: `Spectrum.curves`, with input and reference only; edge:
-        `Edges.curves`; alignments: of "image" and "input" to the reference, as `Alignment.to_json` has them; maps: files.
+        scores: {name: {"all", "bands": {band: value}, "unit"}}, those of the corrected image under "corrected_" and the name; spectrum:
+        `Spectrum.curves`, with input and reference only; edge: `Edges.curves`; alignments: of "image" and "input" to the reference, as
+        `Alignment.to_json` has them; maps: files.
         """
         rows: dict[str, dict[str, Any]] = {}
         for name, one in self.scores.items():
@@ -104,14 +104,27 @@ class Measured:
             "remarks": list(self.remarks),
         }
 
+    @property
+    def corrected(self) -> dict[str, Score]:
+        """The scores of the corrected image by the plain scores' names: what has none here is not changed by a correction, or has nothing to do with one."""
+        return {name.removeprefix(PREFIX): one for name, one in self.scores.items() if name.startswith(PREFIX)}
+
+    @property
+    def plain(self) -> dict[str, Score]:
+        """The scores of the image as it is."""
+        return {name: one for name, one in self.scores.items() if not name.startswith(PREFIX)}
+
     def table(self) -> str:
-        """The scores as lines of text: name, all bands, each band, unit; "-" where there is nothing to say."""
+        """The scores as lines of text: name, all bands, corrected where something was, each band, unit; "-" where there is nothing to say."""
 
         def text(value: float | None) -> str:
             return "-" if value is None else f"{value:.5g}"
 
-        rows = [("", "all", *self.bands, "")]
-        rows += [(name, text(one.all), *map(text, one.bands or (None,) * len(self.bands)), one.unit) for name, one in self.scores.items()]
+        corrected = self.corrected
+        rows = [("", "all", *(["corrected"] if corrected else []), *self.bands, "")]
+        for name, one in self.plain.items():
+            after = [text(corrected[name].all) if name in corrected else ""] if corrected else []
+            rows.append((name, text(one.all), *after, *map(text, one.bands or (None,) * len(self.bands)), one.unit))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = []
         for row in rows:
@@ -132,6 +145,14 @@ class Counted:
     blocks: list[BlockScores] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Corrections:
+    """What takes away what lies between the image, and the input, and the reference; None where that cannot be told."""
+
+    image: Correction | None = None
+    input: Correction | None = None
+
+
 def choose(names: Sequence[str]) -> tuple[str, ...]:
     """The groups that a list of groups and sets names, in the order of `GROUPS`; raises `UsageError` for a name that is neither."""
     for name in names:
@@ -141,22 +162,32 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(group for group in GROUPS if group in wanted)
 
 
-def measures(scene: Scene, groups: Sequence[str]) -> list[Measure]:
+def measures(scene: Scene, groups: Sequence[str], corrections: Corrections | None = None) -> list[Measure]:
     """What can be measured of these groups with the files that are there, in the order of the table."""
+    corrections = corrections or Corrections()
     bands, factor, kernels = len(scene.image.bands), scene.factor, scene.kernels()
     both, given = scene.reference is not None, scene.coarse is not None
     found: list[tuple[str, bool, Callable[[], list[Measure]]]] = [
         ("pixels", both, lambda: [Pixels(bands, factor)]),
         ("windows", both, lambda: [Detail(), Boxes(), Structure()]),
         ("shift", both, lambda: [Shifted()]),
-        ("spectra", both and given, lambda: [Spectrum(bands, factor)]),
-        ("consistency", bool(kernels), lambda: [Consistency(bands, factor, kernels)]),
+        ("spectra", both and given, lambda: [Spectrum(bands, factor, corrections.image, corrections.input)]),
+        ("consistency", bool(kernels), lambda: [Consistency(bands, factor, kernels), Displacement(scene, kernels)]),
         ("windows", given, lambda: [SpectralDistortion(bands, factor)]),
         ("noise", given, lambda: [Noise(bands, coarse=True, factor=factor)]),
         ("noise", True, lambda: [Noise(bands, coarse=False)]),
         ("edges", True, lambda: [Edges(bands)]),
     ]
     return [one for group, possible, made in found if possible and group in groups for one in made()]
+
+
+def corrected_measures(scene: Scene, groups: Sequence[str]) -> list[Measure]:
+    """Those of `measures` that are told of the corrected image too, and are counted on it.
+
+    cPSNR is not: it looks for the best place and takes biases away by itself; `Spectrum` corrects without resampling, in the first pass.
+    """
+    made: list[tuple[str, list[Measure]]] = [("pixels", [Pixels(len(scene.image.bands), scene.factor)]), ("windows", [Detail(), Boxes(), Structure()])]
+    return [one for group, found in made if group in groups for one in found]
 
 
 def measure(
@@ -190,49 +221,130 @@ def measure(
     if "perceptual" in groups and perception is None:
         raise UsageError("--scores perceptual: LPIPS and DISTS need weights that you have; give their folder with --perceptual")
     scene = Scene.open(image, reference, coarse, mask, border, scale)
-    counted = measures(scene, chosen)
     apart = reference is not None and "between" in chosen
-    tiled = OpenSR(scene.factor, reference is not None) if coarse and "opensr" in chosen else None
+    tiled = coarse is not None and "opensr" in chosen
     perceptual = Perceptual(scene, perception, maps is not None) if perception else None
-    if not (counted or maps or tiled or apart or perceptual):
+    if not (measures(scene, chosen) or maps or tiled or apart or perceptual):
         raise UsageError(f"{image}: nothing to score: {', '.join(chosen) or 'no scores'} need another file; give --reference, --input or other --scores")
-    drawn = Maps(maps, scene, overwrite, perception.maps if perception else ()) if maps else None
-    ends = np.cumsum([0, bool(counted or drawn), bool(perceptual), bool(tiled), bool(apart)])
-    steps = [part(report, "quality", begin / ends[-1], end / ends[-1]) for begin, end in itertools.pairwise(ends)]
-    total = seen = Counted(0, 0, 0, [], {})
+    found = Found()
+    if apart:
+        what_lies_between(scene, found, part(report, "quality", 0, 0.1))
+    drawn = Maps(maps, scene, overwrite, perception.maps if perception else (), found.corrections.image is not None) if maps else None
     try:
-        if counted or drawn:
-            kernels = scene.kernels()
-            total = count(scene, counted, scene.places(window), threads, drawn, lambda block: planes(block, kernels), steps[0], blocks)
-        if perceptual:  # alone, since its windows are wider, and one at a time, since the network has threads of its own
-            seen = count(scene, [perceptual], scene.places(window), 1, drawn, perceptual.planes, steps[1], blocks)
-        of_blocks = together(total.blocks, seen.blocks)
+        for run in passes(scene, chosen, found, perceptual, drawn, window, threads, tiled):
+            run.into(found, drawn, blocks, report)
         written = drawn.finish() if drawn else []
     except BaseException:
         if drawn:
             drawn.discard()
         raise
-    scores: dict[str, Score] = {}
-    spectrum: dict[str, Any] = {}
-    edge: dict[str, Any] = {}
-    for one, sums in zip(counted, total.sums, strict=True):
-        scores |= one.scores(sums)
-        if isinstance(one, Spectrum):
-            spectrum = one.curves(sums)
-        elif isinstance(one, Edges):
-            edge = one.curves(sums)
-    remarks, alignments = list(scene.remarks), dict[str, Any]()
+    pixels = found.pixels or count(scene, [], scene.places(window), threads).pixels
+    return Measured(
+        beside(found.scores) | found.between,
+        scene.names,
+        pixels,
+        scene.factor,
+        scene.border,
+        found.spectrum,
+        found.edge,
+        found.alignments,
+        tuple(written),
+        (*scene.remarks, *found.remarks),
+        tuple(found.blocks),
+    )
+
+
+def beside(scores: dict[str, Score]) -> dict[str, Score]:
+    """The scores with those of the corrected image each behind its own."""
+    names = [name for plain in scores if not plain.startswith(PREFIX) for name in (plain, PREFIX + plain)]
+    return {name: scores[name] for name in names if name in scores}
+
+
+@dataclass
+class Found:
+    """What the passes over the files have given so far; between: what lies between the files, as scores."""
+
+    corrections: Corrections = field(default_factory=Corrections)
+    alignments: dict[str, Any] = field(default_factory=dict)
+    between: dict[str, Score] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+    spectrum: dict[str, Any] = field(default_factory=dict)
+    edge: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    blocks: tuple[BlockScores, ...] = ()
+    pixels: int = 0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of the files: what is counted and drawn, where, and from where to where the progress goes.
+
+    corrected: the scene corrects its files, and scores and maps get `PREFIX`. tiles: the places are no windows, so that blocks have no scores.
+    """
+
+    scene: Scene
+    counted: Sequence[Any]
+    places: Sequence[Place]
+    threads: int | None
+    draw: Callable[[Block], dict[str, Plane]] | None = None
+    corrected: bool = False
+    tiles: bool = False
+    span: tuple[float, float] = (0.0, 1.0)
+
+    def into(self, found: Found, drawn: Maps | None, blocks: bool, report: Report) -> None:
+        """Count, and add what was found; raises `InputError` when no pixel counts as it is."""
+        prefix = PREFIX if self.corrected else ""
+        own = drawn if self.draw else None
+        told = count(
+            self.scene, self.counted, self.places, self.threads, own, self.draw, part(report, "quality", *self.span), blocks and not self.tiles, prefix
+        )
+        for one, sums in zip(self.counted, told.sums, strict=True):
+            found.scores |= {prefix + name: value for name, value in one.scores(sums).items()}
+            if isinstance(one, Spectrum):
+                found.spectrum = one.curves(sums)
+            elif isinstance(one, Edges):
+                found.edge = one.curves(sums)
+            elif isinstance(one, Perceptual) and not self.corrected:
+                found.remarks += one.remarks(sums)
+        if not self.tiles:
+            found.blocks = together(found.blocks, told.blocks)
+            found.pixels = found.pixels or told.pixels
+
+
+def passes(
+    scene: Scene,
+    groups: Sequence[str],
+    found: Found,
+    perceptual: Perceptual | None,
+    drawn: Maps | None,
+    window: int,
+    threads: int | None,
+    tiled: bool,
+) -> list[Pass]:
+    """What is to be read, as it is and corrected.
+
+    LPIPS and DISTS have passes of their own, since their windows are wider, with one thread, since the network has threads of its own.
+    """
+    kernels, places, both = scene.kernels(), scene.places(window), found.corrections
+    moved = replace(scene, correction=both.image)
+    runs = [Pass(scene, measures(scene, groups, both), places, threads, (lambda block: planes(block, kernels)) if drawn else None)]
+    if both.image:
+        runs.append(Pass(moved, corrected_measures(scene, groups), places, threads, (lambda block: planes(block, {})) if drawn else None, True))
     if perceptual:
-        scores |= perceptual.scores(seen.sums[0])
-        remarks += perceptual.remarks(seen.sums[0])
+        runs.append(Pass(scene, [perceptual], places, 1, perceptual.planes if drawn else None))
+        if both.image:
+            again = Perceptual(moved, perceptual.perception, drawn is not None)
+            runs.append(Pass(moved, [again], places, 1, again.planes if drawn else None, True))
     if tiled:
-        total = count(scene, [tiled], tiled.tiles(scene), threads, report=steps[2])
-        scores |= tiled.scores(total.sums[0])
-    if apart:
-        found, alignments, more = without_what_lies_between(scene, window, threads, steps[3])
-        scores, remarks = scores | found, remarks + more
-    pixels = total.pixels or seen.pixels or count(scene, [], scene.places(window), threads).pixels
-    return Measured(scores, scene.names, pixels, scene.factor, scene.border, spectrum, edge, alignments, tuple(written), tuple(remarks), of_blocks)
+        one = OpenSR(scene.factor, scene.reference is not None)
+        runs.append(Pass(scene, [one], one.tiles(scene), threads, tiles=True))
+        if both.image and both.input:
+            one = OpenSR(scene.factor, True, corrected=True)
+            runs.append(Pass(replace(moved, coarse_correction=both.input), [one], one.tiles(scene), threads, corrected=True, tiles=True))
+    runs = [run for run in runs if run.counted or run.draw]
+    first = 0.1 if "between" in groups and scene.reference else 0.0
+    ends = [first + (1 - first) * i / len(runs) for i in range(len(runs) + 1)] if runs else []
+    return [replace(run, span=span) for run, span in zip(runs, itertools.pairwise(ends), strict=True)]
 
 
 def together(first: Sequence[BlockScores], second: Sequence[BlockScores]) -> tuple[BlockScores, ...]:
@@ -242,28 +354,21 @@ def together(first: Sequence[BlockScores], second: Sequence[BlockScores]) -> tup
     return tuple(replace(one, scores=one.scores | other.scores) for one, other in zip(first, second, strict=True))
 
 
-def without_what_lies_between(scene: Scene, window: int, threads: int | None, report: Report = silent) -> tuple[dict[str, Score], dict[str, Any], list[str]]:
-    """(what lies between reference, image and input, and the image's scores when it is corrected; the estimates; remarks)."""
-    scores: dict[str, Score] = {}
-    alignments: dict[str, Any] = {}
-    remarks: list[str] = []
+def what_lies_between(scene: Scene, found: Found, report: Report = silent) -> None:
+    """Estimate what lies between reference and image, and reference and input: rows, estimates, corrections, and remarks where it cannot be told."""
+    corrections = {}
     for what, prefix in (("image", "between"), ("input", "sensors")):
-        if what == "input" and scene.coarse is None:
+        source = scene.image if what == "image" else scene.coarse
+        if source is None:
             continue
-        found = between(scene, what, part(report, "quality", *((0, 0.3) if what == "image" else (0.9, 1))))
-        if isinstance(found, str):
-            remarks.append(found)
+        told = between(scene, what, part(report, "quality", *((0, 0.5) if what == "image" else (0.5, 1))))
+        if isinstance(told, str):
+            found.remarks.append(told)
             continue
-        alignments[what] = found.to_json()
-        scores |= rows_of(found, prefix, scene.image.grid)
-        if what == "image":
-            bands = len(scene.image.bands)
-            counted: list[Measure] = [Pixels(bands, scene.factor), Detail(), Boxes(), Structure()]
-            moved = replace(scene, correction=Correction(found, scene.image.grid))
-            total = count(moved, counted, scene.places(window), threads, report=part(report, "quality", 0.3, 0.9))
-            for one, sums in zip(counted, total.sums, strict=True):
-                scores |= {f"corrected_{name}": value for name, value in one.scores(sums).items()}
-    return scores, alignments, remarks
+        corrections[what] = Correction(told, source.grid)
+        found.alignments[what] = told.to_json()
+        found.between |= rows_of(told, prefix, scene.image.grid)
+    found.corrections = Corrections(**corrections)
 
 
 def count(
@@ -275,18 +380,19 @@ def count(
     draw: Callable[[Block], dict[str, Plane]] | None = None,
     report: Report = silent,
     blocks: bool = False,
+    prefix: str = "",
 ) -> Counted:
     """All blocks at these places together, counted in threads while the next windows are read; raises `InputError` when no pixel counts.
 
-    draw: makes the maps of a block that `drawn` writes.
+    draw: makes the maps of a block that `drawn` writes. prefix: of the names of scores of blocks and of maps.
     """
     margin = max([one.margin for one in counted] + ([drawn.margin] if drawn else []), default=0)
 
     def work(reading: Reading) -> Counted:
         block = reading.block()
-        found = draw(block) if drawn and draw else {}
+        found = {prefix + name: plane for name, plane in draw(block).items()} if drawn and draw else {}
         pixels, sums = int(block.core(block.common).sum()), [one.sums(block) for one in counted]
-        alone = {name: value.all for one, part_ in zip(counted, sums, strict=True) for name, value in one.scores(part_).items()} if blocks else {}
+        alone = {prefix + name: value.all for one, part_ in zip(counted, sums, strict=True) for name, value in one.scores(part_).items()} if blocks else {}
         told = [BlockScores(block.row, block.column, block.height, block.width, pixels, alone)] if blocks else []
         return Counted(block.row, block.column, pixels, sums, found, told)
 
@@ -311,6 +417,6 @@ def count(
                 add(pending.popleft().result())
         for future in pending:
             add(future.result())
-    if not pixels or sums is None:
+    if sums is None or not (pixels or prefix):  # what a correction leaves nothing of has no scores
         raise InputError(f"{scene.image.path}: no pixel counts: the files, --mask and a border of {scene.border} pixels leave nothing that all of them hold")
     return Counted(0, 0, pixels, sums, {}, each)

@@ -180,6 +180,7 @@ class Scene:
     factor: int
     border: int
     correction: Correction | None = None
+    coarse_correction: Correction | None = None
 
     @classmethod
     def open(cls, image: Path, reference: Path | None, coarse: Path | None, mask: Path | None, border: int, scale: float | None = None) -> Scene:
@@ -271,7 +272,7 @@ class Scene:
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=min(max(2 * row_of_windows, low), high)))
             for number, (row, column, rows, columns) in enumerate(places):
                 place = row - margin, column - margin, rows + 2 * margin, columns + 2 * margin
-                own = [self.wide(place), place, self.covered(place, self.factor), self.covered(place, self.mask_ratio)]
+                own = [self.wide(place), place, self.wide_coarse(place), self.covered(place, self.mask_ratio)]
                 found = [one.read(data, at) if one and data else None for one, data, at in zip(sources, datasets, own, strict=True)]
                 yield Reading(self, row, column, rows, columns, margin, tuple(found))
                 report("quality", (number + 1) / len(places))
@@ -283,9 +284,11 @@ class Scene:
 
     def wide(self, place: Place) -> Place:
         """The pixels of the image that the window `place` is made from: more than its own where it is corrected."""
-        row, column, height, width = place
-        more = self.correction.reach if self.correction else 0
-        return row - more, column - more, height + 2 * more, width + 2 * more
+        return grown(place, self.correction.reach if self.correction else 0)
+
+    def wide_coarse(self, place: Place) -> Place:
+        """Those of the input."""
+        return grown(self.covered(place, self.factor), self.coarse_correction.reach if self.coarse_correction else 0)
 
     @staticmethod
     def covered(place: Place, ratio: int) -> Place:
@@ -327,7 +330,9 @@ class Reading:
             skip = place[0] % ratio, place[1] % ratio
             own &= chosen[skip[0] : skip[0] + place[2], skip[1] : skip[1] + place[3]]
         if scene.coarse:
-            coarse, coarse_valid = scene.coarse.reflectance(self.found[2], scene.covered(place, factor), "input")
+            coarse, coarse_valid = scene.coarse.reflectance(self.found[2], scene.wide_coarse(place), "input")
+            if scene.coarse_correction:
+                coarse, coarse_valid = scene.coarse_correction.apply(coarse, coarse_valid, scene.covered(place, factor))
             if not coarse_valid.all():
                 own &= spread(coarse_valid, factor)
         block = Block(self.row, self.column, factor, margin, self.height, self.width, image, image_valid, own, own)
@@ -337,6 +342,12 @@ class Reading:
             seen, seen_valid = scene.reference.reflectance(self.found[1], place, "reference")
             block = replace(block, seen=seen, seen_valid=seen_valid, common=own & seen_valid)
         return block
+
+
+def grown(place: Place, more: int) -> Place:
+    """The window with `more` pixels on each side."""
+    row, column, height, width = place
+    return row - more, column - more, height + 2 * more, width + 2 * more
 
 
 def metres(grid: Grid) -> float:

@@ -210,6 +210,20 @@ def test_files_have_the_scores_of_their_tiles(tmp_path, monkeypatch):
         assert other.scores[name].all == pytest.approx(alone.scores[name].all, rel=1e-9), name
 
 
+def test_scores_of_flat_images_by_hand():
+    """Image 0.2 0.4, reference 0.3 0.3, input 0.1 0.1; with the reference's histogram the image is the reference."""
+    image, reference, coarse = (np.ones((size, size, 2)) * values for size, values in ((16, (0.2, 0.4)), (16, (0.3, 0.3)), (4, (0.1, 0.1))))
+    found = opensr.scores(image, reference, coarse, 4)
+    assert found["reflectance"] == pytest.approx((0.1 + 0.3) / 2) and found["synthesis"] == pytest.approx(0.2)
+    assert found["spectral"] == pytest.approx(math.degrees(math.atan2(0.4, 0.2)) - 45)
+
+
+def test_a_displacement_by_an_input_pixel_is_one_pixel():
+    image = ndimage.gaussian_filter(np.random.default_rng(6).standard_normal((128, 128, 3)), (3, 3, 0), mode="wrap") + 1
+    found = opensr.scores(np.roll(image, (4, -8), (0, 1)), None, opensr.reduced(image, 4), 4)
+    assert found["spatial"] == pytest.approx(math.hypot(1, 2), abs=0.03)
+
+
 def test_without_a_reference_only_consistency_is_told(tmp_path):
     image, _, coarse, _ = pairs()["sharp"]
     found = measure(write_reflectance(tmp_path / "a.tif", image, 2.5), None, write_reflectance(tmp_path / "c.tif", coarse, 10), groups=["opensr"], border=0)

@@ -24,6 +24,7 @@ from otbsr.evaluation import perceptual
 from otbsr.evaluation.comparison import score_all
 from otbsr.evaluation.perceptual import ALEXNET, LARGEST, SQUARES, Cut, Dists, Lpips, Perception, Step, read_perception, vgg16
 from otbsr.evaluation.streams import measure
+from otbsr.pairs.alignment import Alignment, Field
 from otbsr.products.tensor import read_tensors
 
 pytest.importorskip("keras", reason="Keras is not installed")
@@ -278,6 +279,25 @@ def test_whole_is_windowed(files, tmp_path):
                 np.testing.assert_allclose(read(tmp_path / "parts" / name), read(tmp_path / "whole" / name), rtol=1e-4, atol=1e-6)
         bare = measure(*chosen, groups=(), border=5, perception=narrow(), window=160)  # without maps: narrower margins
         assert {name: one.all for name, one in bare.scores.items()} == pytest.approx({name: one.all for name, one in whole.scores.items()}, rel=1e-6)
+
+
+def test_the_corrected_image_is_looked_at_too(tmp_path, monkeypatch):
+    """Two pixels down, three left, another gain: afterwards all three distances are 0, in the map and in the blocks too; not asked for, nothing is."""
+    reference = texture(160, 160, 11)
+    files = write(tmp_path / "i.tif", 1.2 * np.roll(reference, (2, -3), (0, 1)) + 0.01), write(tmp_path / "r.tif", reference)
+    field = Field((500000.0, 4799600.0, 500400.0, 4800000.0), (7.5,), (5.0,))
+    four = (1.2,) * 4, (0.01,) * 4, (0.0,) * 4, (0.0,) * 4, (1.0,) * 4
+    known = Alignment((7.5, 5.0), (0.0, 0.0), field, NAMES, *four, 1.0, 9, {}, (2.5, 2.5))
+    monkeypatch.setattr("otbsr.evaluation.streams.between", lambda *_: known)
+    options = {"border": 16, "perception": narrow(), "window": 64}
+    found = measure(*files, groups=("between",), maps=tmp_path / "maps", blocks=True, **options)
+    for name in ("lpips_vgg", "lpips_alex", "dists"):
+        assert found.scores[name].all > 0.01 and found.scores[f"corrected_{name}"].all == pytest.approx(0, abs=1e-5), name
+    assert list(found.plain)[:3] == ["lpips_vgg", "lpips_alex", "dists"] and len(found.remarks) == 1
+    assert max(block.scores["corrected_lpips_vgg"] for block in found.blocks) < 1e-5
+    assert [path.name for path in found.maps][-2:] == ["corrected_lpips_vgg.tif", "corrected_lpips_alex.tif"]
+    assert np.nanmax(read(found.maps[-2])) < 1e-4 < 0.01 < np.nanmax(read(tmp_path / "maps" / "lpips_vgg.tif"))
+    assert not measure(*files, groups=(), **options).corrected
 
 
 def test_what_a_file_says_where_it_holds_nothing_is_never_used(files, tmp_path):

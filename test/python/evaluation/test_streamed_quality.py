@@ -21,7 +21,8 @@ from rasterio.transform import from_origin
 from scipy import ndimage, special
 
 from otbsr.errors import GridError, InputError, OutputError, UsageError
-from otbsr.evaluation import quality, spectra, streams
+from otbsr.evaluation import consistency, quality, spectra, streams
+from otbsr.evaluation.consistency import lagrange
 from otbsr.evaluation.measures import correlate
 from otbsr.evaluation.pixel_scores import turned
 from otbsr.evaluation.streams import GROUPS, Measured, choose
@@ -31,6 +32,9 @@ from otbsr.world.sensors import degrade
 NAMES = ("B4", "B3", "B2", "B8")
 SUMS = ("pixels", "consistency", "windows", "shift", "spectra", "noise")
 """Groups that are sums over windows; edges, opensr and between have tests of their own."""
+ALONE = {"consistency_rmse", "consistency_bias", "consistency_sam", "d_lambda", "noise", "noise_input"}
+ALONE |= {"consistency_shift", "consistency_shift_rows", "consistency_shift_columns"}
+"""Scores of these groups that need no reference."""
 measure = functools.partial(streams.measure, groups=SUMS)
 
 
@@ -98,6 +102,29 @@ def test_pixel_scores_by_hand(tmp_path):
     angle = np.degrees(np.arctan2(0.2, reference[..., 0]) - np.arctan2(0.22, image[..., 0]))
     assert found["sam"].all == pytest.approx(np.abs(angle).mean())
     assert found["uqi"].all is None and found["ssim"].all is None and found["consistency_rmse"].all is None  # no whole neighbourhood
+
+
+def test_consistency_by_hand(tmp_path):
+    """Flat ground: the sensor sees what is there. Image 0.2 and 0.3, input 0.21 and 0.28."""
+    found = score(np.ones((32, 32, 2)) * [0.2, 0.3], None, tmp_path, np.ones((8, 8, 2)) * [0.21, 0.28]).scores
+    assert found["consistency_bias"].bands == pytest.approx((-0.01, 0.02)) and found["consistency_bias"].all == pytest.approx(0.005)
+    assert found["consistency_rmse"].bands == pytest.approx((0.01, 0.02)) and found["consistency_rmse"].all == pytest.approx(math.sqrt((1e-4 + 4e-4) / 2))
+    assert found["consistency_sam"].all == pytest.approx(np.degrees(np.arctan2(0.3, 0.2) - np.arctan2(0.28, 0.21)))
+
+
+def test_spatial_correlation_by_hand(tmp_path):
+    """One bright pixel each in the middle row of 3 x 5: Laplacians 8 -1 0 and 0 -1 8, covariance 1/3 - 49/9, variances 65/3 - 49/9."""
+    reference, image = np.full((2, 3, 5, 1), 0.2)
+    reference[1, 1] += 0.1
+    image[1, 3] += 0.02
+    assert score(image, reference, tmp_path).scores["spatial_correlation"].all == pytest.approx(-46 / 146)
+
+
+def test_noise_of_a_chequerboard_by_hand(tmp_path):
+    """Second differences along both axes of +a -a are 16 a, over 6; their median over 0.67449 is told."""
+    board, coarse = (0.01 * (np.indices((n, n)).sum(0) % 2 * 2 - 1)[..., None] + 0.3 for n in (32, 8))
+    found = score(board, None, tmp_path, coarse).scores
+    assert found["noise"].all == pytest.approx(0.16 / 6 / 0.67449, rel=1 / 128) and found["noise_input"].all == pytest.approx(0.16 / 6 / 0.67449, rel=1 / 128)
 
 
 def test_uqi_is_the_mean_over_every_window(tmp_path):
@@ -297,6 +324,81 @@ def test_noise_is_a_median(tmp_path):
     assert found.bands == pytest.approx(np.median(response, axis=(0, 1)) / 0.67449, rel=0.003)
 
 
+# --- consistency's displacement --------------------------------------------------------------------------------------------------
+
+
+def periodic(side: int, seed: int, bands: int = 4) -> np.ndarray:
+    """Reflectance that goes on around its edges, so that displacement by a Fourier transform is exact."""
+    random = np.random.default_rng(seed)
+    return 0.25 + 0.06 * ndimage.gaussian_filter(random.standard_normal((side, side, bands)), (1.5, 1.5, 0), mode="wrap")
+
+
+def displaced(image: np.ndarray, rows: float, columns: float) -> np.ndarray:
+    planes = [np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(plane), (rows, columns))).real for plane in np.moveaxis(image, -1, 0)]
+    return np.stack(planes, -1)
+
+
+def consistency_shift(found: Measured) -> tuple[float | None, ...]:
+    return tuple(found.scores[f"consistency_shift{axis}"].all for axis in ("_rows", "_columns", ""))
+
+
+@pytest.mark.parametrize("by", [(0.0, 0.0), (0.25, -0.1), (0.02, 0.05), (0.5, 0.3), (-1.0, 0.8)])
+@pytest.mark.parametrize("factor", [4, 3])
+def test_a_known_displacement_to_the_input_is_recovered(tmp_path, by, factor):
+    """In input pixels, within 0.02 pixel, each band alone too; of an image with gain, bias and blur of its own, an input with noise, within 0.02 too."""
+    ground = periodic(240, 41)
+    coarse = degrade(ground.astype(np.float32), factor).astype(np.float64)
+    image = displaced(ground, by[0] * factor, by[1] * factor)
+    found = score(image, None, tmp_path, coarse, border=16, groups=["consistency"])
+    assert consistency_shift(found) == pytest.approx((*by, math.hypot(*by)), abs=0.02)
+    for axis, expected in zip(("_rows", "_columns"), by, strict=True):
+        assert found.scores[f"consistency_shift{axis}"].bands == pytest.approx((expected,) * 4, abs=0.02)
+    assert found.scores["consistency_shift"].unit == "input pixels"
+    other = 1.1 * ndimage.gaussian_filter(image, (0.8, 0.8, 0), mode="wrap") - 0.02
+    noisy = coarse + 0.001 * np.random.default_rng(42).standard_normal(coarse.shape)
+    assert consistency_shift(score(other, None, tmp_path, noisy, border=16, groups=["consistency"]))[:2] == pytest.approx(by, abs=0.02)
+
+
+def test_displacement_of_quadratic_ground_by_hand(tmp_path):
+    """The sensor adds a constant to a quadratic, and the polynomial through what it sees is the ground: (0.5, -0.25) input pixels, exactly."""
+
+    def ground(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        y, x = y / 40 - 0.5, x / 40 - 0.5
+        return (0.3 + 0.1 * y * y - 0.08 * x * x + 0.05 * x * y + 0.02 * x)[..., None]
+
+    fine, coarse = (np.meshgrid(*2 * [(np.arange(n) + 0.5) * 40 / n], indexing="ij") for n in (160, 40))
+    found = score(ground(fine[0] - 0.5, fine[1] + 0.25), None, tmp_path, ground(*coarse), border=16, groups=["consistency"])
+    assert consistency_shift(found)[:2] == pytest.approx((0.5, -0.25), abs=1e-4)
+    weights, slopes = lagrange(np.array([-1.0, 0.0, 1.0]), 0.5)
+    assert list(weights) == pytest.approx([-1 / 8, 3 / 4, 3 / 8]) and list(slopes) == pytest.approx([0, -1, 1])
+
+
+def test_a_displacement_that_cannot_be_told_is_not(tmp_path):
+    """Further than 1.5 input pixels, of other ground, of flat ground, and from fewer than two tiles."""
+    ground = periodic(240, 43)
+    coarse = degrade(ground.astype(np.float32)).astype(np.float64)
+    for image, given, border in (
+        (displaced(ground, 8, 0), coarse, 16),
+        (periodic(240, 44), coarse, 16),
+        (np.full_like(ground, 0.2), np.full_like(coarse, 0.2), 16),
+        (ground, coarse, 88),
+    ):
+        assert consistency_shift(score(image, None, tmp_path, given, border=border, groups=["consistency"])) == (None,) * 3
+
+
+def test_large_images_give_a_lattice_of_tiles_whatever_the_window(tmp_path, monkeypatch):
+    ground = periodic(288, 45, 1)
+    coarse = degrade(ground.astype(np.float32), bands=("B4",)).astype(np.float64)
+    image = displaced(ground, 1.2, -0.4)
+    full = score(image, None, tmp_path, coarse, border=16, groups=["consistency"])
+    monkeypatch.setattr(consistency, "SAMPLE", 4)
+    few = [score(image, None, tmp_path, coarse, border=16, groups=["consistency"], window=window) for window in (64, 128, 4096)]
+    assert consistency_shift(few[0]) == pytest.approx(consistency_shift(few[2]), rel=1e-9) and consistency_shift(few[1]) == pytest.approx(
+        consistency_shift(few[2]), rel=1e-9
+    )
+    assert consistency_shift(few[0]) != consistency_shift(full) and consistency_shift(few[0])[:2] == pytest.approx((0.3, -0.1), abs=0.02)
+
+
 # --- how scores answer ----------------------------------------------------------------------------------------------------------
 
 
@@ -463,7 +565,7 @@ def test_what_a_file_says_where_it_holds_nothing_is_never_used(files, tmp_path):
 
 def test_scores_without_a_reference_do_not_depend_on_one(files):
     alone, both = measure(files[0], None, files[2], border=8), measure(*files[:3], border=8)
-    assert set(alone.scores) == {"consistency_rmse", "consistency_bias", "consistency_sam", "d_lambda", "noise", "noise_input"}
+    assert set(alone.scores) == ALONE
     for name, values in everything(alone).items():
         assert everything(both)[name] == values
 
@@ -674,7 +776,7 @@ def test_the_command_prints_json(files):
     found = json.loads(done.stdout)
     expected = measure(files[0], None, files[2], files[3], border=8)
     assert found == json.loads(json.dumps(expected.as_dict())) and found["bands"] == list(NAMES)
-    assert set(found["scores"]) == {"consistency_rmse", "consistency_bias", "consistency_sam", "d_lambda", "noise", "noise_input"}
+    assert set(found["scores"]) == ALONE
     assert set(found["scores"]["noise"]["bands"]) == set(NAMES) and found["scores"]["noise"]["unit"] == "reflectance"
 
 
