@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError, nearest
+from otbsr.files import write_vectors
 from otbsr.products.files import read_xml
 from otbsr.progress import Report, part, silent
 from otbsr.raster import damage, settle
@@ -176,8 +177,7 @@ def read_values(image: Path, points: Path, out: Path, report: Report = silent, f
 
 def write_points(points: gpd.GeoDataFrame, path: Path) -> None:
     """Write a vector file that OTB reads, replacing the study's own former one."""
-    path.unlink(missing_ok=True)
-    points.to_file(path, layer="samples", driver="GPKG")
+    write_vectors(points, path, "samples")
 
 
 def write_scaling(images: Sequence[Path], out: Path, mask: Path | None = None) -> None:
@@ -258,8 +258,8 @@ def classify_image(
     """Map one image by the chain of the study: statistics, selection and extraction of samples, training, map.
 
     polygons: vector file with an integer `field` of class codes 1..255. confidence: `out`_confidence.tif too. radius: of the majority
-    vote, 0 for none. samples: of each class at most. Pixels without data in a band train nothing and are 0. `out` and what lies beside it get their names when they are whole. Returns the
-    number of samples by class. Raises `InputError`, `UsageError`, `OutputError` and what OTB raises.
+    vote, 0 for none. samples: of each class at most. Pixels without data in a band train nothing and are 0. `out` and
+    what lies beside it get their names when they are whole. Returns the number of samples by class. Raises `InputError`, `UsageError`, `OutputError` and what OTB raises.
     """
     from otbsr.serving.apply import require_writable
 

@@ -239,11 +239,16 @@ def as_type(values: NDArray[Any], kind: Any) -> NDArray[Any]:
     return np.rint(values).clip(limits.min, limits.max).astype(kind)
 
 
+def require_new(folder: Path, overwrite: bool) -> None:
+    """Raise `OutputError` when the model folder is there already: asked before any work."""
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
+
+
 @contextlib.contextmanager
 def new_model(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """Where to make the model folder `folder`, which is there whole or not at all; raises `OutputError`, also when it exists without `overwrite`."""
-    if folder.exists() and not overwrite:
-        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
+    require_new(folder, overwrite)
     with new_folder(folder, "check the path and the free space") as temporary:
         yield temporary
 

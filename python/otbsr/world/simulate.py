@@ -13,7 +13,7 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pyogrio.errors import DataSourceError
+from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.errors import RasterioError
 from scipy import ndimage
 from shapely import affinity
@@ -177,7 +177,7 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
             damaged = [f"{name} {reason}" for name in world["files"] if name.endswith(".tif") and (reason := damage(partial / name))]
             if damaged:
                 raise OutputError(f"{out}: {damaged[0]}; check the space left on the disk")
-    except (RasterioError, DataSourceError) as error:
+    except (RasterioError, DataLayerError, DataSourceError) as error:
         raise unwritable(out, error, remedy) from error
     return {**world, "cached": False}
 

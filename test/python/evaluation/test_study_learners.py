@@ -142,7 +142,7 @@ def test_what_has_no_data_trains_nothing_and_is_not_mapped(two: Path, tmp_path: 
 def test_one_class_is_too_few(two: Path, tmp_path: Path) -> None:
     table = gpd.read_file(two / "polygons.gpkg")
     table[table["class"] == 1].to_file(tmp_path / "one.gpkg")
-    with pytest.raises(InputError, match="only class 1 lies where .* a learner needs two"):
+    with pytest.raises(InputError, match=r"only class 1 lies where .* a learner needs two"):
         classify_image(two / "spot_2m5.tif", tmp_path / "one.gpkg", tmp_path / "map.tif")
 
 
