@@ -258,8 +258,9 @@ def classify_image(
     """Map one image by the chain of the study: statistics, selection and extraction of samples, training, map.
 
     polygons: vector file with an integer `field` of class codes 1..255. confidence: `out`_confidence.tif too. radius: of the majority
-    vote, 0 for none. samples: of each class at most. Pixels without data in a band train nothing and are 0. `out` and
-    what lies beside it get their names when they are whole. Returns the number of samples by class. Raises `InputError`, `UsageError`, `OutputError` and what OTB raises.
+    vote, 0 for none. samples: of each class at most. Pixels without data in a band train nothing and are 0. `out` and what lies beside
+    it get their names when they are whole. Returns the number of samples by class. Raises `InputError`, `UsageError`, `OutputError`
+    and what OTB raises.
     """
     from otbsr.serving.apply import require_writable
 

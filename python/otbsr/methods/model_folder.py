@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otbsr.errors import ModelError, OutputError, nearest
-from otbsr.files import SPACE, digest, new_folder, write_json
+from otbsr.files import SPACE, digest, new_folder, unwritable, write_json
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
@@ -293,7 +293,7 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
 
     model: a Keras model, or a function without variables, that maps float32 [n, h, w, bands] DN to [n, factor h, factor w, bands]
     DN. The graph loads in Python and through TensorFlow's C API; see `before_depth_to_space` for a second signature that it may have.
-    Raises `OutputError` when the folder exists.
+    Raises `OutputError` when the folder exists or cannot be written.
     """
     import keras
     import tensorflow as tf
@@ -310,7 +310,10 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
         if coarse := before_depth_to_space(model):
             phases = tf.function(lambda lr: {sidecar.output.name: coarse(lr)}, input_signature=[spec])
             signatures[f"{sidecar.input.signature}_phases"] = phases.get_concrete_function()
-        tf.saved_model.save(module, str(temporary), signatures=signatures)
+        try:
+            tf.saved_model.save(module, str(temporary), signatures=signatures)
+        except tf.errors.OpError as error:  # a full disk, in TensorFlow's words
+            raise unwritable(folder, error) from error
         for extra in ("fingerprint.pb", "assets"):  # neither is read by anybody
             shutil.rmtree(temporary / extra) if (temporary / extra).is_dir() else (temporary / extra).unlink(missing_ok=True)
         write_sidecar(temporary, sidecar)
