@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from otbsr import shell
 from otbsr.commands.shared import Json, Output, Overwrite, Quiet, Trust, finish, words
 from otbsr.progress import bars
 
-app = typer.Typer()
+app = shell.Commands()
 
 TRAIN_EXAMPLES = """Example: otbsr train pairs/a pairs/b -o models/f --size light --minutes 40
 
