@@ -35,6 +35,7 @@ $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
 	@touch $@
 
 install: $(VENV)/.installed ## compile and install into .venv
+	@echo "otbsr is installed in $(VENV): type . $(BIN)/activate, then otbsr --help"
 
 $(VENV)/.bindings: $(VENV)/.requirements tools/bindings/build.py tools/bindings/CMakeLists.txt
 	@sh tools/system-packages.sh libotb-dev libboost-filesystem-dev libboost-serialization-dev cmake g++ python3-dev swig

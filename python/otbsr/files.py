@@ -12,9 +12,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otbsr.errors import OutputError, first_line
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 SPACE = "check the free space"
 
@@ -68,6 +71,18 @@ def write_text(out: Path, text: str, remedy: str = SPACE) -> None:
 def write_json(out: Path, content: Mapping[str, Any], remedy: str = SPACE) -> None:
     """Write JSON; raises `OutputError`."""
     write_text(out, json.dumps(content, indent=1) + "\n", remedy)
+
+
+def write_vectors(frame: GeoDataFrame, out: Path, layer: str, append: bool = False) -> None:
+    """Write a GeoPackage's layer in place of the file, or add to it; raises `OutputError`, where a full disk shows as anything from GDAL."""
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        if not append:
+            out.unlink(missing_ok=True)
+        frame.to_file(out, driver="GPKG", layer=layer, engine="pyogrio", mode="a" if append else "w")
+    except (DataLayerError, DataSourceError, OSError) as error:
+        raise unwritable(out, error) from error
 
 
 def digest(path: Path) -> str:

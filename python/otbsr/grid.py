@@ -51,6 +51,8 @@ class Grid:
             raise GridError(f"{dataset.name}: geotransform {tuple(t[:6])} has values that are no numbers; fetch the file again")
         if t.b != 0 or t.d != 0:
             raise GridError(f"{dataset.name}: geotransform is rotated or sheared ({t.b:g}, {t.d:g}); warp it to a north-up grid (gdalwarp) first")
+        if t.is_identity and not south_up:
+            raise GridError(f"{dataset.name}: has no georeferencing, expected a corner and a spacing; give it its own (gdal_edit.py -a_srs -a_ullr) first")
         if t.a <= 0 or (t.e >= 0 and not south_up):
             raise GridError(f"{dataset.name}: spacing ({t.a:g}, {t.e:g}) is not north-up; warp it (gdalwarp) first")
         crs = dataset.crs.to_wkt() if dataset.crs else ""
@@ -134,8 +136,17 @@ class Grid:
         """The integer factor by which `fine` is nested in this grid with the same footprint; else `GridError`."""
         factor = round(self.dx / fine.dx)
         if factor < 1 or not self.refined(factor).same(fine):
-            raise GridError(f"grids do not nest: {self.describe()} and {fine.describe()}; resample one onto the other's refined grid")
+            raise GridError(f"grids do not nest: {self.beside(fine)}; {self.remedy(fine)}")
         return factor
+
+    def remedy(self, fine: Grid) -> str:
+        """What mends that `fine` is not nested in this grid."""
+        if not self.same_crs(fine):
+            return "warp one into the other's CRS (gdalwarp -t_srs)"
+        factor = round(fine.dx / self.dx)
+        if factor > 1 and fine.refined(factor).same(self):
+            return "the coarse one comes first"
+        return "resample one onto the other's refined grid"
 
     def window_of(self, other: Grid) -> Window | None:
         """The integer window of this grid's pixels, perhaps reaching beyond it, that are the pixels of `other`; None when they are other pixels."""
@@ -180,7 +191,13 @@ class Grid:
     def require_same(self, other: Grid, what: str) -> None:
         """Raise `GridError` naming both grids unless they are the same."""
         if not self.same(other):
-            raise GridError(f"{what}: grids differ: {self.describe()} and {other.describe()}")
+            raise GridError(f"{what}: grids differ: {self.beside(other)}")
+
+    def beside(self, other: Grid) -> str:
+        """Both grids in a line, with their CRS where these differ."""
+        if self.same_crs(other):
+            return f"{self.describe()} and {other.describe()}"
+        return " and ".join(f"{one.describe()} in {one.footprint['crs']}" for one in (self, other))
 
     def describe(self) -> str:
         """One line: corner, spacing, size."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperGroup
+from typer import Typer
+from typer.core import TyperCommand, TyperGroup
 
 MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Before the first image", ("doctor", "env", "qgis-setup")),
@@ -30,6 +31,24 @@ class Road(TyperGroup):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
+
+
+class Shown(TyperCommand):
+    """A command whose help shows each example in a line of its own, however long: a broken line cannot be copied into a shell."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write what the example is of, and below it the line."""
+        for example in (self.epilog or "").strip().split("\n\n"):
+            title, _, line = example.partition(": ")
+            formatter.write(f"\n{title}:\n  {line}\n" if line else "")
+
+
+class Commands(Typer):
+    """An app of commands whose examples can be copied."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """As Typer's."""
+        return super().command(name, **{"cls": Shown, **settings})
 
 
 def choices(known: Callable[[], Iterable[str]], several: bool = False) -> Callable[[str], list[str]]:

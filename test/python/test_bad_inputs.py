@@ -1,5 +1,6 @@
 """No command prints a traceback: whatever it is given that is wrong, it ends with a status that is not 0 and one message."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -196,6 +197,27 @@ classify {fine} --polygons {polygons} --out OUT.tif
 @pytest.mark.parametrize("line", UNWRITABLE)
 def test_outputs_that_cannot_be_written(capfd, tmp_path, there, line, out):
     refused(capfd, tmp_path, there, line.replace("OUT", out))
+
+
+FILLED = """
+simulate DISK/world --extent 480
+aerial {fine} -o DISK/o
+classify {fine} --polygons {polygons} --samples 20 --out DISK/o.tif
+apply {good} --model {model} -o DISK/o.tif
+pairs {good} {fine} -o DISK/o
+pairs {good} {fine} -o DISK/o --align
+blend {model} {model} --share 0.5 -o DISK/o
+baseline bicubic -o DISK/o
+quality {fine} --reference {fine} --scores pixels --html DISK/o.html
+quality {fine} --reference {fine} --scores pixels --maps DISK/o
+study {world} --model {model} --out DISK/o --folds 2 --repeats 1
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", FILLED)
+def test_a_disk_that_is_full(capfd, tmp_path, there, mount_disk, line):
+    message = refused(capfd, tmp_path, there, line.replace("DISK", str(mount_disk("4k"))))
+    assert re.search("space|cannot be written", message), message
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,13 @@ UNTRIED = {
 }
 
 
+def test_examples_can_be_copied():
+    """Each in one line, also where it is longer than the window."""
+    for words in (("pairs",), ("apply",), ("products", "search")):
+        lines = otbsr(*words, "--help", COLUMNS="60").stdout.splitlines()
+        assert {f"  {example}" for example in help_of(words)[1]} <= set(lines)
+
+
 @pytest.mark.parametrize("words", command_names(), ids=" ".join)
 def test_the_examples_of_the_help_run(words, prepared, serving):
     command, examples = help_of(words)

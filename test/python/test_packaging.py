@@ -18,9 +18,17 @@ from otbsr import shell
 from otbsr.cli import app
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("release_notes", ROOT / "tools" / "release_notes.py")
-release_notes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(release_notes)
+
+
+def tool(name):
+    """tools/`name`.py as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+release_notes = tool("release_notes")
 
 CHANGES = "# Changelog\n## Unreleased\n### Added\n- One.\n\n## 0.1.0 (2026-01-02)\n- Zero.\n"
 
@@ -97,9 +105,9 @@ def targets():
 
 
 def code_of(path):
-    """The code in a page: what stands between backquotes, and the lines of its blocks."""
+    """The code in a page: what stands between backquotes, and the lines of its blocks, fenced or indented."""
     text = path.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.M | re.S)
+    blocks = [*re.findall(r"^```[a-z]*\n(.*?)^```", text, re.M | re.S), "\n".join(re.findall(r"^ {4}(\S.*)$", text, re.M))]
     return [
         *re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)),
         *(line for block in blocks for line in block.replace("\\\n", " ").splitlines()),
@@ -132,6 +140,20 @@ def test_every_command_that_a_page_shows_takes_its_flags(page):
         flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)} | {"--help", "--install-completion"}
         for flag in taken:
             assert not flag.startswith("-") or flag.partition("=")[0] in flags, (page, code, flag)
+
+
+def test_every_otbcli_line_of_a_page_gives_parameters_that_exist(run_application):
+    """Lines of code with otbcli_ of an application of ours or OTB's: keys of its parameters, and all that it cannot do without."""
+    docs, lines = tool("docs"), [(page.name, code.split("#")[0]) for page in PAGES for code in code_of(page)]
+    lines = [(page, shlex.split(code)) for page, code in lines if re.match(r"otbcli_\w+ -", code)]
+    assert {words[0] for _, words in lines} >= {"otbcli_SuperResolution", "otbcli_TensorflowModelServe", "otbcli_ConcatenateImages"}
+    for page, (program, *words) in lines:
+        listed = docs.ask(program.removeprefix("otbcli_"))
+        keys = {key for key, _, _ in docs.parameters(listed)} | {"help", "progress"}
+        given = {word[1:] for word in words if re.match(r"-[a-z]", word)}
+        assert given <= keys, (page, program, given - keys)
+        mandatory = set(re.findall(r"^MISSING -(\S+)", listed, re.M))
+        assert mandatory <= given or "help" in given or "..." in words, (page, program, mandatory - given)
 
 
 def test_the_container_copies_and_installs_what_exists():

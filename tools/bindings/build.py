@@ -97,6 +97,7 @@ def wrapper(work: Path, log: Path) -> Path:
         tar = download(name, version, work, log)
         part = work / "swig.part"
         shutil.rmtree(part, ignore_errors=True)
+        print("unpacking the wrapper's source from it (about a minute)", flush=True)
         with tarfile.open(tar) as archive:
             found = False
             for member in archive:  # in the archive's order: what follows the folder need not be decompressed

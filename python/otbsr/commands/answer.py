@@ -11,7 +11,7 @@ from otbsr import shell
 from otbsr.commands.shared import DryRun, Json, Output, Overwrite, Quiet, Seed, Trust, finish, words
 from otbsr.progress import bars
 
-app = typer.Typer()
+app = shell.Commands()
 
 
 def finish_study(answer: dict[str, Any], page: Path, as_json: bool) -> None:

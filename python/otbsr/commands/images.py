@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from otbsr import shell
 from otbsr.commands.shared import DryRun, Json, Output, Overwrite, Quiet, Seed, finish, words
 from otbsr.errors import InputError, UsageError, flaw
 from otbsr.progress import bars
 
-app = typer.Typer()
+app = shell.Commands()
 
 
 @app.command(epilog="Example: otbsr simulate demo/world --seed 7 --extent 2520 --products safe,dimap")
@@ -179,7 +180,7 @@ def pairs(
     finish({"out": out, **found}, as_json)
 
 
-products_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at products, find and download them, import data sets.")
+products_app = shell.Commands(no_args_is_help=True, rich_markup_mode=None, help="Look at products, find and download them, import data sets.")
 app.add_typer(products_app, name="products", epilog="Example: otbsr products info S2A_MSIL2A_20230821.SAFE")
 Token = Annotated[Path | None, typer.Option("--token-file", help="File with a token, sent as 'Authorization: Bearer'.")]
 

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from otbsr import shell
 from otbsr.commands.shared import Json, Output, Overwrite, Quiet, Trust, finish, words
 from otbsr.progress import bars
 
-app = typer.Typer()
+app = shell.Commands()
 
 TRAIN_EXAMPLES = """Example: otbsr train pairs/a pairs/b -o models/f --size light --minutes 40
 
@@ -52,9 +53,10 @@ def train(
     Several hosts train together when each runs the same command with TensorFlow's TF_CONFIG set and the same folders in reach.
     """
     from otbsr.methods.devices import limit_threads, open_strategy
+    from otbsr.methods.model_folder import require_new
     from otbsr.methods.patches import read_manifests, read_pairs
     from otbsr.methods.settings import read_settings
-    from otbsr.methods.training import require_new, train
+    from otbsr.methods.training import train
 
     require_new(out, overwrite)
     limit_threads(threads)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from otbsr import shell
 from otbsr.commands.shared import Json, Overwrite, Quiet, finish
 from otbsr.progress import bars
 
-app = typer.Typer()
+app = shell.Commands()
 
 
 @app.command()

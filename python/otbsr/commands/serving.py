@@ -13,7 +13,7 @@ from otbsr.commands.shared import DryRun, Json, ModelFolder, Overwrite, Quiet, S
 from otbsr.errors import UsageError
 from otbsr.progress import bars
 
-app = typer.Typer()
+app = shell.Commands()
 
 APPLY_EXAMPLES = """Example: otbsr apply S2A_MSIL2A_20230821.SAFE --model models/f -o sr_2m5.tif
 

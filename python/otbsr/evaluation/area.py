@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from pandas.api.types import is_integer_dtype
 from rasterio.features import rasterize
 
 from otbsr.errors import GridError, InputError, UsageError
@@ -216,7 +217,7 @@ def read_vector(path: Path) -> gpd.GeoDataFrame:
         table = gpd.read_file(path, layer="polygons" if "polygons" in layers else layers[0])
     except (DataSourceError, IndexError, OSError) as error:
         raise InputError(f"{path}: cannot be read as vectors ({error}); check the file") from error
-    if "class" not in table or not np.issubdtype(table["class"].dtype, np.integer):
+    if "class" not in table or not is_integer_dtype(table["class"].dtype):
         raise InputError(f"{path}: fields are {[name for name in table if name != 'geometry']}, expected an integer field class")
     return table
 

@@ -13,8 +13,10 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError, nearest
+from otbsr.files import write_vectors
 from otbsr.products.files import read_xml
 from otbsr.progress import Report, part, silent
 from otbsr.raster import damage, settle
@@ -74,10 +76,10 @@ def otb_version() -> str:
     return matched[1] if matched else "unknown"
 
 
-def count_polygons(image: Path, polygons: Path, scratch: Path, field: str = FIELD) -> dict[int, int]:
-    """Pixels of `image` whose centre lies in a polygon, by class (PolygonClassStatistics)."""
+def count_polygons(image: Path, polygons: Path, scratch: Path, field: str = FIELD, mask: Path | None = None) -> dict[int, int]:
+    """Pixels of `image` (where `mask` is not 0) whose centre lies in a polygon, by class (PolygonClassStatistics)."""
     out = scratch / "polygons.xml"
-    write_counts(image, polygons, out, field)
+    write_counts(image, polygons, out, field, mask)
     pixels: dict[int, int] = {}
     for statistic in read_xml(out).iter("Statistic"):
         if statistic.get("name") == "samplesPerClass":
@@ -85,9 +87,19 @@ def count_polygons(image: Path, polygons: Path, scratch: Path, field: str = FIEL
     return pixels
 
 
-def write_counts(image: Path, polygons: Path, out: Path, field: str = FIELD) -> None:
+def write_counts(image: Path, polygons: Path, out: Path, field: str = FIELD, mask: Path | None = None) -> None:
     """Run PolygonClassStatistics."""
-    run_otb("PolygonClassStatistics", {"in": image, "vec": polygons, "field": field, "out": out}, silent, [out], threads=1)
+    run_otb("PolygonClassStatistics", {"in": image, "mask": mask, "vec": polygons, "field": field, "out": out}, silent, [out], threads=1)
+
+
+def write_mask(image: Path, out: Path) -> Path | None:
+    """Where all bands of `image` have data (ManageNoData): `out`, uint8, 1 or 0; None where the file's numbers cannot say no-data."""
+    with rasterio.open(image) as dataset:
+        if dataset.nodata is None and not any(kind.startswith("float") for kind in dataset.dtypes):
+            return None
+    parameters = {"in": image, "usenan": True, "mode": "buildmask", "out": [f"{out}?&gdal:co:COMPRESS=DEFLATE&gdal:co:ZLEVEL=1", "uint8"]}
+    run_otb("ManageNoData", parameters, silent, [out])
+    return out
 
 
 def share_out(there: Sequence[Mapping[int, int]], most: int, least: int) -> list[dict[int, int]]:
@@ -111,13 +123,13 @@ def share_out(there: Sequence[Mapping[int, int]], most: int, least: int) -> list
     return [{code: pixels for code, pixels in place.items() if pixels} for place in taken]
 
 
-def select_samples(image: Path, polygons: Path, wanted: Mapping[int, int], seed: int, scratch: Path) -> gpd.GeoDataFrame:
+def select_samples(image: Path, polygons: Path, wanted: Mapping[int, int], seed: int, scratch: Path, mask: Path | None = None) -> gpd.GeoDataFrame:
     """`wanted` samples by class at random pixels of `image` within `polygons` (SampleSelection), whose `count_polygons` is in `scratch`.
 
     Returns points with `FIELD`. Raises `ProcessingError` when OTB selects other numbers.
     """
     (scratch / "wanted.csv").write_text(wanted_table(wanted), encoding="utf-8")
-    out = choose_points(image, polygons, seed, scratch)
+    out = choose_points(image, polygons, seed, scratch, mask=mask)
     points = gpd.read_file(out)[[FIELD, "geometry"]]
     points[FIELD] = points[FIELD].astype(int)
     selected = {int(code): int(pixels) for code, pixels in points[FIELD].value_counts().items()}
@@ -131,11 +143,12 @@ def wanted_table(wanted: Mapping[int, int]) -> str:
     return "".join(f"{code} {pixels}\n" for code, pixels in wanted.items())
 
 
-def choose_points(image: Path, polygons: Path, seed: int, scratch: Path, field: str = FIELD) -> Path:
+def choose_points(image: Path, polygons: Path, seed: int, scratch: Path, field: str = FIELD, mask: Path | None = None) -> Path:
     """Run SampleSelection for wanted.csv and polygons.xml in `scratch`; returns the points' file."""
     out = scratch / "points.sqlite"
     parameters = {
         "in": image,
+        "mask": mask,
         "vec": polygons,
         "instats": scratch / "polygons.xml",
         "field": field,
@@ -164,13 +177,20 @@ def read_values(image: Path, points: Path, out: Path, report: Report = silent, f
 
 def write_points(points: gpd.GeoDataFrame, path: Path) -> None:
     """Write a vector file that OTB reads, replacing the study's own former one."""
-    path.unlink(missing_ok=True)
-    points.to_file(path, layer="samples", driver="GPKG")
+    write_vectors(points, path, "samples")
 
 
-def write_scaling(images: Sequence[Path], out: Path) -> None:
-    """Mean and deviation of the bands over whole images (ComputeImagesStatistics): no label enters."""
-    run_otb("ComputeImagesStatistics", {"il": list(images), "out.xml": out}, silent, [out], threads=1)
+def write_scaling(images: Sequence[Path], out: Path, mask: Path | None = None) -> None:
+    """Mean and deviation of the bands over whole images, or over one image's pixels in `mask` (ComputeImagesStatistics): no label enters."""
+    background: float | None = None
+    if mask:  # what is ignored is a number, in all bands at once
+        (image,), filled = images, out.with_name("masked.tif")
+        with rasterio.open(image) as dataset:
+            background = -32768.0 if dataset.nodata is None else dataset.nodata  # ManageNoData keeps a value that the image has
+        parameters: dict[str, object] = {"in": image, "mode": "apply", "mode.apply.mask": mask, "mode.apply.ndval": background, "out": [filled, "float"]}
+        run_otb("ManageNoData", parameters, silent, [filled])
+        images = [filled]
+    run_otb("ComputeImagesStatistics", {"il": list(images), "bv": background, "out.xml": out}, silent, [out], threads=1)
 
 
 def train(samples: Sequence[Path], features: int, out: Path, learner: Learner, seed: int, scaling: Path | None = None, field: str = FIELD) -> str:
@@ -238,8 +258,9 @@ def classify_image(
     """Map one image by the chain of the study: statistics, selection and extraction of samples, training, map.
 
     polygons: vector file with an integer `field` of class codes 1..255. confidence: `out`_confidence.tif too. radius: of the majority
-    vote, 0 for none. samples: of each class at most. `out` and what lies beside it get their names when they are whole. Returns the
-    number of samples by class. Raises `InputError`, `UsageError`, `OutputError` and what OTB raises.
+    vote, 0 for none. samples: of each class at most. Pixels without data in a band train nothing and are 0. `out` and what lies beside
+    it get their names when they are whole. Returns the number of samples by class. Raises `InputError`, `UsageError`, `OutputError`
+    and what OTB raises.
     """
     from otbsr.serving.apply import require_writable
 
@@ -255,19 +276,20 @@ def classify_image(
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent, ignore_cleanup_errors=True) as temporary:
         scratch = Path(temporary)
         write_points(table, scratch / "polygons.gpkg")
-        there = count_polygons(image, scratch / "polygons.gpkg", scratch)
+        mask = write_mask(image, scratch / "mask.tif")
+        there = count_polygons(image, scratch / "polygons.gpkg", scratch, mask=mask)
         counts = samples_wanted(image, Path(polygons), there, samples, chosen)
-        points = select_samples(image, scratch / "polygons.gpkg", counts, seed, scratch)
+        points = select_samples(image, scratch / "polygons.gpkg", counts, seed, scratch, mask)
         write_points(points, scratch / "points.gpkg")
         write_points(extract_samples(image, scratch / "points.gpkg", scratch / "extracted.sqlite"), scratch / "samples.gpkg")
         scaling = scratch / "scaling.xml" if chosen.scaled else None
         if scaling:
-            write_scaling([image], scaling)
+            write_scaling([image], scaling, mask)
         report("classification", 0.2)
         train([scratch / "samples.gpkg"], bands, scratch / "learner.model", chosen, seed, scaling)
         rest = part(report, "classification", 0.4, 1.0)
         mapped, sure = scratch / "map.tif", scratch / "confidence.tif" if beside else None
-        classify(image, scratch / "learner.model", mapped, confidence=sure, scaling=scaling, report=rest, step="classification", threads=threads)
+        classify(image, scratch / "learner.model", mapped, confidence=sure, mask=mask, scaling=scaling, report=rest, step="classification", threads=threads)
         if radius:
             regularise(mapped, scratch / "smooth.tif", radius)
             mapped = scratch / "smooth.tif"
@@ -291,8 +313,11 @@ def open_training(image: Path, polygons: Path, field: str, learner: str, confide
 
 def samples_wanted(image: Path, polygons: Path, there: Mapping[int, int], most: int, learner: Learner) -> dict[int, int]:
     """How many samples of each class to take, of `there` pixels by class and `most` of each; raises `InputError` when there is none."""
+    there = {code: pixels for code, pixels in there.items() if pixels}
     if not there:
-        raise InputError(f"{polygons}: no polygon holds the centre of a pixel of {image}; check that both show the same place")
+        raise InputError(f"{polygons}: no polygon holds the centre of a pixel with data of {image}; check that both show the same place")
+    if len(there) < 2:
+        raise InputError(f"{polygons}: only class {next(iter(there))} lies where {image} has data, a learner needs two; add polygons of another class")
     return share_out([there], min(most, learner.most or most), LEAST)[0]
 
 
@@ -308,9 +333,13 @@ def labelled(path: Path, field: str) -> gpd.GeoDataFrame:
         raise InputError(
             f"{path}: no field {field}{nearest(field, set(table) - {'geometry'})}; it has {', '.join(name for name in table if name != 'geometry')} (--field)"
         )
+    if not isinstance(table, gpd.GeoDataFrame) or table.geometry.isna().all():
+        raise InputError(f"{path}: holds no polygon; check the file and its layer")
+    table = table[~(table.geometry.isna() | table.geometry.is_empty)]
     codes = table[field]
-    if not np.issubdtype(codes.dtype, np.number) or codes.isna().any() or not codes.between(1, 255).all() or (codes % 1 != 0).any():
-        raise InputError(f"{path}: field {field} must hold whole numbers from 1 to 255, class codes of a uint8 map")
+    if not is_numeric_dtype(codes.dtype) or codes.isna().any() or not codes.between(1, 255).all() or (codes % 1 != 0).any():
+        found = ", ".join(map(repr, codes.drop_duplicates().head(3).tolist()))
+        raise InputError(f"{path}: field {field} holds {found} ..., expected whole numbers from 1 to 255, class codes of a uint8 map; choose another --field")
     return gpd.GeoDataFrame({FIELD: codes.astype(int).to_numpy()}, geometry=table.geometry.to_numpy(), crs=table.crs)
 
 

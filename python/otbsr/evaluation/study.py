@@ -43,9 +43,8 @@ from otbsr.evaluation.work import (
     seed_of,
     versions,
     write_raster,
-    write_vector,
 )
-from otbsr.files import write_json, write_text
+from otbsr.files import write_json, write_text, write_vectors
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.progress import Report, part, silent
 from otbsr.serving.reliability import write_disagreement
@@ -277,13 +276,13 @@ class Study:
         write_raster(site.reference, labels, site.area.fine, 0)
         write_raster(site.folder / "blocks_2m5.tif", site.blocks.index, site.area.fine, -1)
         table = gpd.GeoDataFrame({"block": range(len(site.folds)), "fold": site.folds}, geometry=list(site.blocks.outlines), crs=site.area.fine.crs or None)
-        write_vector(table, site.folder / "blocks.gpkg", "blocks")
+        write_vectors(table, site.folder / "blocks.gpkg", "blocks")
         for fold in sorted(set(site.folds.tolist())):
             write_raster(site.mask(fold), ((site.folds[site.blocks.index] == fold) & (labels > 0)).astype(np.uint8), site.area.fine, None)
         for fold in range(site.count):
             kept = training_polygons(polygons, [site.blocks.outlines[block] for block in site.tested(fold)], self.settings.buffer)
             chosen = gpd.GeoDataFrame({FIELD: kept["class"].astype(int).to_numpy()}, geometry=kept.geometry.to_numpy(), crs=polygons.crs)
-            write_vector(chosen, site.folder / f"train_{fold}.gpkg", "train")
+            write_vectors(chosen, site.folder / f"train_{fold}.gpkg", "train")
         write_json(site.folder / "area.json", {"key": site.key})
 
     # --- images ------------------------------------------------------------------------------------------------------------
@@ -404,7 +403,7 @@ class Study:
             out.parent.mkdir(parents=True, exist_ok=True)
             beside.unlink(missing_ok=True)
             table = gpd.GeoDataFrame(pd.concat(tables[site.name], ignore_index=True), geometry="geometry", crs=tables[site.name][0].crs)
-            write_vector(table[[FIELD, "fold", "geometry"]], out, "samples")
+            write_vectors(table[[FIELD, "fold", "geometry"]], out, "samples")
             write_json(beside, {"key": site.key})
 
     def warn_of_scarce(self, counts: Mapping[str, Mapping[str, Mapping[int, int]]]) -> None:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
@@ -120,12 +119,6 @@ def read_band(path: Path) -> NDArray[Any]:
     """The first band of a raster of the study."""
     with rasterio.open(path) as dataset:
         return np.asarray(dataset.read(1))
-
-
-def write_vector(frame: gpd.GeoDataFrame, path: Path, layer: str) -> None:
-    """Write a GeoPackage with one layer, replacing the study's own former one."""
-    path.unlink(missing_ok=True)
-    frame.to_file(path, layer=layer, driver="GPKG")
 
 
 def versions() -> dict[str, str]:

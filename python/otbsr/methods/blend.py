@@ -13,7 +13,7 @@ from typing import Any
 from otbsr.errors import ModelError, UsageError
 from otbsr.files import digest
 from otbsr.methods.import_model import one_line
-from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, graph_files, save_model, trained_areas
+from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, graph_files, require_new, save_model, trained_areas
 from otbsr.progress import Report, silent
 
 
@@ -34,6 +34,7 @@ def blend(
     """
     if not 0 <= share <= 1:
         raise UsageError(f"--share {share:g}: expected 0 (the first model alone) to 1 (the second alone)")
+    require_new(Path(out), overwrite)
     sources = [ModelFolder.open(path, trust_model) for path in (first, second)]
     require_alike(*sources)
     f, p = (source.sidecar for source in sources)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from otbsr.errors import ModelError, OutputError, UsageError
+from otbsr.errors import ModelError, UsageError
 from otbsr.methods.model_folder import (
     GRAPH,
     SIDECAR,
@@ -30,6 +30,7 @@ from otbsr.methods.model_folder import (
     Sidecar,
     as_type,
     new_model,
+    require_new,
     write_sidecar,
 )
 from otbsr.progress import Report, silent
@@ -269,8 +270,7 @@ def require_free(source: Path, target: Path, in_place: bool, overwrite: bool) ->
     if not in_place and target.exists() and source.exists() and target.samefile(source):
         raise UsageError(f"--out {target} is the SavedModel itself; give another folder, or --in-place to write {SIDECAR} there")
     existing = source / SIDECAR if in_place else target
-    if existing.exists() and not overwrite:
-        raise OutputError(f"{existing}: exists already; choose another name or give --overwrite")
+    require_new(existing, overwrite)
 
 
 def require_known(graph: Graph, entry: str, bands: Sequence[str], method: str | None) -> None:

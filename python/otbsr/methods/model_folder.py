@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otbsr.errors import ModelError, OutputError, nearest
-from otbsr.files import SPACE, digest, new_folder, write_json
+from otbsr.files import SPACE, digest, new_folder, unwritable, write_json
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
@@ -239,11 +239,16 @@ def as_type(values: NDArray[Any], kind: Any) -> NDArray[Any]:
     return np.rint(values).clip(limits.min, limits.max).astype(kind)
 
 
+def require_new(folder: Path, overwrite: bool) -> None:
+    """Raise `OutputError` when the model folder is there already: asked before any work."""
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
+
+
 @contextlib.contextmanager
 def new_model(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """Where to make the model folder `folder`, which is there whole or not at all; raises `OutputError`, also when it exists without `overwrite`."""
-    if folder.exists() and not overwrite:
-        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
+    require_new(folder, overwrite)
     with new_folder(folder, "check the path and the free space") as temporary:
         yield temporary
 
@@ -288,7 +293,7 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
 
     model: a Keras model, or a function without variables, that maps float32 [n, h, w, bands] DN to [n, factor h, factor w, bands]
     DN. The graph loads in Python and through TensorFlow's C API; see `before_depth_to_space` for a second signature that it may have.
-    Raises `OutputError` when the folder exists.
+    Raises `OutputError` when the folder exists or cannot be written.
     """
     import keras
     import tensorflow as tf
@@ -305,7 +310,10 @@ def save_model(model: Any, folder: str | Path, sidecar: Sidecar, card: str = "",
         if coarse := before_depth_to_space(model):
             phases = tf.function(lambda lr: {sidecar.output.name: coarse(lr)}, input_signature=[spec])
             signatures[f"{sidecar.input.signature}_phases"] = phases.get_concrete_function()
-        tf.saved_model.save(module, str(temporary), signatures=signatures)
+        try:
+            tf.saved_model.save(module, str(temporary), signatures=signatures)
+        except tf.errors.OpError as error:  # a full disk, in TensorFlow's words
+            raise unwritable(folder, error) from error
         for extra in ("fingerprint.pb", "assets"):  # neither is read by anybody
             shutil.rmtree(temporary / extra) if (temporary / extra).is_dir() else (temporary / extra).unlink(missing_ok=True)
         write_sidecar(temporary, sidecar)

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from otbsr.errors import OutputError, StoppedError, UsageError
+from otbsr.errors import StoppedError, UsageError
 from otbsr.methods.augmentation import augmented
 from otbsr.methods.checkpoints import checkpoint_of
 from otbsr.methods.devices import require_divisible
 from otbsr.methods.faults import Signals, advice, interrupts
 from otbsr.methods.model_card import card
-from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model, trained_areas
+from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, require_new, save_model, trained_areas
 from otbsr.methods.networks import NetworkSettings, base_kernel, margin, upsampler
 from otbsr.methods.patches import Patches, batch_indices
 from otbsr.methods.run import Diary, Run
@@ -84,12 +84,6 @@ def optimise(run: Run, training: Patches, validation: Patches, bicubic: float, d
             run.save()
             name = signal.Signals(signals.number).name
             raise StoppedError(f"{name} after step {step + 1} of {settings.steps}; the same command goes on from {run.checkpoint}", signals.number)
-
-
-def require_new(out: Path, overwrite: bool) -> None:
-    """Raise `OutputError` before any work when the model folder is there already."""
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
 
 
 def agreed(

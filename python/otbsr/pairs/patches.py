@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shapely import points
 
 from otbsr.errors import InputError, OutputError, UsageError
+from otbsr.files import write_vectors
 from otbsr.grid import Grid
 from otbsr.pairs.manifest import footprints
 from otbsr.pairs.memory import FEATURES, bounded_cache
@@ -169,7 +170,7 @@ def write_features(path: Path, layer: str, crs: str, count: int, part: Callable[
     for begin in range(0, max(count, 1), FEATURES):
         fields, geometry = part(slice(begin, min(begin + FEATURES, count)))
         frame = geopandas.GeoDataFrame(fields, geometry=geometry, crs=crs or None)
-        frame.to_file(path, driver="GPKG", layer=layer, engine="pyogrio", mode="a" if begin else "w")
+        write_vectors(frame, path, layer, append=bool(begin))
 
 
 @bounded_cache()

@@ -92,7 +92,7 @@ def classify_lines(
 ) -> list[str]:
     """The chain of `classify_image`, its steps' files in the folder OUT.steps.
 
-    The polygons' pixels are counted now (PolygonClassStatistics, in a temporary folder): the numbers of samples depend on them.
+    The polygons' pixels are counted now (ManageNoData, PolygonClassStatistics, in a temporary folder): the numbers of samples depend on them.
     """
     from otbsr.evaluation import learners
     from otbsr.serving.apply import require_writable
@@ -102,21 +102,23 @@ def classify_lines(
     with rasterio.open(image) as dataset:
         count = dataset.count
     with tempfile.TemporaryDirectory() as temporary:
-        there = learners.count_polygons(image, polygons, Path(temporary), field)
+        made = learners.write_mask(image, Path(temporary) / "mask.tif")
+        there = learners.count_polygons(image, polygons, Path(temporary), field, made)
     wanted = learners.samples_wanted(image, polygons, there, samples, chosen)
     steps, copied = out.with_name(f"{out.stem}.steps"), field.lower()  # SQLite files have names in small letters
     scaling = steps / "scaling.xml" if chosen.scaled else None
     mapped = steps / "map.tif" if radius else out
     sure = out.with_name(f"{out.stem}_confidence.tif") if confidence else None
     with recording() as lines:
-        learners.write_counts(image, polygons, steps / "polygons.xml", field)
+        mask = learners.write_mask(image, steps / "mask.tif")
+        learners.write_counts(image, polygons, steps / "polygons.xml", field, mask)
         lines.append(heredoc(steps / "wanted.csv", learners.wanted_table(wanted)))
-        points = learners.choose_points(image, polygons, seed, steps, field)
+        points = learners.choose_points(image, polygons, seed, steps, field, mask)
         learners.read_values(image, points, steps / "samples.sqlite", field=copied)
         if scaling:
-            learners.write_scaling([image], scaling)
+            learners.write_scaling([image], scaling, mask)
         learners.train([steps / "samples.sqlite"], count, steps / "learner.model", chosen, seed, scaling, copied)
-        learners.classify(image, steps / "learner.model", mapped, confidence=sure, scaling=scaling, threads=threads)
+        learners.classify(image, steps / "learner.model", mapped, confidence=sure, mask=mask, scaling=scaling, threads=threads)
         if radius:
             learners.regularise(mapped, out, radius)
     return [folders([steps]), *lines]

@@ -35,7 +35,7 @@ SUFFIXES_OF_TEXT = {".csv", ".xml", ".txt", ".json", ".model", ".rf", ".svm"}
 BAR = re.compile(rb"\r([^\r\n]*?): (\d{1,3})% \[")
 LOG_ERROR = re.compile(r"\(FATAL\)|\(CRITICAL\)|^ERROR( \d+)?:")
 LOG_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \((?:FATAL|CRITICAL)\)\s*|^ERROR( \d+)?:\s*|itk::ERROR: ?|(?<=: )\w+\(0x[0-9a-f]+\): ")
-NO_SPACE = re.compile(r"no space left|disk full|write error|quota exceeded|_tiffWriteProc", re.IGNORECASE)
+NO_SPACE = re.compile(r"no space left|disk full|write error|quota exceeded|unable to commit transaction|_tiffWriteProc", re.IGNORECASE)
 UNWRITABLE = re.compile(
     r"attempt to create|read-only file system|cannot (?:be )?(?:write|written|create)|unable to (?:write|create)|not writable", re.IGNORECASE
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pyogrio.errors import DataSourceError
+from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.errors import RasterioError
 from scipy import ndimage
 from shapely import affinity
@@ -177,7 +177,7 @@ def simulate(out: Path, settings: WorldSettings, report: Report = silent, overwr
             damaged = [f"{name} {reason}" for name in world["files"] if name.endswith(".tif") and (reason := damage(partial / name))]
             if damaged:
                 raise OutputError(f"{out}: {damaged[0]}; check the space left on the disk")
-    except (RasterioError, DataSourceError) as error:
+    except (RasterioError, DataLayerError, DataSourceError) as error:
         raise unwritable(out, error, remedy) from error
     return {**world, "cached": False}
 
@@ -353,8 +353,10 @@ def majority(classes: NDArray[np.uint8], fine: Grid, coarse: Grid) -> NDArray[np
     return best
 
 
-def write_raster(path: Path, planes: Sequence[NDArray[Any]], grid: Grid, names: Sequence[str], **options: Any) -> None:
-    """Write planes as a tiled, compressed raster with band names."""
+def write_raster(
+    path: Path, planes: Sequence[NDArray[Any]], grid: Grid, names: Sequence[str], colours: Mapping[int, tuple[int, ...]] | None = None, **options: Any
+) -> None:
+    """Write planes as a tiled, compressed raster with band names; colours: red, green, blue, opacity of the first plane's values."""
     defaults = {"driver": "GTiff", "compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
     if min(grid.width, grid.height) < 256:
         defaults |= {"tiled": False}
@@ -362,6 +364,8 @@ def write_raster(path: Path, planes: Sequence[NDArray[Any]], grid: Grid, names: 
     profile = {**defaults, "width": grid.width, "height": grid.height, "count": len(planes), "crs": CRS, "transform": grid.transform}
     profile |= {"dtype": planes[0].dtype, **options}
     with rasterio.open(path, "w", **profile) as file:
+        if colours:
+            file.write_colormap(1, dict(colours))
         for index, (plane, name) in enumerate(zip(planes, names, strict=True), start=1):
             file.write(plane, index)
             if name:
@@ -376,10 +380,8 @@ def write_image(path: Path, planes: Sequence[NDArray[np.float32]], grid: Grid, n
 
 def write_land_cover(folder: Path, land_cover: NDArray[np.uint8], grid: Grid) -> None:
     """The land-cover map with its colours, and the legend."""
-    path = folder / "landcover_2m5.tif"
-    write_raster(path, [land_cover], grid, ["land cover"], nodata=0)
-    with rasterio.open(path, "r+") as file:
-        file.write_colormap(1, {int(code): (*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 255) for code, (_, colour, _) in LEGEND.items()})
+    colours = {int(code): (*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 255) for code, (_, colour, _) in LEGEND.items()}
+    write_raster(folder / "landcover_2m5.tif", [land_cover], grid, ["land cover"], colours, nodata=0)
     classes = [{"code": int(code), "name": name, "colour": colour, "artificial": artificial} for code, (name, colour, artificial) in LEGEND.items()]
     (folder / "legend.json").write_text(json.dumps({"classes": classes}, indent=1) + "\n", "utf-8")
 

@@ -101,6 +101,51 @@ def test_polygons_beside_the_image_are_an_error(two: Path, tmp_path: Path) -> No
         classify_image(two / "spot_2m5.tif", tmp_path / "away.gpkg", tmp_path / "map.tif")
 
 
+def test_polygons_that_no_learner_can_use(two: Path, tmp_path: Path) -> None:
+    table = gpd.read_file(two / "polygons.gpkg")
+    tables = {
+        "text": (table.assign(**{"class": table["class"].astype(str) + "x"}), "field class holds '1x', '2x'"),
+        "empty": (table.iloc[:0], "holds no polygon"),
+        "nowhere": (table.set_geometry([None] * len(table), crs=table.crs), "holds no polygon"),
+    }
+    for name, (one, words) in tables.items():
+        one.to_file(tmp_path / f"{name}.gpkg")
+        with pytest.raises(InputError, match=words):
+            classify_image(two / "spot_2m5.tif", tmp_path / f"{name}.gpkg", tmp_path / "map.tif")
+    table.drop(columns="geometry").to_csv(tmp_path / "plain.csv", index=False)
+    with pytest.raises(InputError, match="holds no polygon"):
+        classify_image(two / "spot_2m5.tif", tmp_path / "plain.csv", tmp_path / "map.tif")
+
+
+@serves
+@pytest.mark.parametrize(("learner", "dtype", "nodata"), [("rf", "int16", -10000), ("knn", "int16", -10000), ("knn", "float32", None)])
+def test_what_has_no_data_trains_nothing_and_is_not_mapped(two: Path, tmp_path: Path, learner: str, dtype: str, nodata: int | None) -> None:
+    """A band that lacks 12 columns and all that lack 12 more: 0 there, and elsewhere the map of whole data."""
+    with rasterio.open(two / "spot_2m5.tif") as dataset, rasterio.open(two / "landcover_2m5.tif") as truth:
+        pixels, profile, expected = dataset.read().astype(dtype), dataset.profile, truth.read(1)
+    pixels[:, :, :12] = pixels[1, :, 12:24] = np.nan if nodata is None else nodata
+    profile.update(dtype=dtype, nodata=nodata)
+    with rasterio.open(tmp_path / "part.tif", "w", **profile) as file:
+        file.write(pixels)
+    classify_image(tmp_path / "part.tif", two / "polygons.gpkg", tmp_path / "map.tif", learner=learner, samples=60)
+    expected[:, :24] = 0
+    with rasterio.open(tmp_path / "map.tif") as mapped:
+        assert np.array_equal(mapped.read(1), expected)
+    pixels[:] = np.nan if nodata is None else nodata
+    with rasterio.open(tmp_path / "none.tif", "w", **profile) as file:
+        file.write(pixels)
+    with pytest.raises(InputError, match="centre of a pixel with data"):
+        classify_image(tmp_path / "none.tif", two / "polygons.gpkg", tmp_path / "map.tif", overwrite=True)
+
+
+@serves
+def test_one_class_is_too_few(two: Path, tmp_path: Path) -> None:
+    table = gpd.read_file(two / "polygons.gpkg")
+    table[table["class"] == 1].to_file(tmp_path / "one.gpkg")
+    with pytest.raises(InputError, match=r"only class 1 lies where .* a learner needs two"):
+        classify_image(two / "spot_2m5.tif", tmp_path / "one.gpkg", tmp_path / "map.tif")
+
+
 @serves
 def test_otb_counts_the_confusion_matrix_that_we_count(two: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(3)
