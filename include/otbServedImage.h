@@ -59,6 +59,7 @@ struct WritingOptions
   bool isStreamingGiven = false;
   bool isInStrips = false;                              ///< the writer asks for, or the file stores, whole rows
   std::array<SamplingGrid::IndexValue, 2> tile{{1, 1}}; ///< columns and rows that the file stores together; columns are 1 for strips
+  bool isStoredWhole = false;                           ///< a GeoTIFF that takes as many bytes as it has values
   bool leavesThreadsOpen = false;                       ///< compression is asked for, by any number of threads
   bool hasBox = false;                                  ///< only part of the image is written:
   SamplingGrid::RegionType box;                         ///< in output pixels
@@ -132,6 +133,10 @@ std::string WithPatchWriting(const std::string& extendedName, std::size_t height
 
 /** Check that a file can be created where the output's name says, before any work. \throws ServedImageError */
 void RequireWritableFolder(const std::string& extendedName);
+
+/** The same for a file that takes so many bytes: whether the disk has them. OTB's writer would say it in its own way, hours later.
+ * \throws ServedImageError */
+void RequireRoom(const std::string& extendedName, double bytes);
 
 /** \class WriteMonitor
  * \brief Collects GDAL's errors while a product is written, because OTB overlooks them (a full disk), and checks the product afterwards.

@@ -214,6 +214,11 @@ private:
       written.Crop(options.box);
     }
     plan.size = {{static_cast<IndexValue>(written.GetSize(0)), static_cast<IndexValue>(written.GetSize(1))}};
+    if (options.isStoredWhole)
+    {
+      RequireRoom(m_Product,
+                  static_cast<double>(plan.size[0]) * static_cast<double>(plan.size[1]) * static_cast<double>(plan.bytesPerPixel));
+    }
     // what is kept for a writer of strips: little in memory, for a wide image as for a narrow one, the rest beside the product
     constexpr double mebibyte = 1024 * 1024;
     const double share = std::max(64.0, settings.megabytes / 4) * mebibyte;

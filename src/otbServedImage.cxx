@@ -15,6 +15,7 @@
 #include "gdal.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -157,6 +158,24 @@ void RequireWritableFolder(const std::string& extendedName)
   }
 }
 
+void RequireRoom(const std::string& extendedName, double bytes)
+{
+  const std::string file = FileOfExtendedName(extendedName), folder = FolderOf(extendedName);
+  struct statvfs disk;
+  if (statvfs(folder.c_str(), &disk) != 0)
+  {
+    return;
+  }
+  const double room = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize);
+  if (bytes > room)
+  {
+    std::ostringstream said;
+    said << file << ": takes " << std::ceil(bytes / 1e6) << " MB, but " << folder << " has room for " << std::floor(room / 1e6)
+         << ": disk full; free some space, choose another folder, or have the file compressed (&gdal:co:COMPRESS=DEFLATE)";
+    throw ServedImageError(said.str());
+  }
+}
+
 namespace
 {
 using IndexValue = SamplingGrid::IndexValue;
@@ -209,7 +228,7 @@ WritingOptions ReadWritingOptions(const std::string& extendedName)
   {
     options.isInStrips = helper->GetStreamingType() == "stripped";
   }
-  bool isTiled = false, isCompressed = false, saysThreads = false;
+  bool isTiled = false, isCompressed = false, isSparse = false, saysThreads = false;
   IndexValue columns = 0, rows = 0;
   for (auto creation : helper->GetgdalCreationOptions())
   {
@@ -217,10 +236,12 @@ WritingOptions ReadWritingOptions(const std::string& extendedName)
     isTiled = isTiled || creation == "TILED=YES" || creation == "TILED=TRUE" || creation == "TILED=ON";
     columns = creation.rfind("BLOCKXSIZE=", 0) == 0 ? std::atoi(creation.c_str() + 11) : columns;
     rows = creation.rfind("BLOCKYSIZE=", 0) == 0 ? std::atoi(creation.c_str() + 11) : rows;
+    isSparse = isSparse || creation.rfind("SPARSE_OK=", 0) == 0;
     saysThreads = saysThreads || creation.rfind("NUM_THREADS=", 0) == 0;
     isCompressed = isCompressed || (creation.rfind("COMPRESS=", 0) == 0 && creation != "COMPRESS=NONE");
   }
   options.leavesThreadsOpen = isCompressed && !saysThreads;
+  options.isStoredWhole = options.isGeoTiff && !options.isPlain && !isCompressed && !isSparse;
   options.tile =
       options.isGeoTiff && !isTiled ? PairType{{1, rows > 0 ? rows : 1}} : PairType{{columns > 0 ? columns : 256, rows > 0 ? rows : 256}};
   if (!options.isStreamingGiven && options.isGeoTiff && !options.isPlain)
