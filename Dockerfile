@@ -10,8 +10,8 @@ RUN VERSION=${VERSION} sh /src/tools/container.sh build /src /wheels
 
 FROM ${DEBIAN}
 COPY --from=build /wheels /wheels
-COPY tools/container.sh constraints.txt /tmp/otbsr/
-RUN sh /tmp/otbsr/container.sh run /wheels /tmp/otbsr/constraints.txt && rm -rf /wheels /tmp/otbsr
+COPY tools/container.sh constraints.txt /opt/otbsr/setup/
+RUN sh /opt/otbsr/setup/container.sh run /wheels /opt/otbsr/setup/constraints.txt && rm -rf /wheels /opt/otbsr/setup
 COPY models /opt/otbsr/models
 ENV PATH=/opt/otbsr/venv/bin:$PATH TF_CPP_MIN_LOG_LEVEL=2
 USER otbsr

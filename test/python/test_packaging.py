@@ -137,7 +137,7 @@ def test_every_command_that_a_page_shows_takes_its_flags(page):
 def test_the_container_copies_and_installs_what_exists():
     docker, recipe = (ROOT / "Dockerfile").read_text(), (ROOT / "otbsr.def").read_text()
     for text in (docker, recipe):
-        assert "container.sh build /src /wheels" in text and "container.sh run /wheels /tmp/otbsr/constraints.txt" in text
+        assert "container.sh build /src /wheels" in text and "container.sh run /wheels /opt/otbsr/setup/constraints.txt" in text
     assert docker.index("USER otbsr") > docker.index("container.sh run") and docker.count("FROM") == 2
     for name in ("tools/container.sh", "constraints.txt", "models"):
         assert (ROOT / name).exists() and name in docker and name in recipe
