@@ -1,4 +1,5 @@
-# otbsr in a container: docker build -t otbsr . && docker run --rm -v "$PWD:/data" otbsr apply IN.SAFE --model /opt/otbsr/models/f-light-x4 -o sr_2m5.tif
+# otbsr in a container; how to run it: doc/containers.md
+#   docker build -t otbsr . && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" otbsr apply IN.SAFE --model /opt/otbsr/models/f-light-x4 -o sr_2m5.tif
 # What is installed lies in tools/container.sh, which otbsr.def runs too. Without a registry: tools/image.sh; without an engine: tools/test-container.sh.
 ARG DEBIAN=debian:12-slim
 
