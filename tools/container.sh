@@ -7,6 +7,7 @@ install()
 {
   apt-get update
   DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+  apt-get clean # not done by itself where the base was made by debootstrap
   rm -rf /var/lib/apt/lists/*
 }
 case $1 in
@@ -21,6 +22,7 @@ case $1 in
     install ca-certificates otb-bin python3-venv util-linux
     python3 -m venv /opt/otbsr/venv
     /opt/otbsr/venv/bin/python -m pip install --no-cache-dir -c "$3" "$(ls "$2"/otbsr-*.whl)[cpu]"
+    rm -rf /opt/otbsr/venv/lib/python3*/site-packages/tensorflow/include # 290 MB of headers: nothing is compiled here
     useradd --create-home otbsr
     mkdir -p /data && chown otbsr /data
     ;;

@@ -33,7 +33,7 @@ PAGES = {
 }  # fmt: skip
 """Pages from outside doc/, by their place in the repository; those of doc/ keep their name."""
 SECTIONS = {
-    "How to": ["usage.md", "quality.md", "viewer.md", "models.md", "qgis.md", "python.md", "scale.md", "otbtf-compatibility.md"],
+    "How to": ["usage.md", "quality.md", "viewer.md", "models.md", "qgis.md", "python.md", "containers.md", "scale.md", "otbtf-compatibility.md"],
     "Explanation": ["geometry.md", "study.md", "bibliography.md"],
     "About": ["glossary.md", "decisions.md", "changelog.md", "contributing.md"],
 }

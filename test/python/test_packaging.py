@@ -159,8 +159,9 @@ def test_every_otbcli_line_of_a_page_gives_parameters_that_exist(run_application
 def test_the_container_copies_and_installs_what_exists():
     docker, recipe = (ROOT / "Dockerfile").read_text(), (ROOT / "otbsr.def").read_text()
     for text in (docker, recipe):
-        assert "container.sh build /src /wheels" in text and "container.sh run /wheels /tmp/otbsr/constraints.txt" in text
+        assert "container.sh build /src /wheels" in text and "container.sh run /wheels /opt/otbsr/setup/constraints.txt" in text
     assert docker.index("USER otbsr") > docker.index("container.sh run") and docker.count("FROM") == 2
+    assert not re.search(r"^    \S+ /tmp", recipe, re.M)  # Apptainer lays the machine's own over it while %post runs
     for name in ("tools/container.sh", "constraints.txt", "models"):
         assert (ROOT / name).exists() and name in docker and name in recipe
     system = (ROOT / "tools" / "system-packages.sh").read_text().partition('packages="')[2].partition('"')[0].split()

@@ -46,7 +46,7 @@ def qgis_setup_command(
         made = qgis_setup(out, write_settings, profile, sources, overwrite, report)
     result: dict[str, Any] = {"plugin": made.plugin, "OTB folder": made.folder, "OTB application folder": made.applications}
     result |= {"model": made.model, "style": made.style, "cached": made.cached}
-    result |= {key: path for key, path in (("settings", made.settings), ("backup", made.backup)) if path}
+    result |= {key: path for key, path in (("settings", made.settings), ("backup", made.backup), ("note", made.remark)) if path}
     finish(result, as_json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -23,9 +24,24 @@ def profile_folder(profile: str) -> Path:
     return base / "profiles" / profile
 
 
-def provider_plugin(profile: Path) -> str:
-    """The plugin that provides OTB: the separate one where the profile has it, else the built-in one."""
-    return PLUGINS[0] if (profile / "python" / "plugins" / PLUGINS[0]).is_dir() else PLUGINS[1]
+def provider_plugin(profile: Path, search: str = "/usr/local/bin:/usr/bin") -> tuple[str, str | None]:
+    """The plugin that provides OTB: the separate one where the profile has it or QGIS has none of its own, else the built-in one.
+
+    Args:
+        profile: folder of the profile.
+        search: folders in which the program `qgis` is looked for.
+
+    Returns:
+        The plugin's name, and what the user has to install before it works (None: nothing that is known).
+
+    """
+    if (profile / "python" / "plugins" / PLUGINS[0]).is_dir():
+        return PLUGINS[0], None
+    program = shutil.which("qgis", path=search)
+    plugins = Path(program).parents[1] / "share" / "qgis" / "python" / "plugins" if program else None
+    if plugins is not None and plugins.is_dir() and not (plugins / PLUGINS[1]).is_dir():
+        return PLUGINS[0], "this QGIS has no OTB provider of its own: install 'OrfeoToolbox provider' in it (Plugins, Manage and Install Plugins)"
+    return PLUGINS[1], None
 
 
 def wanted(plugin: str, otb_folder: Path, application_folder: Path) -> dict[tuple[str, str], str]:

@@ -37,7 +37,7 @@ PASSED_ON = ("OTB_TF_LIBRARY", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "GDAL_
 
 @dataclass(frozen=True)
 class Setup:
-    """What was made: QGIS's two folder settings, the plugin that reads them, the model and the style, and what became of QGIS's own files."""
+    """What was made: QGIS's two folder settings, the plugin that reads them, the model and the style, what became of QGIS's files, what is left to do."""
 
     folder: Path
     applications: Path
@@ -47,6 +47,7 @@ class Setup:
     cached: bool
     settings: Path | None = None
     backup: Path | None = None
+    remark: str | None = None
 
 
 def default_folder() -> Path:
@@ -89,14 +90,14 @@ def qgis_setup(
     tools = Tools.found(sources)
     cached = make_folder(folder, tools, overwrite, report)
     applications, where = folder / "lib" / "otb" / "applications", settings.profile_folder(profile)
-    plugin = settings.provider_plugin(where)
+    plugin, remark = settings.provider_plugin(where)
     model = folder / "models" / MODEL
     file = backup = None
     if write_settings:
         model = copy_model(where / "processing" / "models" / MODEL, overwrite)
         file = where / "QGIS" / "QGIS3.ini"
         backup = settings.write_settings(file, settings.wanted(plugin, folder, applications), overwrite)
-    return Setup(folder, applications, plugin, model, folder / "styles" / STYLE, cached, file, backup)
+    return Setup(folder, applications, plugin, model, folder / "styles" / STYLE, cached, file, backup, remark)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from desktop import Qgis
 from rasterio.windows import Window
 from scipy import ndimage
 
+from otbsr.qgis import settings
 from otbsr.qgis.setup import qgis_setup
 
 SHARED = Path(os.environ.get("OTBSR_SHARED_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
@@ -29,12 +30,17 @@ def profile(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def qgis(profile, serving) -> Qgis:
-    """QGIS with the provider set up by `qgis_setup`."""
+    """QGIS with the provider set up by `qgis_setup`; OTBSR_QGIS_PLUGIN: folder of the separate provider, for QGIS 3.36 and later."""
     program = shutil.which("qgis_process.bin", path="/usr/bin:/bin") or shutil.which("qgis_process", path="/usr/bin:/bin")
     if program is None:
         pytest.skip("QGIS is not installed (`make test-qgis` installs it and runs these tests)")
     if shutil.which("otbQgisDescriptor") is None:
         pytest.skip("otbQgisDescriptor is not installed (apt-get install otb-qgis)")
+    separate = os.environ.get("OTBSR_QGIS_PLUGIN")
+    if separate:
+        shutil.copytree(separate, profile / "profiles" / "default" / "python" / "plugins" / settings.PLUGINS[0])
+    elif settings.provider_plugin(profile)[1]:
+        pytest.skip("this QGIS has no OTB provider of its own; give the folder of the separate one in OTBSR_QGIS_PLUGIN")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QGIS_CUSTOM_CONFIG_PATH", str(profile))
         made = qgis_setup(profile / "otb", write_settings=True)

@@ -164,7 +164,17 @@ def test_settings_are_made_where_there_are_none(tmp_path):
     assert file.read_text() == "[Processing]\nConfiguration\\OTB_FOLDER=/new\n\n[PythonPlugins]\notbprovider=true\n"
 
 
-def test_the_separate_provider_is_used_where_it_is_installed(tmp_path):
-    assert settings.provider_plugin(tmp_path) == "otbprovider"
-    (tmp_path / "python" / "plugins" / "orfeoToolbox_provider").mkdir(parents=True)
-    assert settings.provider_plugin(tmp_path) == "orfeoToolbox_provider"
+def test_the_separate_provider_is_used_where_it_is_installed_or_needed(tmp_path):
+    """QGIS 3.36 and later bring no provider; where no QGIS is found nothing is asked for."""
+    profile, program, plugins = tmp_path / "profile", tmp_path / "bin" / "qgis", tmp_path / "share" / "qgis" / "python" / "plugins"
+    search = str(program.parent)
+    assert settings.provider_plugin(profile, search) == ("otbprovider", None)
+    (plugins / "processing").mkdir(parents=True)
+    program.parent.mkdir()
+    program.touch(0o755)
+    name, remark = settings.provider_plugin(profile, search)
+    assert name == "orfeoToolbox_provider" and remark is not None and "OrfeoToolbox provider" in remark
+    (plugins / "otbprovider").mkdir()
+    assert settings.provider_plugin(profile, search) == ("otbprovider", None)
+    (profile / "python" / "plugins" / "orfeoToolbox_provider").mkdir(parents=True)
+    assert settings.provider_plugin(profile, search) == ("orfeoToolbox_provider", None)
