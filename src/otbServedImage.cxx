@@ -462,9 +462,23 @@ struct WriteMonitor::State
       {
         state->first = message;
       }
-      return; // told once, by RequireWhole
+      // told once: by RequireWhole, or in the error of OTB's writer, which quotes GDAL's last
+      CPLErrorSetState(level, number, (state->first + "; is the disk full?").c_str());
+      return;
     }
     CPLDefaultErrorHandler(level, number, message);
+  }
+
+  /** After a failure, which was told: the writer's file is closed when nobody listens any more, and fails again, block by block. */
+  static void HandleRest(CPLErr level, CPLErrorNum number, const char* message)
+  {
+    const std::string said = message;
+    const bool isRest = said.find(".partial-") != std::string::npos || said.find("_tiffWriteProc") != std::string::npos ||
+                        said.find("_tiffSeekProc") != std::string::npos || said.find("TIFFAppendToStrip") != std::string::npos;
+    if (level < CE_Failure || !isRest)
+    {
+      CPLDefaultErrorHandler(level, number, message);
+    }
   }
 };
 std::atomic<WriteMonitor::State*> WriteMonitor::State::current{nullptr};
@@ -479,7 +493,8 @@ WriteMonitor::~WriteMonitor()
 {
   if (State::current == m_State.get())
   {
-    CPLSetErrorHandler(m_State->previous);
+    const bool isDefault = m_State->previous == nullptr || m_State->previous == &CPLDefaultErrorHandler;
+    CPLSetErrorHandler(isDefault && !this->FirstError().empty() ? &State::HandleRest : m_State->previous);
     State::current = nullptr;
   }
 }

@@ -295,6 +295,11 @@ def test_a_full_disk_is_an_error(run_application, models: Path, tmp_path: Path, 
     arguments = serve_arguments(image, models / "nearest-x4", f"{disk / 'out.tif'}?&gdal:co:TILED=NO")
     refuse(run_application("TensorflowModelServe", *arguments), "out.tif", "disk full")
     assert not (disk / "out.tif").exists()
+    refuse(run_application("TensorflowModelServe", *serve_arguments(image, models / "nearest-x4", f"{disk / 'out.tif'}?&gdal:co:TILED=NO")), "has room for 1")
+    large = write(tmp_path / "large.tif", scene(900, 900))  # more than GDAL's cache: OTB's writer fails, not the file's end
+    for options in ("", "?&gdal:co:COMPRESS=DEFLATE", "?&gdal:co:COMPRESS=DEFLATE&gdal:co:TILED=YES&gdal:co:NUM_THREADS=1"):
+        refuse(run_application("SuperResolution", "-in", large, "-model", models / "nearest-x4", "-out", f"{disk / 'out.tif'}{options}"), "is the disk full?")
+    assert not list(disk.iterdir())
     (disk / "out.tif").write_bytes(b"what the user had")
     refuse(run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", disk / "out.tif"), "out.tif", "disk full")
     assert (disk / "out.tif").read_bytes() == b"what the user had" and len(list(disk.iterdir())) == 1
