@@ -51,11 +51,11 @@ def pairs() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 def theirs(image: np.ndarray, reference: np.ndarray, coarse: np.ndarray) -> dict[str, Any]:
     """What torchmetrics says in float64; lists are of the bands. `_inside`: without what hangs on reflected edges; uqi_box: 7 x 7 equal weights."""
-    torch, functional = importlib.import_module("torch"), importlib.import_module("torchmetrics.functional")
+    from_numpy, functional = importlib.import_module("torch").from_numpy, importlib.import_module("torchmetrics.functional")
     f = functional.image
 
     def tensor(array: np.ndarray) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0)[None]))
+        return from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0)[None]))
 
     x, y, low = tensor(image), tensor(reference), tensor(coarse)
     bands = [(x[:, k : k + 1], y[:, k : k + 1]) for k in range(image.shape[2])]

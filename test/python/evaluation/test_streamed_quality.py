@@ -754,7 +754,7 @@ def otbsr(*words: object, cwd: Path | None = None) -> subprocess.CompletedProces
 
 
 def test_the_example_of_the_help_runs(files, tmp_path):
-    example = otbsr("quality", "--help").stdout.partition("Example: otbsr ")[2].split("\n\n")[0]
+    example = otbsr("quality", "--help").stdout.partition("Example:\n  otbsr ")[2].splitlines()[0]
     words = shlex.split(example)
     names = [word for word in words if word.endswith(".tif")]
     for path, name in zip(files, names, strict=False):
