@@ -179,8 +179,8 @@ public:
   /** Wait for the blocks in preparation and forget them. Call before the sources go away. */
   void FinishPrefetch();
 
-  /** Whether a source has a valid pixel according to the rule, for all sources; reads until the first one, in strips of `lines`. */
-  bool HasValidPixel(itk::SizeValueType lines);
+  /** Whether a source has a valid pixel according to the rule, for all sources; reads until the first one, so many pixels at once. */
+  bool HasValidPixel(itk::SizeValueType pixels);
 
 protected:
   TensorflowModelFilter() = default;
@@ -248,7 +248,7 @@ private:
   template <class TPixel>
   void CopyMirrored(const Source& source, const ImageStack::View<TPixel>& view, const RegionType& fed, void* values) const;
   template <class TPixel>
-  bool HasValidPixel(const Source& source, itk::SizeValueType lines) const;
+  bool HasValidPixel(const Source& source, itk::SizeValueType pixels) const;
 
   std::vector<RegionType> Blocks(const RegionType& request) const;
   bool PredictNext(const RegionType& current, RegionType& next);

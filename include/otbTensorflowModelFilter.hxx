@@ -1150,9 +1150,10 @@ void TensorflowModelFilter<TOutputImage>::Convert(const std::vector<TensorflowMo
 
 template <class TOutputImage>
 template <class TPixel>
-bool TensorflowModelFilter<TOutputImage>::HasValidPixel(const Source& source, itk::SizeValueType lines) const
+bool TensorflowModelFilter<TOutputImage>::HasValidPixel(const Source& source, itk::SizeValueType pixels) const
 {
   const auto& image = source.images.GetGrid().GetRegion();
+  const auto lines = std::max<itk::SizeValueType>(16, pixels / std::max<itk::SizeValueType>(1, image.GetSize(0)));
   const unsigned int bands = source.images.GetNumberOfBands();
   const auto end = image.GetIndex(1) + static_cast<IndexValue>(image.GetSize(1));
   std::vector<TPixel> storage;
@@ -1174,14 +1175,14 @@ bool TensorflowModelFilter<TOutputImage>::HasValidPixel(const Source& source, it
 }
 
 template <class TOutputImage>
-bool TensorflowModelFilter<TOutputImage>::HasValidPixel(itk::SizeValueType lines)
+bool TensorflowModelFilter<TOutputImage>::HasValidPixel(itk::SizeValueType pixels)
 {
   this->FinishPrefetch();
   return std::all_of(m_Sources.begin(), m_Sources.end(),
                      [&](const Source& source)
                      {
-                       return source.images.IsWide() ? this->template HasValidPixel<double>(source, lines)
-                                                     : this->template HasValidPixel<float>(source, lines);
+                       return source.images.IsWide() ? this->template HasValidPixel<double>(source, pixels)
+                                                     : this->template HasValidPixel<float>(source, pixels);
                      });
 }
 

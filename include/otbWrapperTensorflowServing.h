@@ -186,7 +186,7 @@ private:
     filter->SetOutputNoData(std::isnan(settings.outputNoData) ? settings.outputNoData : noData, settings.writeNoData);
     filter->SetTruncate(settings.truncate);
     filter->SetPrefetch(settings.prefetch);
-    if (settings.anyBandInvalid && !filter->HasValidPixel(256))
+    if (settings.anyBandInvalid && !filter->HasValidPixel(size_t(1) << 18))
     {
       throw ServedImageError("the image has no valid pixel: every pixel is no-data or not a number; check the no-data value");
     }
