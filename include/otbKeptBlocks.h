@@ -43,11 +43,11 @@ public:
    * \throws std::system_error if the scratch file cannot be read back */
   void Give(const RegionType& block, const RegionType& part, char* to, std::size_t stride);
 
-  void Clear();
-
   /** The same for a block that is in memory. */
   static void CopyPart(const char* pixels, const RegionType& block, const RegionType& part, std::size_t bytesPerPixel, char* to,
                        std::size_t stride);
+
+  void Clear();
 
 private:
   struct Kept

@@ -73,7 +73,10 @@ bool KeptBlocks::Keep(const RegionType& block, SamplingGrid::IndexValue row, std
     kept.bytes = place == m_Free.end() ? pixels.size() : place->first;
     try
     {
-      m_File = m_File == nullptr ? std::make_unique<ScratchFile>(m_Folder) : std::move(m_File);
+      if (m_File == nullptr)
+      {
+        m_File = std::make_unique<ScratchFile>(m_Folder);
+      }
       m_File->Write(kept.offset, pixels.data(), pixels.size());
     }
     catch (const std::system_error&)

@@ -162,7 +162,7 @@ void RequireRoom(const std::string& extendedName, double bytes)
 {
   const std::string file = FileOfExtendedName(extendedName), folder = FolderOf(extendedName);
   struct statvfs disk;
-  if (statvfs(folder.c_str(), &disk) != 0)
+  if (statvfs(folder.c_str(), &disk) != 0 || disk.f_blocks == 0) // some network disks do not say
   {
     return;
   }

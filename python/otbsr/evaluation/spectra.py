@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import fft
 
+from otbsr.evaluation.corrected import PREFIX, Correction
 from otbsr.evaluation.measures import Score, Sums, finite, ratio, score, whole
 from otbsr.evaluation.windows import TILE, Array, Block, Mask, Plane
-
-if TYPE_CHECKING:
-    from otbsr.evaluation.corrected import Correction
 
 
 class Spectrum:
@@ -118,7 +116,7 @@ class Spectrum:
         """The scores of all blocks together."""
         found = self.scores_of(total[0], total[1])
         if self.correction:
-            found |= {f"corrected_{name}": one for name, one in self.scores_of(total[2], self.corrected(total)).items()}
+            found |= {PREFIX + name: one for name, one in self.scores_of(total[2], self.corrected(total)).items()}
         return found
 
     def scores_of(self, number: Array, power: Plane) -> dict[str, Score]:
