@@ -6,11 +6,8 @@ random split would measure memory.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shapely import points
 
 from otbsr.errors import InputError, OutputError, UsageError
-from otbsr.files import write_vectors
+from otbsr.files import digest, new_folder, write_vectors
 from otbsr.grid import Grid
 from otbsr.pairs.manifest import footprints
 from otbsr.pairs.memory import FEATURES, bounded_cache
@@ -203,9 +200,7 @@ def extract_pairs(
     both = Both.open(Path(lr), Path(target), nodata)
     coarse, factor = both.coarse, both.factor
     corners = place(coarse, settings) if chosen is None else chosen
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with new_folder(out) as temporary:
         manifest: dict[str, Any] = {
             "format": 1,
             "bands": both.bands,
@@ -215,8 +210,8 @@ def extract_pairs(
             "patch": settings.patch,
             "data": data,
             **ground(Path(lr), coarse),
-            "input": {"file": Path(lr).name, "sha256": file_hash(lr)},
-            "target": {"file": Path(target).name, "sha256": file_hash(target)},
+            "input": {"file": Path(lr).name, "sha256": digest(Path(lr))},
+            "target": {"file": Path(target).name, "sha256": digest(Path(target))},
             "settings": settings.model_dump(mode="json"),
             "splits": {},
             "footprints": footprints(coarse, corners["train"], settings.patch),
@@ -241,12 +236,6 @@ def extract_pairs(
         if complete:
             complete(temporary, manifest)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     report("patches", 1.0)
     return manifest
 
@@ -280,15 +269,6 @@ def environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        state = hashlib.sha256()
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
 
 
 def read_patches_image(path: str | Path, rows: int) -> NDArray[Any]:
