@@ -4,6 +4,7 @@
  */
 #include "otbLegacyMacros.h"
 #include "otbServedImage.h"
+#include "otbUnfinishedFiles.h"
 #include "otbWrapperComplaint.h"
 #include "otbWrapperDeepFeatures.h"
 
@@ -87,6 +88,7 @@ private:
     GetInternalApplication("learning")->SetParameterInputImage("in", this->ComputeFeatures());
     ExecuteInternal("learning");
     m_Monitor = m_Products.empty() ? nullptr : std::make_unique<WriteMonitor>();
+    m_Unfinished = std::make_unique<UnfinishedFiles>(m_Products);
   }
 
   void AfterExecuteAndWriteOutputs() override
@@ -100,6 +102,7 @@ private:
           }
         });
     m_Monitor.reset();
+    m_Unfinished.reset();
     if (!said.empty())
     {
       otbAppLogFATAL(<< said);
@@ -108,6 +111,7 @@ private:
 
   std::vector<std::string> m_Products;
   std::unique_ptr<WriteMonitor> m_Monitor;
+  std::unique_ptr<UnfinishedFiles> m_Unfinished;
 };
 
 } // namespace Wrapper

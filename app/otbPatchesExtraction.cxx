@@ -6,6 +6,7 @@
 #include "otbPatchImageSource.h"
 #include "otbPatchSampler.h"
 #include "otbServedImage.h"
+#include "otbUnfinishedFiles.h"
 #include "otbWrapperComplaint.h"
 #include "otbWrapperNanParameter.h"
 #include "otbWrapperPatchImages.h"
@@ -129,6 +130,7 @@ private:
     SetLabels(sampler.GetLabels());
     otbAppLogINFO(<< "patches: " << sampler.Summary());
     m_Monitor = m_Products.empty() ? nullptr : std::make_unique<WriteMonitor>();
+    m_Unfinished = std::make_unique<UnfinishedFiles>(m_Products);
   }
 
   void SetPatches(const std::string& key, const PatchSampler::Source& source)
@@ -248,6 +250,7 @@ private:
       otbAppLogFATAL(<< damaged);
     }
     m_Monitor.reset();
+    m_Unfinished.reset();
   }
 
   /** One image without the others is of no use. */
@@ -271,6 +274,7 @@ private:
   std::vector<itk::ProcessObject::Pointer> m_Patches;
   std::vector<std::string> m_Products;
   std::unique_ptr<WriteMonitor> m_Monitor;
+  std::unique_ptr<UnfinishedFiles> m_Unfinished;
   Sources m_Sources;
   unsigned int m_NumberOfSources = 1;
   Int32ImageType::Pointer m_Labels;

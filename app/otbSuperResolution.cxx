@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <future>
 
 namespace otb
 {
@@ -100,9 +99,7 @@ private:
     RequireServableFile(GetParameterString("in"));
     const auto asked = static_cast<unsigned int>(GetParameterInt("threads"));
     const unsigned int threads = asked > 0 ? asked : NumberOfTensorflowThreads();
-    auto loading =
-        std::async(std::launch::async, // while the image is opened
-                   [&]() { return std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), sidecar.signature, threads); });
+    auto loading = TensorflowModel::LoadAside(folder, sidecar.signature, threads); // while the image is opened
 
     FloatVectorImageType* image = GetParameterImage("in");
     Source source;

@@ -107,6 +107,10 @@ public:
   /** The one instance, loaded at the first call. \throws TensorflowError naming the places that were looked at. */
   static const TensorflowLibrary& Get();
 
+  /** Sets the environment variables that TensorFlow is to find; Get() does it, too. To be called before a thread that calls Get(): setenv
+   * may not run while another thread asks for a variable, as GDAL does all the time. */
+  static void PrepareEnvironment();
+
   TensorflowLibrary(const TensorflowLibrary&) = delete;
   TensorflowLibrary& operator=(const TensorflowLibrary&) = delete;
 

@@ -7,6 +7,7 @@
 
 #include "otbTensorflowLibrary.h"
 
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -79,6 +80,10 @@ public:
    * \throws TensorflowError */
   explicit TensorflowModel(const std::string& folder, std::vector<std::string> tags = {}, const std::string& signature = "",
                            unsigned int threads = 0);
+
+  /** The same in a thread of its own. */
+  static std::future<std::shared_ptr<TensorflowModel>> LoadAside(const std::string& folder, const std::string& signature,
+                                                                 unsigned int threads);
   ~TensorflowModel();
   TensorflowModel(const TensorflowModel&) = delete;
   TensorflowModel& operator=(const TensorflowModel&) = delete;

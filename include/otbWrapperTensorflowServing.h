@@ -9,6 +9,7 @@
 #include "otbServedImage.h"
 #include "otbTensorflowModelFilter.h"
 #include "otbTensorflowTensor.h"
+#include "otbUnfinishedFiles.h"
 #include "otbWrapperComplaint.h"
 
 #include "itkCommand.h"
@@ -195,6 +196,7 @@ private:
     m_Product = parameter != nullptr && this->HasValue("out") ? std::string(parameter->GetFileName()) : std::string();
     m_Partial.clear();
     m_Monitor.reset();
+    m_Unfinished.reset();
     if (!m_Product.empty())
     {
       RequireWritableFolder(m_Product);
@@ -258,6 +260,7 @@ private:
       m_Partial = PartialNameOf(m_Product);
       parameter->SetFileName((m_Partial.empty() ? file : m_Partial) + name.substr(file.size()));
       m_Monitor = std::make_unique<WriteMonitor>();
+      m_Unfinished = std::make_unique<UnfinishedFiles>(std::vector<std::string>{m_Partial.empty() ? m_Product : m_Partial});
       m_Cache.reset();
       const double needed = WritingCache(plan, options) + ReadingCacheOf(settings, filter->GetGrid(), plan.hint);
       m_Cache = std::make_unique<SmallerGdalCache>(8 * mebibyte + std::min(needed, share));
@@ -361,7 +364,7 @@ private:
     this->RemovePartial();
     if (m_Partial.empty())
     {
-      std::remove(FileOfExtendedName(m_Product).c_str()); // was written in place
+      RemovePlainFile(FileOfExtendedName(m_Product)); // was written in place
     }
     std::string said = cause;
     std::replace(said.begin(), said.end(), '\n', ' ');
@@ -418,6 +421,7 @@ private:
     {
       return;
     }
+    const auto unfinished = std::move(m_Unfinished); // until this ends
     this->Guarded(
         [this]()
         {
@@ -434,6 +438,7 @@ private:
   std::function<void()> m_FinishPrefetch;
   std::unique_ptr<WriteMonitor> m_Monitor;
   std::unique_ptr<SmallerGdalCache> m_Cache;
+  std::unique_ptr<UnfinishedFiles> m_Unfinished;
   std::string m_Product; ///< extended file name that the user gave
   std::string m_Partial; ///< file that is being written instead; empty when there is none
   std::vector<std::string> m_BandNames;

@@ -238,16 +238,27 @@ const TensorflowLibrary& TensorflowLibrary::Get()
   return instance;
 }
 
-TensorflowLibrary::TensorflowLibrary()
+void TensorflowLibrary::PrepareEnvironment()
 {
-  setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0); // TensorFlow's start-up notes are not the user's business
-  const bool hasAvx2 = HasAvx2();
-  if (hasAvx2)
+  const auto set = [](const char* name, const char* value)
+  {
+    if (std::getenv(name) == nullptr) // the second time there is nothing to set
+    {
+      setenv(name, value, 0);
+    }
+  };
+  set("TF_CPP_MIN_LOG_LEVEL", "2"); // TensorFlow's start-up notes are not the user's business
+  if (HasAvx2())
   {
     // oneDNN's convolutions, which TensorFlow itself uses only on processors with AVX512-VNNI or newer, are compiled for the processor when
     // they run; the wheel's other ones are compiled for AVX. TF_ENABLE_ONEDNN_OPTS, if the user sets it, decides.
-    setenv("TF_ENABLE_ONEDNN_OPTS", "1", 0);
+    set("TF_ENABLE_ONEDNN_OPTS", "1");
   }
+}
+
+TensorflowLibrary::TensorflowLibrary()
+{
+  PrepareEnvironment();
   BoundArenas();
 
   void* library = nullptr;
@@ -264,7 +275,7 @@ TensorflowLibrary::TensorflowLibrary()
   {
     const bool deepBind = std::getenv("OTB_TF_NODEEPBIND") == nullptr;
     // elsewhere TensorFlow may end the process with a message on the processor
-    const auto quiet = hasAvx2 ? std::make_unique<QuietLoading>() : nullptr;
+    const auto quiet = HasAvx2() ? std::make_unique<QuietLoading>() : nullptr;
     for (const auto& candidate : Candidates(lookedAt))
     {
       library = dlopen(candidate.c_str(), RTLD_LAZY | RTLD_LOCAL | (deepBind ? RTLD_DEEPBIND : 0));

@@ -317,6 +317,14 @@ std::string WriteTensorflowConfiguration(unsigned int threads)
   return bytes + gpu;
 }
 
+std::future<std::shared_ptr<TensorflowModel>> TensorflowModel::LoadAside(const std::string& folder, const std::string& signature,
+                                                                         unsigned int threads)
+{
+  TensorflowLibrary::PrepareEnvironment();
+  return std::async(std::launch::async, [folder, signature, threads]()
+                    { return std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), signature, threads); });
+}
+
 TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::string> tags, const std::string& signature,
                                  unsigned int threads)
     : m_Library(TensorflowLibrary::Get()), m_Folder(folder)

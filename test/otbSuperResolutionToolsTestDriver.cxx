@@ -19,6 +19,7 @@
 #include "itkImage.h"
 #include "otbVectorImage.h"
 
+#include <dlfcn.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,11 +31,13 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace
 {
 int failures = 0;
+std::vector<std::thread::id> setters; ///< who set one of TensorFlow's environment variables
 
 void Check(bool condition, const char* text, int line)
 {
@@ -391,6 +394,12 @@ void LibraryTest()
         Has(missing, "pip install tensorflow, or set OTB_TF_LIBRARY"));
   setenv("OTB_TF_LIBRARY", "libm.so.6", 1);
   CHECK(Has(MessageOf<otb::TensorflowError>([]() { otb::TensorflowLibrary::Get(); }), "not a TensorFlow 2 library"));
+
+  // the environment is changed before the thread that loads, not in it: others may be reading it
+  unsetenv("TF_CPP_MIN_LOG_LEVEL");
+  setters.clear();
+  CHECK(Has(MessageOf<otb::TensorflowError>([]() { otb::TensorflowModel::LoadAside("/nowhere", "", 0).get(); }), "not a TensorFlow 2"));
+  CHECK(setters == std::vector<std::thread::id>{std::this_thread::get_id()});
 }
 
 void ConversionTest()
@@ -786,6 +795,17 @@ void ServingTest()
 }
 
 } // namespace
+
+/** In place of the C library's, whose setenv it calls. */
+extern "C" int setenv(const char* name, const char* value, int overwrite) noexcept
+{
+  if (std::string(name).rfind("TF_", 0) == 0)
+  {
+    setters.push_back(std::this_thread::get_id());
+  }
+  const auto real = reinterpret_cast<int (*)(const char*, const char*, int)>(dlsym(RTLD_NEXT, "setenv"));
+  return real(name, value, overwrite);
+}
 
 int main(int argc, char* argv[])
 {
