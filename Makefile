@@ -10,7 +10,7 @@ export OTBSR_PYTHON := $(CURDIR)/$(BIN)/python
 export TF_CPP_MIN_LOG_LEVEL := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install bindings tutorial demo docs test test-all test-qgis browser qgis test-sanitized fuzz lint format benchmark clean audit
+.PHONY: help install bindings tutorial demo docs test test-all test-qgis browser qgis test-sanitized test-threads fuzz lint format benchmark clean audit
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ test-all: install browser qgis $(VENV)/.docs ## also the tests that take longer
 test-sanitized: $(VENV)/.requirements fuzz ## the C++ under AddressSanitizer and UndefinedBehaviourSanitizer, and `make fuzz`
 	@sh tools/test-sanitized.sh build-sanitized $(BIN)/python
 
+test-threads: $(VENV)/.requirements ## the C++ under ThreadSanitizer, where several threads are at work
+	@sh tools/test-sanitized.sh build-threads $(BIN)/python thread
+
 fuzz: ## libFuzzer on the parsers of model files, FUZZ_SECONDS=60 in all
 	@sh tools/system-packages.sh clang libclang-rt-dev
 	@$(PYTHON) tools/fuzz.py --seconds $(FUZZ_SECONDS) --build build-fuzz
@@ -112,4 +115,4 @@ benchmark: install ## SuperResolution against TensorFlow alone
 	@$(BIN)/python benchmark/serving.py
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) build build-sanitized build-fuzz build-docs build-bindings demo site
+	rm -rf $(VENV) build build-sanitized build-threads build-fuzz build-docs build-bindings demo site

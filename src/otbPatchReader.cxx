@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <mutex>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
@@ -65,23 +66,36 @@ void InterleaveWords(const char* from, char* to, std::size_t pixels, std::size_t
   call(reinterpret_cast<const TWord*>(from), reinterpret_cast<TWord*>(to), pixels, bands);
 }
 
-/** GDAL keeps decoded blocks up to a share of the computer's memory, which would look like memory that grows with the patches. */
+/** GDAL keeps decoded blocks up to a share of the computer's memory, which would look like memory that grows with the patches. The limit is
+ * the process's, and readers may be at work in several threads: together they get the sum, and the last one puts the user's limit back. */
 class SmallCache
 {
 public:
-  explicit SmallCache(GIntBig bytes) : m_Previous(GDALGetCacheMax64())
+  explicit SmallCache(GIntBig bytes) : m_Bytes(bytes)
   {
-    GDALSetCacheMax64(std::min(m_Previous, bytes));
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (living++ == 0)
+    {
+      previous = GDALGetCacheMax64();
+    }
+    wanted += m_Bytes;
+    GDALSetCacheMax64(std::min(previous, wanted));
   }
   ~SmallCache()
   {
-    GDALSetCacheMax64(m_Previous);
+    const std::lock_guard<std::mutex> lock(mutex);
+    wanted -= m_Bytes;
+    GDALSetCacheMax64(--living == 0 ? previous : std::min(previous, wanted));
   }
   SmallCache(const SmallCache&) = delete;
   SmallCache& operator=(const SmallCache&) = delete;
 
 private:
-  GIntBig m_Previous;
+  inline static std::mutex mutex; ///< for the others
+  inline static std::size_t living = 0;
+  inline static GIntBig previous = 0;
+  inline static GIntBig wanted = 0;
+  GIntBig m_Bytes;
 };
 
 } // namespace

@@ -16,6 +16,7 @@
 #include "otbTensorflowPlaceholder.h"
 #include "otbTensorflowTensor.h"
 
+#include "gdal.h"
 #include "itkImage.h"
 #include "otbVectorImage.h"
 
@@ -25,6 +26,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -231,6 +233,35 @@ void ReaderTest()
       CHECK(pixel[0] == std::min(255l, value) && pixel[1] == std::min(255l, value + 1) && pixel[2] == pixel[0] && pixel[3] == pixel[1]);
     }
   }
+
+  // two readers of files in two threads leave GDAL's cache as it was
+  GDALAllRegister();
+  GDALClose(GDALCreate(GDALGetDriverByName("GTiff"), "reader.tif", 40, 30, 2, GDT_Byte, nullptr));
+  otb::PatchImages files;
+  files.stack.Add(image, "a");
+  files.files = {"reader.tif"};
+  constexpr GIntBig limit = GIntBig{1} << 30;
+  GDALSetCacheMax64(limit);
+  const auto readOften = [&files]()
+  {
+    const otb::PatchReader fromFile(files, 3, 2, "s");
+    CHECK(fromFile.IsFromFiles());
+    const otb::PatchReader::IndexType corner{{5, -3}};
+    std::vector<unsigned char> pixels(3 * 2 * 2);
+    for (int k = 0; k < 200; ++k)
+    {
+      fromFile.Read(&corner, 1, GDT_Byte, pixels.data());
+    }
+  };
+  for (int round = 0; round < 20 && GDALGetCacheMax64() == limit; ++round)
+  {
+    std::thread other(readOften);
+    readOften();
+    other.join();
+  }
+  CHECK(GDALGetCacheMax64() == limit);
+  std::remove("reader.tif");
+
   CHECK(!MessageOf<std::runtime_error>([&]() { otb::PatchReader(images, 0, 2, "source 1"); }).empty());
   CHECK(!MessageOf<std::runtime_error>([&]() { otb::PatchReader({}, 1, 1, "source 1"); }).empty());
 }
