@@ -104,6 +104,12 @@ def test_default_is_a_thousand_of_each_class(tmp_path):
     assert len(picked(tmp_path)) == 3000
 
 
+def test_thousands_of_labels_are_one_short_line(tmp_path):
+    status, log = sample(tmp_path, np.arange(3000, dtype=np.int32).reshape(50, 60), strategy="all")
+    assert status == 0 and "3000 points" in log and "49: 1 of 1 and 2950 labels more;" in log, log
+    assert len(log) < 3000
+
+
 def test_patches_are_cut_around_the_points(tmp_path):
     """The chain: the label image's patches of one pixel are the labels, by either field."""
     labels = np.random.default_rng(3).choice(np.array([-4, 7, 300], np.int32), (30, 30))
@@ -125,6 +131,9 @@ def test_what_cannot_be_sampled_is_one_clear_error(tmp_path):
     two_bands = write(tmp_path / "two.tif", np.ones((10, 10, 2), np.uint8), 10.0)
     cases = [
         (whole, {"nodata": 1}, "no pixel to sample: all are no-data (1)"),
+        (whole, {"pad": -1}, "pad is -1, expected an integer of 0 or more"),
+        (whole, {"strategy.constant.nb": 0}, "strategy.constant.nb is 0, expected an integer of 1 or more"),
+        (whole, {"strategy": "total", "strategy.total.v": -5}, "strategy.total.v is -5, expected an integer of 1 or more"),
         (whole, {"pad": 5}, "pad is 5, but the image has only 10 x 10 pixels"),
         (fractions, {}, "is 1.5, expected an integer label"),
         (two_bands, {}, "has 2 bands, expected 1"),

@@ -260,6 +260,8 @@ def test_balanced_refuses_what_it_cannot_do(tmp_path):
         ({"strategy.balanced.labelimage": elsewhere}, "grids differ"),
         ({"mask": elsewhere}, "grids differ"),
         ({"strategy.balanced.sp": 0}, "above 0"),
+        ({"strategy.balanced.sp": 25}, "strategy.balanced.sp is 25, expected a number from 0 to 1"),
+        ({"strategy.balanced.nclasses": 0}, "strategy.balanced.nclasses is 0, expected an integer of 1 or more"),
     ]
     for change, message in cases:
         status, log = select(tmp_path, image, **{**good, **change})
@@ -276,6 +278,10 @@ def test_selection_refuses_what_it_cannot_do(tmp_path):
         ({"mask": other}, "10 x 10"),
         ({"strategy": "split", "strategy.split.trainprop": 0}, "shares"),
         ({"outtrain": tmp_path / "absent" / "train.gpkg"}, "absent"),
+        ({"step": 0}, "grid.step is 0, expected an integer of 1 or more"),
+        ({"size": -2}, "grid.psize is -2, expected an integer of 1 or more"),
+        ({"strategy": "split", "strategy.split.trainprop": -1}, "strategy.split.trainprop is -1, expected a number from 0"),
+        ({"outvalid": tmp_path / "train.gpkg"}, "outtrain and outvalid are one file"),
     ]
     for change, message in cases:
         status, log = select(tmp_path, image, **change)
