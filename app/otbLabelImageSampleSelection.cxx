@@ -98,6 +98,7 @@ private:
 
   void Select()
   {
+    RequireServableFile(GetParameterString("inref"));
     DoubleVectorImageType* image = GetParameterDoubleVectorImage("inref");
     const LabelSampler sampler(image, GetParameterInt("nodata"), static_cast<unsigned int>(GetIntegerFrom(*this, "pad", 0)),
                                std::size_t(GetParameterInt("ram")) << 18);

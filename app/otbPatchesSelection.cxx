@@ -139,6 +139,7 @@ private:
     {
       grid.noData = static_cast<float>(GetFloatOrNan(*this, "nodata"));
     }
+    RequireServableFile(GetParameterString("in"));
     FloatVectorImageType* image = GetParameterImage("in");
     FloatImageType* mask = IsGiven("mask") ? GetParameterFloatImage("mask") : nullptr;
     for (const std::string key : {"outtrain", "outvalid", "outtest"})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import geopandas
+import image_files
 import numpy as np
 import pytest
 import rasterio
 from application import CRS, LEFT, TOP, needs, otb, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.transform import Affine
 
 pytestmark = needs("LabelImageSampleSelection")
 
@@ -129,7 +131,10 @@ def test_what_cannot_be_sampled_is_one_clear_error(tmp_path):
     whole = np.ones((10, 10), np.uint8)
     fractions = np.full((10, 10), 1.5, np.float32)
     two_bands = write(tmp_path / "two.tif", np.ones((10, 10, 2), np.uint8), 10.0)
+    turned = image_files.write(tmp_path / "turned.tif", whole, transform=Affine(10, 1, LEFT, 1, -10, TOP))
     cases = [
+        (whole, {"inref": turned}, "rotated or sheared"),  # OTB would not look: the points would be elsewhere
+        (whole.astype(np.int64), {}, "labels.tif: band 1 has integers of 64 bits (Int64), which OTB cannot read; convert it"),
         (whole, {"nodata": 1}, "no pixel to sample: all are no-data (1)"),
         (whole, {"pad": -1}, "pad is -1, expected an integer of 0 or more"),
         (whole, {"strategy.constant.nb": 0}, "strategy.constant.nb is 0, expected an integer of 1 or more"),
@@ -142,4 +147,4 @@ def test_what_cannot_be_sampled_is_one_clear_error(tmp_path):
     for labels, change, message in cases:
         status, log = sample(tmp_path, labels, **change)
         assert status != 0 and log.count("(FATAL)") == 1 and message in log, log
-        assert {path.name for path in tmp_path.iterdir()} <= {"labels.tif", "two.tif"}
+        assert {path.name for path in tmp_path.iterdir()} <= {"labels.tif", "two.tif", "turned.tif"}
