@@ -7,6 +7,7 @@
 #include "otbUnfinishedFiles.h"
 #include "otbWrapperComplaint.h"
 #include "otbWrapperDeepFeatures.h"
+#include "otbWrapperParameters.h"
 
 #include "otbWrapperApplicationFactory.h"
 
@@ -73,10 +74,11 @@ private:
         {
           for (const std::string key : {"out", "confmap"})
           {
-            const std::string name = IsParameterEnabled(key) && HasValue(key) ? GetParameterAsString(key) : "";
+            const std::string name = IsParameterEnabled(key) ? GetProductName(*this, key) : "";
             if (!name.empty())
             {
               RequireWritableFolder(name);
+              RequireOwnFile(*this, key);
               m_Products.push_back(name);
             }
           }

@@ -9,6 +9,7 @@
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
 #include "otbWrapperComplaint.h"
+#include "otbWrapperParameters.h"
 
 #include <algorithm>
 #include <limits>
@@ -34,6 +35,9 @@ public:
   itkTypeMacro(LabelImageSampleSelection, otb::Wrapper::Application);
 
 private:
+  /** A screenful. */
+  static constexpr std::size_t MostLabelsTold = 50;
+
   void DoInit() override
   {
     SetName("LabelImageSampleSelection");
@@ -60,7 +64,6 @@ private:
     for (const std::string key : {"strategy.constant.nb", "strategy.total.v"})
     {
       SetDefaultParameterInt(key, 1000);
-      SetMinimumParameterIntValue(key, 1);
     }
     AddChoice("strategy.smallest", "As many as the smallest class has");
     AddChoice("strategy.all", "All pixels");
@@ -68,7 +71,6 @@ private:
     SetDefaultParameterInt("nodata", -1);
     AddParameter(ParameterType_Int, "pad", "Pixels along the edges that are left out");
     SetDefaultParameterInt("pad", 0);
-    SetMinimumParameterIntValue("pad", 0);
     MandatoryOff("pad");
     AddParameter(ParameterType_OutputFilename, "outvec", "Points");
     SetParameterDescription("outvec", "Vector file; the ending tells the format.");
@@ -96,8 +98,9 @@ private:
 
   void Select()
   {
+    RequireServableFile(GetParameterString("inref"));
     DoubleVectorImageType* image = GetParameterDoubleVectorImage("inref");
-    const LabelSampler sampler(image, GetParameterInt("nodata"), static_cast<unsigned int>(GetParameterInt("pad")),
+    const LabelSampler sampler(image, GetParameterInt("nodata"), static_cast<unsigned int>(GetIntegerFrom(*this, "pad", 0)),
                                std::size_t(GetParameterInt("ram")) << 18);
     const auto counts = sampler.Count();
     const std::string strategy = GetParameterString("strategy");
@@ -106,12 +109,12 @@ private:
     {
       smallest = std::min(smallest, entry.second);
     }
-    const auto wanted = static_cast<std::size_t>(GetParameterInt("strategy.constant.nb"));
+    const auto wanted = static_cast<std::size_t>(GetIntegerFrom(*this, "strategy.constant.nb", 1));
+    const auto total = static_cast<std::size_t>(GetIntegerFrom(*this, "strategy.total.v", 1));
     const auto intervals = strategy == "constant"   ? LabelSampler::Same(counts, wanted)
                            : strategy == "smallest" ? LabelSampler::Same(counts, smallest)
-                           : strategy == "total"
-                               ? LabelSampler::InTotal(counts, static_cast<std::size_t>(GetParameterInt("strategy.total.v")))
-                               : LabelSampler::InTotal(counts, std::numeric_limits<std::size_t>::max());
+                           : strategy == "total"    ? LabelSampler::InTotal(counts, total)
+                                                    : LabelSampler::InTotal(counts, std::numeric_limits<std::size_t>::max());
     if (strategy == "constant" && smallest < wanted)
     {
       otbAppLogWARNING(<< "the smallest class has " << smallest << " pixels, less than strategy.constant.nb (" << wanted
@@ -137,9 +140,15 @@ private:
     points.Finish();
     points.Publish();
     std::ostringstream text;
+    std::size_t told = 0;
     for (const auto& [label, count] : counts)
     {
-      text << (label == first ? "" : ", ") << label << ": " << picked[label] << " of " << count;
+      if (++told > MostLabelsTold)
+      {
+        text << " and " << counts.size() - MostLabelsTold << " labels more";
+        break;
+      }
+      text << (told == 1 ? "" : ", ") << label << ": " << picked[label] << " of " << count;
     }
     otbAppLogINFO(<< points.GetSize() << " points; of each label, " << text.str() << "; field 'class' is the label minus " << first);
   }

@@ -8,7 +8,7 @@
 #include "otbServedImage.h"
 #include "otbUnfinishedFiles.h"
 #include "otbWrapperComplaint.h"
-#include "otbWrapperNanParameter.h"
+#include "otbWrapperParameters.h"
 #include "otbWrapperPatchImages.h"
 
 #include "otbWrapperApplication.h"
@@ -65,9 +65,7 @@ private:
       AddParameter(ParameterType_OutputImage, key + ".out", "Patches of " + name);
       SetParameterDescription(key + ".out", "Image of patches, one below the other.");
       AddParameter(ParameterType_Int, key + ".patchsizex", "Width of the patches of " + name + " in pixels");
-      SetMinimumParameterIntValue(key + ".patchsizex", 1);
       AddParameter(ParameterType_Int, key + ".patchsizey", "Height of the patches of " + name + " in pixels");
-      SetMinimumParameterIntValue(key + ".patchsizey", 1);
       AddParameter(ParameterType_Float, key + ".nodata", "No-data value of " + name + " (pixel value)");
       SetParameterDescription(key + ".nodata", "A patch with this value in any band of any pixel is rejected.");
       MandatoryOff(key + ".nodata");
@@ -107,8 +105,9 @@ private:
             const std::string key = "source" + std::to_string(i);
             const bool hasNoData = HasUserValue(key + ".nodata");
             auto& list = *dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il"));
-            sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(m_Sources, list, key), GetParameterInt(key + ".patchsizex"),
-                                                            GetParameterInt(key + ".patchsizey"), key),
+            sampler.AddSource(std::make_shared<PatchReader>(PatchImagesOf(m_Sources, list, key),
+                                                            GetIntegerFrom(*this, key + ".patchsizex", 1),
+                                                            GetIntegerFrom(*this, key + ".patchsizey", 1), key),
                               hasNoData, hasNoData ? static_cast<float>(GetFloatOrNan(*this, key + ".nodata")) : 0.f);
           }
           sampler.Select(sampler.ReadLocations(GetParameterString("vec"), GetParameterString("field")));
@@ -225,11 +224,12 @@ private:
     keys.push_back("outlabels");
     for (const std::string& key : keys)
     {
-      auto* parameter = dynamic_cast<OutputImageParameter*>(GetParameterByKey(key));
-      if (IsParameterEnabled(key) && parameter && !std::string(parameter->GetFileName()).empty())
+      const std::string product = IsParameterEnabled(key) ? GetProductName(*this, key) : "";
+      if (!product.empty())
       {
-        RequireWritableFolder(parameter->GetFileName());
-        m_Products.push_back(parameter->GetFileName());
+        RequireWritableFolder(product);
+        RequireOwnFile(*this, key);
+        m_Products.push_back(product);
       }
     }
   }

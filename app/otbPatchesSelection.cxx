@@ -9,9 +9,10 @@
 #include "otbWrapperApplication.h"
 #include "otbWrapperApplicationFactory.h"
 #include "otbWrapperComplaint.h"
-#include "otbWrapperNanParameter.h"
+#include "otbWrapperParameters.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <sstream>
 
@@ -62,9 +63,7 @@ private:
 
     AddParameter(ParameterType_Group, "grid", "Grid of patches");
     AddParameter(ParameterType_Int, "grid.step", "Distance between the patches' centres in pixels");
-    SetMinimumParameterIntValue("grid.step", 1);
     AddParameter(ParameterType_Int, "grid.psize", "Size of the patches in pixels");
-    SetMinimumParameterIntValue("grid.psize", 1);
     AddParameter(ParameterType_Int, "grid.offsetx", "Columns that the grid is moved by (pixels)");
     SetDefaultParameterInt("grid.offsetx", 0);
     AddParameter(ParameterType_Int, "grid.offsety", "Rows that the grid is moved by (pixels)");
@@ -82,18 +81,14 @@ private:
     for (const std::string key : {"strategy.split.trainprop", "strategy.split.validprop", "strategy.split.testprop"})
     {
       SetDefaultParameterFloat(key, key == "strategy.split.trainprop" ? 50.f : 25.f);
-      SetMinimumParameterFloatValue(key, 0.f);
     }
     AddChoice("strategy.all", "All patches are for training");
     AddChoice("strategy.balanced", "A share of the patches, chosen so that their classes are as even as possible, for training");
     AddParameter(ParameterType_Float, "strategy.balanced.sp", "Share of the patches that is chosen (0 to 1)");
     SetParameterDescription("strategy.balanced.sp", "Between 0 and 1, of all patches that can be placed.");
     SetDefaultParameterFloat("strategy.balanced.sp", 0.25f);
-    SetMinimumParameterFloatValue("strategy.balanced.sp", 0.f);
-    SetMaximumParameterFloatValue("strategy.balanced.sp", 1.f);
     AddParameter(ParameterType_Int, "strategy.balanced.nclasses", "Number of classes");
     SetParameterDescription("strategy.balanced.nclasses", "Classes are the labels 0, 1 ... nclasses - 1; other labels do not count.");
-    SetMinimumParameterIntValue("strategy.balanced.nclasses", 1);
     AddParameter(ParameterType_InputImage, "strategy.balanced.labelimage", "Label image");
     SetParameterDescription("strategy.balanced.labelimage", "Image of the same size as the image, with the class of each pixel.");
 
@@ -120,6 +115,11 @@ private:
     return IsParameterEnabled(key) && HasValue(key);
   }
 
+  double Share(const std::string& group)
+  {
+    return GetRealWithin(*this, "strategy.split." + group + "prop", 0, std::numeric_limits<float>::max());
+  }
+
   void DoExecute() override
   {
     const std::string said = ComplaintOf([this]() { Select(); });
@@ -132,15 +132,23 @@ private:
   void Select()
   {
     PatchGrid grid;
-    grid.step = GetParameterInt("grid.step");
-    grid.size = GetParameterInt("grid.psize");
+    grid.step = GetIntegerFrom(*this, "grid.step", 1);
+    grid.size = GetIntegerFrom(*this, "grid.psize", 1);
     grid.offset = {GetParameterInt("grid.offsetx"), GetParameterInt("grid.offsety")};
     if (HasUserValue("nodata"))
     {
       grid.noData = static_cast<float>(GetFloatOrNan(*this, "nodata"));
     }
+    RequireServableFile(GetParameterString("in"));
     FloatVectorImageType* image = GetParameterImage("in");
     FloatImageType* mask = IsGiven("mask") ? GetParameterFloatImage("mask") : nullptr;
+    for (const std::string key : {"outtrain", "outvalid", "outtest"})
+    {
+      if (IsGiven(key))
+      {
+        RequireOwnFile(*this, key);
+      }
+    }
     const auto sites = grid.Place(image, mask, std::size_t(GetParameterInt("ram")) << 20);
     if (sites.empty())
     {
@@ -159,9 +167,7 @@ private:
     else if (strategy == "split")
     {
       groups = PatchGrid::Split(sites.size(),
-                                {GetParameterFloat("strategy.split.trainprop"),
-                                 IsGiven("outvalid") ? GetParameterFloat("strategy.split.validprop") : 0.,
-                                 IsGiven("outtest") ? GetParameterFloat("strategy.split.testprop") : 0.},
+                                {Share("train"), IsGiven("outvalid") ? Share("valid") : 0., IsGiven("outtest") ? Share("test") : 0.},
                                 GetParameterInt("strategy.split.random") != 0);
     }
     else
@@ -213,12 +219,12 @@ private:
 
   std::vector<PatchGrid::Group> Balance(const PatchGrid& grid, const std::vector<PatchGrid::Site>& sites, const FloatVectorImageType* image)
   {
-    const double share = GetParameterFloat("strategy.balanced.sp");
+    const double share = GetRealWithin(*this, "strategy.balanced.sp", 0, 1);
     if (!(share > 0))
     {
       throw std::runtime_error("strategy.balanced.sp is " + std::to_string(share) + ", expected a share of the patches above 0, up to 1");
     }
-    const auto classes = static_cast<unsigned int>(GetParameterInt("strategy.balanced.nclasses"));
+    const auto classes = static_cast<unsigned int>(GetIntegerFrom(*this, "strategy.balanced.nclasses", 1));
     std::size_t ignored = 0;
     const auto histograms = grid.CountLabels(sites, image, GetParameterFloatImage("strategy.balanced.labelimage"), classes, ignored);
     const auto groups = PatchGrid::Balance(histograms, classes, share);

@@ -5,7 +5,7 @@
 #include "otbLegacyMacros.h"
 #include "otbModelSidecar.h"
 #include "otbNumberOfThreads.h"
-#include "otbWrapperNanParameter.h"
+#include "otbWrapperParameters.h"
 #include "otbWrapperTensorflowServing.h"
 
 #include "otbWrapperApplicationFactory.h"
@@ -65,7 +65,6 @@ private:
     AddParameter(ParameterType_Int, "block", "Block size (input pixels; 0 = from the memory)");
     SetParameterDescription("block", "Width and height of the blocks that are given to the model, without margins. Larger is faster.");
     SetDefaultParameterInt("block", 0);
-    SetMinimumParameterIntValue("block", 0);
     MandatoryOff("block");
     AddParameter(ParameterType_Int, "threads", "Threads of TensorFlow (0 = all cores)");
     SetParameterDescription(
@@ -73,7 +72,6 @@ private:
         "Number of threads that TensorFlow may use. 0: as many as ITK's global default (ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS), or all "
         "cores.");
     SetDefaultParameterInt("threads", 0);
-    SetMinimumParameterIntValue("threads", 0);
     MandatoryOff("threads");
     AddRAMParameter("ram", "Available memory (MB)", 2048);
 
@@ -97,7 +95,7 @@ private:
     const std::string folder = GetParameterString("model");
     const auto sidecar = ModelSidecar::Read(folder);
     RequireServableFile(GetParameterString("in"));
-    const auto asked = static_cast<unsigned int>(GetParameterInt("threads"));
+    const auto asked = static_cast<unsigned int>(GetIntegerFrom(*this, "threads", 0));
     const unsigned int threads = asked > 0 ? asked : NumberOfTensorflowThreads();
     auto loading = TensorflowModel::LoadAside(folder, sidecar.signature, threads); // while the image is opened
 
@@ -134,7 +132,7 @@ private:
         HasUserValue("nodata") ? std::vector<double>{GetFloatOrNan(*this, "nodata")} : NoDataOf(image->GetImageMetadata(), bands);
     settings.sources = {source};
     settings.anyBandInvalid = true;
-    const auto block = static_cast<IndexValue>(GetParameterInt("block")) * static_cast<IndexValue>(sidecar.factor);
+    const auto block = static_cast<IndexValue>(GetIntegerFrom(*this, "block", 0)) * static_cast<IndexValue>(sidecar.factor);
     settings.block = {{block, block}};
     settings.megabytes = std::max(64.0, static_cast<double>(GetParameterInt("ram")) - 256); // TensorFlow's own set aside
     settings.outputNoData = sidecar.hasNoData ? sidecar.noData : 0;

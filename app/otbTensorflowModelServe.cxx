@@ -5,7 +5,7 @@
 #include "otbLegacyMacros.h"
 #include "otbNumberOfThreads.h"
 #include "otbTensorflowPlaceholder.h"
-#include "otbWrapperNanParameter.h"
+#include "otbWrapperParameters.h"
 #include "otbWrapperSources.h"
 #include "otbWrapperTensorflowServing.h"
 
@@ -42,7 +42,6 @@ private:
   void AddInteger(const std::string& key, const std::string& name, int value)
   {
     AddParameter(ParameterType_Int, key, name);
-    SetMinimumParameterIntValue(key, 1);
     SetDefaultParameterInt(key, value);
   }
 
@@ -100,6 +99,7 @@ private:
     MandatoryOff("model.userplaceholders");
     AddParameter(ParameterType_Bool, "model.fullyconv", "Fully convolutional model");
     SetParameterDescription("model.fullyconv", "Run the model on whole blocks instead of on a patch for each output pixel.");
+    MandatoryOff("model.fullyconv");
     AddParameter(ParameterType_StringList, "model.tagsets", "Tags of the model's graph");
     SetParameterDescription("model.tagsets", "All of them must be on one graph of the SavedModel. By default serve.");
     MandatoryOff("model.tagsets");
@@ -129,6 +129,7 @@ private:
     AddParameter(ParameterType_Group, "optim", "Optimisation");
     AddParameter(ParameterType_Bool, "optim.disabletiling", "Do not split what the writer asks for");
     SetParameterDescription("optim.disabletiling", "The model is run once for each region that the writer asks for.");
+    MandatoryOff("optim.disabletiling");
     AddInteger("optim.tilesizex", "Tile width (output pixels)", 16);
     AddInteger("optim.tilesizey", "Tile height (output pixels)", 16);
     for (const std::string key : {"optim.tilesizex", "optim.tilesizey"})
@@ -243,7 +244,7 @@ private:
       const std::string key = "source" + std::to_string(i);
       Source source;
       source.images = m_Sources.Stack(*dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il")), key);
-      source.receptiveField = {{GetParameterInt(key + ".rfieldx"), GetParameterInt(key + ".rfieldy")}};
+      source.receptiveField = {{GetIntegerFrom(*this, key + ".rfieldx", 1), GetIntegerFrom(*this, key + ".rfieldy", 1)}};
       if (HasUserValue(key + ".nodata"))
       {
         source.noData = {GetFloatOrNan(*this, key + ".nodata")};
@@ -262,11 +263,26 @@ private:
         std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "", threads);
     otbAppLogINFO(<< "TensorFlow " << TensorflowLibrary::Get().Version() << ", "
                   << (threads > 0 ? std::to_string(threads) : std::string("all")) << " threads");
+    std::set<std::string> given;
     for (const auto& expression : GetParameterStringList("model.userplaceholders"))
     {
       settings.constants.push_back(ReadUserPlaceholder(*settings.model, expression));
+      const auto* input = settings.constants.back().input;
+      if (!given.insert(input->tensor).second)
+      {
+        throw TensorflowError("model.userplaceholders: \"" + input->key + "\" is given twice; give each input of the model once");
+      }
     }
     const auto inputs = InputsOf(*settings.model, names, settings.constants);
+    for (size_t k = 0; k < inputs.size(); ++k)
+    {
+      if (given.count(inputs[k]->tensor) != 0)
+      {
+        throw TensorflowError("\"" + inputs[k]->key + "\" is source " + std::to_string(k + 1) +
+                              " and a user placeholder, too; name another input in source" + std::to_string(k + 1) +
+                              ".placeholder or in model.userplaceholders");
+      }
+    }
     for (size_t k = 0; k < inputs.size(); ++k)
     {
       settings.sources[k].input = inputs[k];
@@ -281,8 +297,9 @@ private:
     const std::string axes[2] = {"x", "y"};
     for (unsigned int k = 0; k < 2; ++k)
     {
-      settings.expressionField[k] = GetParameterInt("output.efield" + axes[k]);
-      settings.block[k] = HasUserValue("optim.tilesize" + axes[k]) ? GetParameterInt("optim.tilesize" + axes[k]) : 0;
+      settings.expressionField[k] = GetIntegerFrom(*this, "output.efield" + axes[k], 1);
+      const int tile = GetIntegerFrom(*this, "optim.tilesize" + axes[k], 1);
+      settings.block[k] = HasUserValue("optim.tilesize" + axes[k]) ? tile : 0;
     }
     settings.splits = GetParameterInt("optim.disabletiling") == 0;
     settings.outputNoData = GetFloatOrNan(*this, "output.bv");

@@ -7,6 +7,7 @@
 #include "otbServedImage.h"
 #include "otbTensorflowTraining.h"
 #include "otbWrapperComplaint.h"
+#include "otbWrapperParameters.h"
 #include "otbWrapperPatchImages.h"
 #include "otbWrapperSources.h"
 
@@ -98,6 +99,7 @@ private:
     MandatoryOff("training.outputtensors");
     AddParameter(ParameterType_Bool, "training.usestreaming", "Read the training patches when they are needed");
     SetParameterDescription("training.usestreaming", "For patches that do not fit into memory; slower.");
+    MandatoryOff("training.usestreaming");
     for (unsigned int k = 1; k <= m_NumberOfSources; ++k)
     {
       const std::string key = Key("training", k), name = "source " + std::to_string(k);
@@ -105,9 +107,7 @@ private:
       AddParameter(ParameterType_InputImageList, key + ".il", "Patches of " + name);
       SetParameterDescription(key + ".il", "Images of one size, stacked band-wise: as wide as a patch, patches one below the other.");
       AddParameter(ParameterType_Int, key + ".patchsizex", "Width of the patches of " + name + " in pixels");
-      SetMinimumParameterIntValue(key + ".patchsizex", 1);
       AddParameter(ParameterType_Int, key + ".patchsizey", "Height of the patches of " + name + " in pixels");
-      SetMinimumParameterIntValue(key + ".patchsizey", 1);
       AddParameter(ParameterType_String, key + ".placeholder", "Name of the model's input for " + name);
       SetParameterDescription(key + ".placeholder", "Key in the signature, or name of a tensor in the graph.");
     }
@@ -121,6 +121,7 @@ private:
     AddParameter(ParameterType_StringList, "validation.userplaceholders", "Further inputs when validating, as name=value");
     MandatoryOff("validation.userplaceholders");
     AddParameter(ParameterType_Bool, "validation.usestreaming", "Read the validation patches when they are needed");
+    MandatoryOff("validation.usestreaming");
     for (unsigned int k = 1; k <= m_NumberOfSources; ++k)
     {
       const std::string key = Key("validation", k), name = "source " + std::to_string(k);
@@ -153,7 +154,6 @@ private:
   void AddCount(const std::string& key, const std::string& name, int value)
   {
     AddParameter(ParameterType_Int, key, name);
-    SetMinimumParameterIntValue(key, 1);
     SetDefaultParameterInt(key, value);
   }
 
@@ -184,8 +184,8 @@ private:
   {
     const std::string key = Key(group, number), size = Key("training", number) + ".patchsize";
     auto& list = *dynamic_cast<InputImageListParameter*>(GetParameterByKey(key + ".il"));
-    return std::make_shared<TrainingPatches>(PatchImagesOf(m_Sources, list, key), GetParameterInt(size + "x"), GetParameterInt(size + "y"),
-                                             GetParameterInt(group + ".usestreaming") != 0, key);
+    return std::make_shared<TrainingPatches>(PatchImagesOf(m_Sources, list, key), GetIntegerFrom(*this, size + "x", 1),
+                                             GetIntegerFrom(*this, size + "y", 1), GetParameterInt(group + ".usestreaming") != 0, key);
   }
 
   /** The sources of `patches` as inputs and references, as validation.sourceN.name says. */
@@ -251,8 +251,8 @@ private:
     }
     auto model = std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "",
                                                    NumberOfTensorflowThreads());
-    const int batchSize = GetParameterInt("training.batchsize"), epochs = GetParameterInt("training.epochs"),
-              step = GetParameterInt("validation.step");
+    const int batchSize = GetIntegerFrom(*this, "training.batchsize", 1), epochs = GetIntegerFrom(*this, "training.epochs", 1),
+              step = GetIntegerFrom(*this, "validation.step", 1);
     TensorflowBatches training(model, batchSize, "training");
     std::vector<TensorflowBatches::PatchesPointer> patches;
     for (unsigned int k = 1; k <= m_NumberOfSources; ++k)

@@ -52,7 +52,7 @@ inline std::string ShapeText(const std::vector<int64_t>& shape)
   {
     text += (text.empty() ? "" : " x ") + (length < 0 ? std::string("?") : std::to_string(length));
   }
-  return shape.empty() ? "a scalar" : text;
+  return shape.empty() ? "a scalar" : shape.size() == 1 ? "a vector of " + text : text;
 }
 
 inline size_t NumberOfValues(const std::vector<int64_t>& shape)
@@ -282,7 +282,8 @@ void TensorflowModelFilter<TOutputImage>::GenerateOutputInformation()
     if (!input.unknownRank && input.shape.size() != 4)
     {
       throw TensorflowError("input \"" + input.key + "\" of the model is " + tensorflow_model_filter::ShapeText(input.shape) + ", but " +
-                            name + " is fed as batch x rows x columns x bands; choose another input");
+                            name + " is fed as batch x rows x columns x bands; name the image's input (source" + std::to_string(i + 1) +
+                            ".placeholder), or give this one a value (model.userplaceholders)");
     }
     if (!input.unknownRank && input.shape[3] > 0 && input.shape[3] != static_cast<int64_t>(bands))
     {

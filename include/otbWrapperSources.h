@@ -11,8 +11,10 @@
 
 #include "otbClampImageFilter.h"
 #include "otbImageFileReader.h"
+#include "otbMacro.h"
 #include "otbWrapperInputImageListParameter.h"
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -34,6 +36,12 @@ public:
   /** Number of groups to add, from OTB_TF_NSOURCES; 1 for a value that is none (see RequireNumber). */
   unsigned int GetNumber()
   {
+    if (std::getenv("OTB_TF_NBSOURCES") != nullptr && std::getenv("OTB_TF_NSOURCES") == nullptr)
+    {
+      // as some instructions for SR4RS have it; the application has no log yet
+      otbLogMacro(
+          Warning, << "OTB_TF_NBSOURCES is set, but plays no role: the number of sources is that of OTB_TF_NSOURCES, which is not set");
+    }
     const unsigned int number = ReadNumberOfSources(m_Value);
     m_IsNumber = number > 0;
     return m_IsNumber ? number : 1;
@@ -51,13 +59,27 @@ public:
 
   /** The images of a list, stacked band-wise. Files whose values need it are read as double (32 bit integers and float64), the rest as
    * float32. \param name of the source in messages: "source1"
-   * \throws ServedImageError, SamplingGridError, or what OTB's reader throws */
+   * \throws ServedImageError, SamplingGridError */
   ImageStack Stack(InputImageListParameter& list, const std::string& name)
   {
     ImageStack stack;
     for (std::size_t k = 0; k < list.Size(); ++k)
     {
-      stack.Add(this->Open(list, k), "image " + std::to_string(k + 1) + " of " + name + ".il");
+      const std::string which = "image " + std::to_string(k + 1) + " of " + name + ".il";
+      try
+      {
+        stack.Add(this->Open(list, k), which);
+      }
+      catch (const itk::ExceptionObject& error)
+      {
+        std::string said = error.GetDescription();
+        if (const auto end = said.find("): "); said.rfind("itk::ERROR: ", 0) == 0 && end != std::string::npos)
+        {
+          said = said.substr(end + 3); // without the object and its address
+        }
+        said.erase(said.find_last_not_of(" \n.") + 1);
+        throw ServedImageError(which + " (" + list.GetNthFileName(k) + "): " + said + "; check the file and the options behind its name");
+      }
     }
     if (stack.IsEmpty())
     {

@@ -11,6 +11,7 @@
 #include "otbTensorflowTensor.h"
 #include "otbUnfinishedFiles.h"
 #include "otbWrapperComplaint.h"
+#include "otbWrapperParameters.h"
 
 #include "itkCommand.h"
 #include "otbWrapperAddProcessToWatchEvent.h"
@@ -193,13 +194,17 @@ private:
     }
 
     auto* parameter = dynamic_cast<OutputImageParameter*>(this->GetParameterByKey("out"));
-    m_Product = parameter != nullptr && this->HasValue("out") ? std::string(parameter->GetFileName()) : std::string();
+    m_Product = this->HasValue("out") ? GetProductName(*this, "out") : std::string();
     m_Partial.clear();
     m_Monitor.reset();
     m_Unfinished.reset();
     if (!m_Product.empty())
     {
       RequireWritableFolder(m_Product);
+      if (PartialNameOf(m_Product).empty()) // or the input is read whole before its name is taken
+      {
+        RequireOwnFile(*this, "out");
+      }
     }
     const auto options = ReadWritingOptions(m_Product);
     if (options.hasBox)

@@ -104,6 +104,12 @@ void RequireServableFile(const std::string& extendedName)
       throw ServedImageError(file + ": band " + std::to_string(band) + " has complex pixels (" + GDALGetDataTypeName(type) +
                              "), but models take real ones; extract the modulus or the real part first");
     }
+    const std::string name = GDALGetDataTypeName(type);
+    if (name == "Int64" || name == "UInt64")
+    {
+      throw ServedImageError(file + ": band " + std::to_string(band) + " has integers of 64 bits (" + name +
+                             "), which OTB cannot read; convert it first (gdal_translate -ot Int32, or Float64)");
+    }
   }
   double transform[6];
   if (GDALGetGeoTransform(dataset.get(), transform) == CE_None)

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import rasterio
 from image_files import TRANSFORM, read, write
+from outcome import succeed
 from shapely.geometry import box
 
 from otbsr.errors import MissingToolError
@@ -374,6 +375,39 @@ def test_tensorflow_model_serve_from_arrays(python: Python, models: Path, scene:
     )
     difference = np.load(tmp_path / "out.npy").transpose(2, 0, 1).astype(int) - read(by_files["sr"])
     assert np.abs(difference).max() <= 1  # other blocks than SuperResolution's: sums in another order, then rounding
+
+
+def test_patches_in_memory(python: Python, scene: Path, tmp_path: Path, run_application) -> None:
+    """PatchesExtraction on an image in memory: pixels and labels equal those of the files, in the type that is asked for."""
+    where = tmp_path / "points.geojson"
+    with rasterio.open(scene) as image:
+        places = [image.transform @ (column, row) for column, row in ((20.3, 30.6), (40, 25), (2, 2), (60.9, 40.1))]
+    features = [{"type": "Feature", "properties": {"label": k}, "geometry": {"type": "Point", "coordinates": place}} for k, place in enumerate(places, 300)]
+    where.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    size = ["-source1.patchsizex", 8, "-source1.patchsizey", 8]
+    files = ["-source1.out", tmp_path / "patches.tif", "int16", "-outlabels", tmp_path / "labels.tif", "int32"]
+    succeed(run_application("PatchesExtraction", "-source1.il", scene, *size, *files, "-vec", where, "-field", "label"))
+    said = python(
+        """
+        scene, where = sys.argv[1:]
+        reader = application("ExtractROI", **{"in": scene})
+        reader.Execute()
+        cut = application("PatchesExtraction", source1_patchsizex=8, source1_patchsizey=8, vec=where, field="label")
+        cut.AddImageToParameterInputImageList("source1.il", reader.GetParameterOutputImage("out"))
+        cut.SetParameterOutputImagePixelType("source1.out", otb.ImagePixelType_int16)
+        cut.EnableParameter("outlabels")
+        cut.Execute()
+        np.save("patches.npy", cut.ExportImage("source1.out")["array"])
+        np.save("labels.npy", cut.ExportImage("outlabels")["array"])
+        say(type=str(cut.ExportImage("source1.out")["array"].dtype))
+        """,
+        scene,
+        where,
+        folder=tmp_path,
+    )
+    patches, labels = (np.load(tmp_path / f"{name}.npy").transpose(2, 0, 1) for name in ("patches", "labels"))
+    assert said["type"] == "int16" and labels.ravel().tolist() == [300, 301, 303]
+    assert np.array_equal(patches, read(tmp_path / "patches.tif")) and np.array_equal(labels, read(tmp_path / "labels.tif"))
 
 
 # --- exceptions -----------------------------------------------------------------------------------------------------------------

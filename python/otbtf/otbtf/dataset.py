@@ -72,6 +72,9 @@ class PatchesImagesReader(PatchesReaderBase):
             ValueError: no source, or images that do not fit together.
 
         """
+        bare = [key for key, names in filenames_dict.items() if isinstance(names, (str, Path))]
+        if bare:
+            raise ValueError(f"filenames_dict: {bare} have one name each, expected lists: {{source: [file, ...]}}")
         self.filenames = {key: [str(name) for name in names] for key, names in filenames_dict.items()}
         if not self.filenames or not all(self.filenames.values()):
             raise ValueError("filenames_dict names no patches image; expected {source: [file, ...]}")

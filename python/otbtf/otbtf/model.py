@@ -133,7 +133,10 @@ class ModelBase(abc.ABC):
         """Inputs, normalisation, network and extra outputs as one Keras model."""
         inputs = self.get_inputs()
         normalized = self.normalize_inputs(inputs)
-        outputs = dict(self.get_outputs(normalized))
+        given = self.get_outputs(normalized)
+        if not isinstance(given, Mapping):
+            raise TypeError(f"get_outputs of {type(self).__name__} returns {type(given).__name__}, expected a dictionary {{name: tensor}}")
+        outputs = dict(given)
         outputs.update(self.postprocess_outputs(outputs=outputs, inputs=inputs, normalized_inputs=normalized))
         return TrainedByName(inputs=inputs, outputs=outputs, name=type(self).__name__)
 

@@ -121,6 +121,8 @@ def test_sources_that_do_not_fit_are_refused(tmp_path, pair):
         otbtf.DatasetFromPatchesImages({"lr": [str(tmp_path / "absent.tif")]})
     with pytest.raises(ValueError, match="names no patches image"):
         otbtf.DatasetFromPatchesImages({})
+    with pytest.raises(ValueError, match=r"'lr'. have one name each, expected lists"):
+        otbtf.DatasetFromPatchesImages({"lr": names["lr"][0]})
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -313,6 +315,15 @@ def test_model_trains_exports_and_crops(tmp_path, pair, streaming):
     model.save(str(tmp_path / "m.keras"))
     model.save(str(tmp_path / "saved"))
     assert (tmp_path / "m.keras").is_file() and (tmp_path / "saved" / "saved_model.pb").is_file()
+
+
+def test_outputs_have_names() -> None:
+    class Unnamed(otbtf.ModelBase):
+        def get_outputs(self, normalized_inputs):
+            return [normalized_inputs["lr"]]
+
+    with pytest.raises(TypeError, match="get_outputs of Unnamed returns list, expected a dictionary"):
+        Unnamed({"lr": tf.TensorSpec((2, 4, 4, 1))})
 
 
 def test_targets_choose_the_outputs_that_are_trained(pair):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import geopandas
+import image_files
 import numpy as np
 import pytest
 import rasterio
 from application import CRS, LEFT, TOP, needs, otb, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.transform import Affine
 
 pytestmark = needs("LabelImageSampleSelection")
 
@@ -104,6 +106,12 @@ def test_default_is_a_thousand_of_each_class(tmp_path):
     assert len(picked(tmp_path)) == 3000
 
 
+def test_thousands_of_labels_are_one_short_line(tmp_path):
+    status, log = sample(tmp_path, np.arange(3000, dtype=np.int32).reshape(50, 60), strategy="all")
+    assert status == 0 and "3000 points" in log and "49: 1 of 1 and 2950 labels more;" in log, log
+    assert len(log) < 3000
+
+
 def test_patches_are_cut_around_the_points(tmp_path):
     """The chain: the label image's patches of one pixel are the labels, by either field."""
     labels = np.random.default_rng(3).choice(np.array([-4, 7, 300], np.int32), (30, 30))
@@ -123,8 +131,14 @@ def test_what_cannot_be_sampled_is_one_clear_error(tmp_path):
     whole = np.ones((10, 10), np.uint8)
     fractions = np.full((10, 10), 1.5, np.float32)
     two_bands = write(tmp_path / "two.tif", np.ones((10, 10, 2), np.uint8), 10.0)
+    turned = image_files.write(tmp_path / "turned.tif", whole, transform=Affine(10, 1, LEFT, 1, -10, TOP))
     cases = [
+        (whole, {"inref": turned}, "rotated or sheared"),  # OTB would not look: the points would be elsewhere
+        (whole.astype(np.int64), {}, "labels.tif: band 1 has integers of 64 bits (Int64), which OTB cannot read; convert it"),
         (whole, {"nodata": 1}, "no pixel to sample: all are no-data (1)"),
+        (whole, {"pad": -1}, "pad is -1, expected an integer of 0 or more"),
+        (whole, {"strategy.constant.nb": 0}, "strategy.constant.nb is 0, expected an integer of 1 or more"),
+        (whole, {"strategy": "total", "strategy.total.v": -5}, "strategy.total.v is -5, expected an integer of 1 or more"),
         (whole, {"pad": 5}, "pad is 5, but the image has only 10 x 10 pixels"),
         (fractions, {}, "is 1.5, expected an integer label"),
         (two_bands, {}, "has 2 bands, expected 1"),
@@ -133,4 +147,4 @@ def test_what_cannot_be_sampled_is_one_clear_error(tmp_path):
     for labels, change, message in cases:
         status, log = sample(tmp_path, labels, **change)
         assert status != 0 and log.count("(FATAL)") == 1 and message in log, log
-        assert {path.name for path in tmp_path.iterdir()} <= {"labels.tif", "two.tif"}
+        assert {path.name for path in tmp_path.iterdir()} <= {"labels.tif", "two.tif", "turned.tif"}

@@ -158,6 +158,46 @@ def test_bad_input_is_one_clear_error(tmp_path):
         assert status != 0 and message in log, log
 
 
+@pytest.mark.parametrize("value", [0, -4])
+def test_patch_sizes_that_are_none(tmp_path, value):
+    """OTB itself would take 1, without a word."""
+    coarse, fine, _ = pair_scene(tmp_path)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 100, TOP - 100)])
+    for key in ("source1.patchsizex", "source2.patchsizey"):
+        status, log = otb("PatchesExtraction", {**extraction(tmp_path, coarse, fine, vec), key: value}, sources=2)
+        assert status == 1 and f"{key} is {value}, expected an integer of 1 or more" in log, log
+
+
+def test_a_file_is_not_written_twice_nor_over_an_input(tmp_path):
+    """Upstream: the last one stays, or the image is destroyed while it is read."""
+    coarse, fine, _ = pair_scene(tmp_path)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 100, TOP - 100)])
+    good = {**extraction(tmp_path, coarse, fine, vec), "outlabels": tmp_path / "labels.tif"}
+    before = fine.read_bytes()
+    for change, message in (
+        ({"source2.out": tmp_path / "lr.tif"}, "source1.out and source2.out are one file"),
+        ({"outlabels": f"{tmp_path}/./hr.tif?&gdal:co:COMPRESS=LZW"}, "source2.out and outlabels are one file"),
+        ({"source1.out": fine}, "source1.out and source2.il are one file"),
+        ({"source1.out": tmp_path / "fine"}, "source1.out and source2.il are one file"),  # OTB adds .tif
+    ):
+        status, log = otb("PatchesExtraction", {**good, **change}, sources=2)
+        assert status == 1 and message in log, log
+    assert fine.read_bytes() == before and not list(tmp_path.glob("?r.tif"))
+
+
+def test_names_without_an_ending(tmp_path):
+    """OTB adds ".tif"."""
+    coarse, fine, pixels = pair_scene(tmp_path)
+    vec = points(tmp_path / "points.gpkg", [(LEFT + 105, TOP - 85)])
+    folder = tmp_path / "out"
+    folder.mkdir()
+    keys = {**extraction(tmp_path, coarse, fine, vec), "source1.out": folder / "lr", "source2.out": folder / "hr", "outlabels": folder / "labels"}
+    status, log = otb("PatchesExtraction", keys, sources=2)
+    assert status == 0, log
+    assert sorted(path.name for path in folder.iterdir()) == ["hr.tif", "labels.tif", "lr.tif"]
+    np.testing.assert_array_equal(read(folder / "lr.tif", 6)[0], pixels[5:11, 7:13])
+
+
 def test_labels_are_truncated_and_features_without_one_are_counted(tmp_path):
     """§8: reals are truncated, texts read up to what is no number."""
     coarse, _, _ = pair_scene(tmp_path)

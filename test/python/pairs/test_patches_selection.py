@@ -6,12 +6,14 @@ import os
 import re
 
 import geopandas
+import image_files
 import numpy as np
 import pytest
 import rasterio
 from application import CRS, LEFT, TOP, cells, expected_centres, extraction, needs, otb, pair_scene, points, read, select, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.transform import Affine
 from shapely.geometry import Point
 
 pytestmark = needs("PatchesSelection", "PatchesExtraction")
@@ -260,6 +262,8 @@ def test_balanced_refuses_what_it_cannot_do(tmp_path):
         ({"strategy.balanced.labelimage": elsewhere}, "grids differ"),
         ({"mask": elsewhere}, "grids differ"),
         ({"strategy.balanced.sp": 0}, "above 0"),
+        ({"strategy.balanced.sp": 25}, "strategy.balanced.sp is 25, expected a number from 0 to 1"),
+        ({"strategy.balanced.nclasses": 0}, "strategy.balanced.nclasses is 0, expected an integer of 1 or more"),
     ]
     for change, message in cases:
         status, log = select(tmp_path, image, **{**good, **change})
@@ -270,12 +274,21 @@ def test_balanced_refuses_what_it_cannot_do(tmp_path):
 def test_selection_refuses_what_it_cannot_do(tmp_path):
     image = write(tmp_path / "image.tif", np.zeros((20, 20, 1), np.float32), 10.0)
     other = write(tmp_path / "mask.tif", np.ones((10, 10, 1), np.uint8), 10.0)
+    turned = tmp_path / "turned.tif"
+    image_files.write(turned, np.ones((1, 20, 20), np.uint8), transform=Affine(10, 1, LEFT, 1, -10, TOP))
+    wide = write(tmp_path / "wide.tif", np.ones((20, 20, 1), np.int64), 10.0)
     cases = [
+        ({"in": turned}, "rotated or sheared"),  # OTB would not look: the points would be elsewhere
+        ({"in": wide}, "wide.tif: band 1 has integers of 64 bits (Int64)"),
         ({"nodata": 0}, "no patch of 5 pixels can be placed"),
         ({"size": 50}, "no patch of 50 pixels can be placed"),
         ({"mask": other}, "10 x 10"),
         ({"strategy": "split", "strategy.split.trainprop": 0}, "shares"),
         ({"outtrain": tmp_path / "absent" / "train.gpkg"}, "absent"),
+        ({"step": 0}, "grid.step is 0, expected an integer of 1 or more"),
+        ({"size": -2}, "grid.psize is -2, expected an integer of 1 or more"),
+        ({"strategy": "split", "strategy.split.trainprop": -1}, "strategy.split.trainprop is -1, expected a number from 0"),
+        ({"outvalid": tmp_path / "train.gpkg"}, "outtrain and outvalid are one file"),
     ]
     for change, message in cases:
         status, log = select(tmp_path, image, **change)

@@ -273,6 +273,9 @@ def test_bad_input_gives_one_clear_message(run_application, models: Path, tmp_pa
     refused("JSON", model=broken)
 
     refused("cannot be created", out=tmp_path / "nowhere" / "out.tif")
+    for key in ("block", "threads"):
+        given = ["-in", image, "-model", model, "-out", out, f"-{key}", -1]
+        refuse(run_application("SuperResolution", *given), f"{key} is -1, expected an integer of 0 or more")
     nowhere = {"OTB_TF_LIBRARY": str(tmp_path / "libtensorflow_cc.so.2")}
     refused("TensorFlow library not found", "pip install tensorflow", environment=nowhere)
     refuse(run_application("TensorflowModelServe", "-source1.il", image, "-model.dir", model, "-out", out), "fullyconv")

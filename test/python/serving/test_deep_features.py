@@ -67,7 +67,11 @@ def test_in_memory_is_the_same_as_through_files(run_application, box: Path, scen
     )
     assert "Training of the classifier" in log and (tmp_path / "confusion.csv").stat().st_size > 0
     assert deep_model.read_text() == file_model.read_text()
-    succeed(run_application("ImageClassifierFromDeepFeatures", *apply, "-model", deep_model, "-out", deep_map, "uint16", "-confmap", deep_confidence, "float"))
+    succeed(
+        run_application(
+            "ImageClassifierFromDeepFeatures", *apply, "-model", deep_model, "-out", deep_map.with_suffix(""), "uint16", "-confmap", deep_confidence, "float"
+        )
+    )
 
     assert Grid.read(deep_map) == Grid.read(file_map) == Grid.read(deep_confidence) == Grid.read(image)
     with rasterio.open(deep_map) as deep, rasterio.open(file_map) as file, rasterio.open(image) as source:
@@ -135,6 +139,8 @@ def test_bad_input_is_one_line(run_application, box: Path, scene: tuple[Path, Pa
     cases = {
         "unsupported model type": [*apply, "-model", tmp_path / "no.rf", "-out", tmp_path / "map.tif"],
         "cannot be created in folder": [*apply, "-model", tmp_path / "no.rf", "-out", tmp_path / "no" / "map.tif"],
+        "out and confmap are one file": [*apply, "-model", tmp_path / "no.rf", "-out", tmp_path / "map", "-confmap", tmp_path / "map.tif"],
+        "out and source1.il are one file": [*apply, "-model", tmp_path / "no.rf", "-out", image],
         'no output "mode"; it has: identity, mean': [*["mode" if word == "mean" else word for word in apply], "-model", samples, "-out", tmp_path / "map.tif"],
     }
     for expected, arguments in cases.items():

@@ -229,6 +229,20 @@ def test_names_of_inputs_and_outputs(run_application, zoo: Path, tmp_path: Path)
     refuse(run_application("TensorflowModelServe", *arguments(first, zoo / "unknown", out, "-output.names", "z")), '"z"', "it has: y")
 
 
+def test_what_is_given_twice_or_has_no_pixels(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§3: one value for each input; an image without a name goes to the first input, which may be no image."""
+    image, out = write(tmp_path / "in.tif", scene(1, 9, 8)), tmp_path / "out.tif"
+    given = ["gain=2", "add=false"]
+    for more, words in (
+        (["gain=1", *given], ['"gain" is given twice']),
+        (["add=true", "add:0=false", "gain=1"], ['"add" is given twice']),
+        ([*given, "-source1.placeholder", "gain"], ['"gain" is source 1 and a user placeholder', "source1.placeholder"]),
+        (["gain=2"], ['input "add" of the model is a scalar', "source1.placeholder", "model.userplaceholders"]),
+    ):
+        refuse(run_application("TensorflowModelServe", *arguments(image, zoo / "flag", out, "-model.userplaceholders", *more, *FULLY)), *words)
+    assert not out.exists()
+
+
 def test_user_placeholders_are_not_sources(run_application, zoo: Path, tmp_path: Path) -> None:
     """§3: the image goes to the input that is no user placeholder, although others come first in the alphabet."""
     a, out = scene(1, 9, 8, 1), tmp_path / "out.tif"
@@ -301,6 +315,82 @@ def test_rounding_of_integer_outputs(run_application, zoo: Path, tmp_path: Path)
         for more in ([], FULLY):
             succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "half", out, "-output.bv", -7, *option, *more, kind="int16")))
             assert read(out)[0, 0].tolist() == [*expected, 32767, -32768, -7]
+
+
+# parameters and names of files
+
+
+@pytest.mark.parametrize("key", ["source1.rfieldx", "source1.rfieldy", "output.efieldx", "output.efieldy", "optim.tilesizex", "optim.tilesizey"])
+def test_numbers_that_are_too_small(run_application, zoo: Path, tmp_path: Path, key: str) -> None:
+    """OTB itself would take the least that is allowed, without a word."""
+    image, out = write(tmp_path / "in.tif", scene(4, 9, 8)), tmp_path / "out.tif"
+    for value in ("0", "-3"):
+        refuse(
+            run_application("TensorflowModelServe", *arguments(image, zoo / "same", out, f"-{key}", value, *FULLY)), f"{key} is {value}, expected an integer"
+        )
+    assert not out.exists()
+
+
+def test_extended_names_of_inputs(run_application, zoo: Path, tmp_path: Path) -> None:
+    """Bands by number, from the end and in ranges, also of 32-bit integers; a virtual raster; skipcarto; one strip over the whole image."""
+    x, out = scene(4, 21, 34, 3), tmp_path / "out.tif"
+    image = write(tmp_path / "x.tif", x, compress="deflate", blockysize=21)
+    wide = write(tmp_path / "wide.tif", x.astype(np.int32) + 2**24 + 1)
+    virtual = tmp_path / "x.vrt"
+    bands = "".join(
+        f'<VRTRasterBand dataType="UInt16" band="{k}"><SimpleSource><SourceFilename relativeToVRT="1">x.tif</SourceFilename><SourceBand>{5 - k}</SourceBand>'
+        "</SimpleSource></VRTRasterBand>"
+        for k in (1, 2, 3, 4)
+    )
+    virtual.write_text(
+        f'<VRTDataset rasterXSize="34" rasterYSize="21"><GeoTransform>{", ".join(map(str, TRANSFORM.to_gdal()))}</GeoTransform>{bands}</VRTDataset>'
+    )
+    for names, expected in (
+        ([f"{image}?&bands=4,1", f"{image}?&bands=-2"], x[[3, 0, 2]]),
+        ([f"{image}?&bands=2:"], x[1:]),
+        ([virtual], x[::-1]),
+        ([f"{image}?&skipcarto=true"], x),
+    ):
+        succeed(run_application("TensorflowModelServe", *arguments(names, zoo / "unknown", out, *FULLY, kind="int32")))
+        assert np.array_equal(read(out), 2 * expected.astype(np.int32)), names
+    succeed(run_application("TensorflowModelServe", *arguments(f"{wide}?&bands=3", zoo / "int32", out, *FULLY, kind="int32")))
+    assert np.array_equal(read(out), read(wide)[2:3])
+    line = refuse(run_application("TensorflowModelServe", *arguments(f"{image}?&bands=9", zoo / "unknown", out)), "image 1 of source1.il", "x.tif", "band")
+    assert "0x" not in line and "itk" not in line
+
+
+@pytest.mark.parametrize("options", ["", "?&gdal:co:COMPRESS=LZW&box=2:3:30:20"])
+def test_a_name_without_an_ending(run_application, zoo: Path, tmp_path: Path, options: str) -> None:
+    """OTB writes a GeoTIFF, and adds ".tif"."""
+    x = scene(4, 40, 50, 2)
+    image = write(tmp_path / "x.tif", x)
+    folder = tmp_path / "products"
+    folder.mkdir()
+    log = succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "same", f"{folder / 'map'}{options}", *FULLY, kind="uint16")))
+    assert "no extension detected, using TIF" in log
+    assert [path.name for path in folder.iterdir()] == ["map.tif"]
+    assert np.array_equal(read(folder / "map.tif"), x[:, 3:23, 2:32] if options else x)
+
+
+def test_a_product_in_the_place_of_its_input(run_application, zoo: Path, tmp_path: Path) -> None:
+    """A GeoTIFF takes its name when it is whole; other formats would be overwritten while they are read."""
+    x = scene(4, 40, 50, 2)
+    image = write(tmp_path / "x.tif", x)
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", image, *FULLY, kind="uint16")))
+    assert np.array_equal(read(image), 2 * x)
+    other = write(tmp_path / "x.img", x, driver="HFA")
+    given = arguments(other, zoo / "unknown", tmp_path / "." / "x.img", *FULLY, kind="uint16")
+    refuse(run_application("TensorflowModelServe", *given), "out and source1.il are one file", "x.img")
+    assert np.array_equal(read(other), x)
+
+
+def test_the_variable_that_sr4rs_names(run_application, zoo: Path, tmp_path: Path) -> None:
+    """§1: OTB_TF_NBSOURCES, as SR4RS's instructions have it, plays no role; upstream does not say so."""
+    image, out = write(tmp_path / "in.tif", scene(4, 9, 8)), tmp_path / "out.tif"
+    for number, told in ((None, True), ("1", False)):
+        environment = {"OTB_TF_NBSOURCES": "2", "OTB_TF_NSOURCES": number}
+        log = succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "same", out), environment=environment))
+        assert ("OTB_TF_NBSOURCES is set, but plays no role" in log) == told
 
 
 # no-data
