@@ -10,6 +10,11 @@
 #include <filesystem>
 #include <fstream>
 
+#if defined(__SANITIZE_THREAD__)
+extern "C" void __tsan_acquire(void*);
+extern "C" void __tsan_release(void*);
+#endif
+
 namespace otb
 {
 namespace
@@ -317,6 +322,27 @@ std::string WriteTensorflowConfiguration(unsigned int threads)
   return bytes + gpu;
 }
 
+namespace
+{
+/** A new tensor, deleted with its last pointer. TensorFlow gives the memory of a deleted tensor to a new one: ThreadSanitizer, which does
+ * not see its locks, is told that these are in order. */
+TensorflowModel::TensorPointer Owned(const TensorflowLibrary& library, tf::Tensor* tensor)
+{
+#if defined(__SANITIZE_THREAD__)
+  auto* const order = const_cast<TensorflowLibrary*>(&library);
+  __tsan_acquire(order);
+  return TensorflowModel::TensorPointer(tensor,
+                                        [order](tf::Tensor* old)
+                                        {
+                                          __tsan_release(order);
+                                          order->DeleteTensor(old);
+                                        });
+#else
+  return TensorflowModel::TensorPointer(tensor, library.DeleteTensor);
+#endif
+}
+} // namespace
+
 std::future<std::shared_ptr<TensorflowModel>> TensorflowModel::LoadAside(const std::string& folder, const std::string& signature,
                                                                          unsigned int threads)
 {
@@ -536,7 +562,7 @@ TensorflowModel::TensorPointer TensorflowModel::NewTensor(tf::DataType type, con
   {
     throw TensorflowError("TensorFlow cannot allocate a tensor of " + std::to_string(bytes) + " bytes; use smaller blocks");
   }
-  return TensorPointer(tensor, m_Library.DeleteTensor);
+  return Owned(m_Library, tensor);
 }
 
 void* TensorflowModel::GetData(const TensorPointer& tensor) const
@@ -608,7 +634,7 @@ std::vector<TensorflowModel::TensorPointer> TensorflowModel::RunSession(const st
   std::vector<TensorPointer> results;
   for (auto* value : outputValues)
   {
-    results.emplace_back(value, m_Library.DeleteTensor);
+    results.push_back(Owned(m_Library, value));
   }
   return results;
 }
