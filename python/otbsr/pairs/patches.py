@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from shapely import points
 
-from otbsr.errors import InputError, OutputError, UsageError
-from otbsr.files import digest, new_folder, write_vectors
+from otbsr.errors import InputError, UsageError
+from otbsr.files import digest, new_folder, require_replaceable, write_vectors
 from otbsr.grid import Grid
 from otbsr.pairs.manifest import footprints
 from otbsr.pairs.memory import FEATURES, bounded_cache
@@ -136,9 +136,8 @@ def run_extraction(vector: Path, both: Both, outs: Sequence[Path], patch: int, r
 
 
 def require_new(out: Path, overwrite: bool) -> None:
-    """Raise `OutputError` where `out` exists, without `overwrite`."""
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+    """Raise `OutputError` where `out` exists, without `overwrite` or when it holds anything but pairs."""
+    require_replaceable(out, overwrite, "folder of pairs", ("manifest.json",))
 
 
 def centres(corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> NDArray[np.float64]:

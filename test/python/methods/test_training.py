@@ -375,10 +375,34 @@ def test_settings_from_yaml_and_options(tmp_path):
     settings = read_settings(path, steps=None, minutes=3.0)
     assert (settings.steps, settings.network.channels, settings.minutes) == (7, 12, 3.0)
     path.write_text("network: {chanels: 12}\n")
-    with pytest.raises(UsageError, match=r"network.chanels: 12: extra inputs are not permitted; correct the setting"):
+    with pytest.raises(UsageError, match=r"network.chanels: no such setting \(did you mean 'channels'\?\); expected one of size, bands,"):
         read_settings(path)
     with pytest.raises(InputError, match="cannot be read as YAML or JSON"):
         read_settings(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("netwrok: {channels: 8}", "netwrok: no such setting (did you mean 'network'?); expected one of network, loss, "),
+        ("loss: {pixels: 1}", "loss.pixels: no such setting (did you mean 'pixel'?); expected one of pixel, gradient, "),
+        ("adversarial: {wait: 1}", "adversarial.wait: no such setting; expected one of weight, features, "),
+        ("network:", "network: is None, expected keys and values (size, bands, "),
+        ("adversarial: true", "adversarial: is True, expected keys and values (weight, "),
+        ("network: {size: {a: 1}}", "network: size is {'a': 1}, expected one of tiny, light, base; correct the setting"),
+        ("augmentation: {anew_noise: [20, 5]}", "augmentation.anew_noise: [20, 5]: expected the least and the greatest, neither negative; correct the setting"),
+        ("rate: .inf", "rate: inf: input should be a finite number; correct the setting"),
+        ("seed: -1", "seed: -1: input should be greater than or equal to 0; correct the setting"),
+        ("steps: 3\nsteps: 4", "cannot be read as YAML or JSON like the settings in any model.json (the key steps is there twice: delete one); correct it"),
+    ],
+)
+def test_wrong_files_of_settings_are_told_in_one_line(tmp_path, text, message):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises((UsageError, InputError)) as error:
+        read_settings(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(error.value)
 
 
 def test_flags_win_over_the_file(tmp_path):
