@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from otbsr.errors import ModelError, OutputError, nearest
+from otbsr.errors import ModelError, nearest
 from otbsr.files import SPACE, digest, new_folder, require_replaceable, unwritable, write_json
 
 SIDECAR = "model.json"

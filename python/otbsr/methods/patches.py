@@ -66,14 +66,23 @@ class StackedPatches:
         result = np.empty((len(indices), *self.shape[1:]), np.float32)
         side = self.shape[1]
         for place in np.argsort(indices, kind="stable"):  # in the files' order
-            file = int(np.searchsorted(self.ends, indices[place], side="right"))
-            row = int(indices[place] - (self.ends[file - 1] if file else 0)) * side
+            path, number = self.file_of(int(indices[place]))
             try:
-                pixels = self.dataset(self.paths[file]).read([band + 1 for band in self.bands], window=Window(0, row, side, side))
+                pixels = self.dataset(path).read([band + 1 for band in self.bands], window=Window(0, number * side, side, side))
             except rasterio.errors.RasterioError as error:
-                raise InputError(f"{self.paths[file]}: patch {row // side} cannot be read ({error}); run `otbsr pairs` again") from error
+                raise InputError(f"{path}: patch {number} cannot be read ({error}); run `otbsr pairs` again") from error
             result[place] = pixels.transpose(1, 2, 0)
         return result
+
+    def file_of(self, index: int) -> tuple[Path, int]:
+        """The file that holds a patch, and its number there, from 0."""
+        file = int(np.searchsorted(self.ends, index, side="right"))
+        return self.paths[file], index - (int(self.ends[file - 1]) if file else 0)
+
+    def place(self, index: int) -> str:
+        """Where a patch is, in words."""
+        path, number = self.file_of(index)
+        return f"{path}: patch {number}, rows {number * self.shape[1]} to {(number + 1) * self.shape[1] - 1}"
 
     def dataset(self, path: Path) -> Any:
         """The open file; the one used least recently is closed when there are too many."""
@@ -116,6 +125,15 @@ class Patches:
             return part.select(bands) if isinstance(part, StackedPatches) else np.ascontiguousarray(part[..., list(bands)])
 
         return Patches(of(self.lr, lr), of(self.target, target))
+
+    def without_numbers(self, indices: Sequence[int] | NDArray[np.int64]) -> str:
+        """The first pair among these that holds NaN or infinite values, in words; '' when none does."""
+        for index in indices:
+            for kind, part in (("input", self.lr), ("target", self.target)):
+                if not np.isfinite(part[[int(index)]]).all():
+                    place = part.place(int(index)) if isinstance(part, StackedPatches) else f"pair {int(index)}"
+                    return f"{place}: the {kind} patch holds values that are no numbers"
+        return ""
 
     def hash(self) -> str:
         """SHA-256 over the pixels: names the split that a model was trained on."""
@@ -197,7 +215,7 @@ def require_apart(manifests: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
     """
     trained = [(folder, manifest) for folder, manifest in manifests if manifest["splits"]["train"]["accepted"] and manifest.get("footprints")]
     for folder, manifest in manifests:
-        validated = squares(folder, manifest) if len(trained) > 1 or trained and trained[0][0] != folder else None
+        validated = squares(folder, manifest) if len(trained) > 1 or (trained and trained[0][0] != folder) else None
         if validated is None:
             continue
         for other, its in trained:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from otbsr.errors import OutputError, ProcessingError, UsageError
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.methods.checkpoints import read_checkpoint, read_model, write_checkpoint
 from otbsr.methods.settings import TrainingSettings
 from otbsr.methods.trainer import Trainer
@@ -83,7 +83,13 @@ class Run:
 
     def start(self, path: Path) -> None:
         """Take another run's averaged weights as a start: of its checkpoint, or of the model folder that it wrote."""
-        arrays, saved = read_model(path, self.settings.network) if path.is_dir() else read_checkpoint(path)
+        if not path.exists():
+            raise InputError(f"{path}: no such checkpoint or model folder to start from; check --start-from")
+        arrays, saved = (
+            read_model(path, self.settings.network)
+            if path.is_dir()
+            else read_checkpoint(path, "give --start-from a checkpoint or a model folder of `otbsr train`")
+        )
         self.trainer.restore(arrays, weights_only=True)
         self.best = self.trainer.averages
         self.state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]

@@ -135,6 +135,8 @@ def refusal(error: ValidationError, path: Path | None = None, flags: Collection[
         return UsageError(f"{path or 'settings'}: {key}: is {first['input']!r}, expected keys and values ({', '.join(settings_of(first['loc']))})")
     if key in flags and key in FLAGS:
         return UsageError(f"{FLAGS[key]} {first['input']}: {text}")
+    if f"network.{text.split()[0]}" in flags and key == "network":
+        return UsageError(f"--{text}")
     value = "" if isinstance(first["input"], dict) else f" {first['input']!r}:"
     return UsageError(f"{path or 'settings'}: {key}:{value} {text}; correct the setting")
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from otbsr.errors import StoppedError, UsageError
+from otbsr.errors import InputError, StoppedError, UsageError
 from otbsr.methods.augmentation import augmented
 from otbsr.methods.checkpoints import checkpoint_of
 from otbsr.methods.devices import require_divisible
@@ -45,7 +45,8 @@ def scores(predict: Callable[[Array], Any], patches: Patches, border: int, batch
         error = (result - patches.target[i : i + batch])[:, cut : result.shape[1] - cut, cut : result.shape[2] - cut].astype(np.float64)
         squares += (error**2).sum((0, 1, 2))
         count += error.shape[0] * error.shape[1] * error.shape[2]
-    per_band = 10 * np.log10(1e8 / (squares / count + 1e-12))
+    with np.errstate(divide="ignore"):  # infinite errors are told elsewhere
+        per_band = 10 * np.log10(1e8 / (squares / count + 1e-12))
     return {"psnr": round(float(per_band.mean()), 3), "psnr_bands": [round(float(value), 3) for value in per_band]}
 
 
@@ -64,6 +65,8 @@ def optimise(run: Run, training: Patches, validation: Patches, bicubic: float, d
         lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, inputs if alike else (), places)
         loss = trainer.step(lr, target, step, run.share())
         if not math.isfinite(loss):
+            if broken := training.without_numbers(chosen):
+                raise InputError(f"{broken}; leave it out: run `otbsr pairs` again on images that declare their no-data value")
             run.step_back(f"the loss is {loss}")
             continue
         run.state["losses"].append(loss)
@@ -173,6 +176,8 @@ def train(
         diary = Diary(tensorboard if trainer.writes else None)
         baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
         bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
+        if not math.isfinite(bicubic["psnr"]) and (broken := validation.without_numbers(range(len(validation)))):
+            raise InputError(f"{broken}; leave it out: run `otbsr pairs` again on images that declare their no-data value")
         optimise(run, training, validation, bicubic["psnr"], diary, signals, report)
         trainer.averages = run.best
         fused = trainer.averaged()

@@ -159,7 +159,7 @@ def test_an_aerial_image_in_two_sizes_does_not_judge_itself(cut):
     place = {"crs": "EPSG:26917", "bounds": [0.0, 0.0, 300.0, 300.0]}
     small = cut("small", [(0, 0, 500, 1000)], [(600, 0)], footprint=place)
     large = cut("large", [(0, 0, 400, 1000)], [], footprint=place, source="b")
-    with pytest.raises(UsageError, match="small and .*large: show the same aerial image in two ways"):
+    with pytest.raises(UsageError, match=r"small and .*large: show the same aerial image in two ways"):
         require_apart([small, large])
     require_apart([small, small])
     elsewhere = cut("elsewhere", [(500, 0, 1000, 1000)], [], footprint=place | {"bounds": [300.0, 0.0, 600.0, 300.0]}, source="c")
