@@ -44,6 +44,10 @@ class Diary:
         self.writer.flush()
 
 
+CHECKPOINT_SECONDS = 300.0
+"""A checkpoint is written at least so often: between validations of a large network lies an hour."""
+
+
 class Run:
     """Where a run is: the steps done and what was measured, the best weights, and the checkpoint that keeps all that."""
 
@@ -51,7 +55,7 @@ class Run:
         self.trainer, self.settings, self.checkpoint, self.identity = trainer, settings, checkpoint, identity
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": [], "best_step": 0, "halvings": [], "losses": []}
         self.best = trainer.averages  # of all validations, for F; the last, for P: what it is after lowers its score
-        self.begin = time.monotonic()
+        self.begin = self.saved = time.monotonic()
 
     def seconds(self) -> float:
         """Time spent, that before interruptions included."""
@@ -94,9 +98,13 @@ class Run:
         self.best = self.trainer.averages
         self.state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]
 
+    def due(self) -> bool:
+        """Whether the last checkpoint is old, and the weights are such that one can go on from them."""
+        return time.monotonic() - self.saved >= CHECKPOINT_SECONDS and all(np.isfinite(average).all() for average in self.trainer.averages)
+
     def save(self) -> None:
         """Write the checkpoint."""
-        self.state["seconds"] = self.seconds()
+        self.state["seconds"], self.saved = self.seconds(), time.monotonic()
         if not self.trainer.writes:
             return
         write_checkpoint(self.checkpoint, self.trainer.arrays() | {"best": self.best}, {"run": self.identity, "state": self.state})

@@ -83,6 +83,8 @@ def optimise(run: Run, training: Patches, validation: Patches, bicubic: float, d
             run.save()
             diary.write(step + 1, validation_psnr=psnr, gain_over_bicubic=psnr - bicubic)
             report(f"validation: {psnr - bicubic:+.2f} dB over bicubic", 1.0)
+        elif run.due():
+            run.save()
         if signals.number:
             run.save()
             name = signal.Signals(signals.number).name
@@ -144,7 +146,7 @@ def train(
     training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands` in the input and `targets` in the
     target (default: the same, or the network's outputs where these are as many). Factor and bands that the settings leave open are the patches';
     bands that they name are taken from them.
-    checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
+    checkpoint: file written at every validation, and at least every five minutes; where it exists and has the same settings and data, the run goes on from it.
     start_from: checkpoint or model folder whose weights are the starting point. data: one sentence for the model card. seeds: of the simulated
     landscapes among the training data. footprints: the real ground among it, each {"crs", "bounds": [xmin, ymin, xmax, ymax]} in that CRS; None: not
     known. tensorboard: folder for the curves, as TensorBoard reads them.

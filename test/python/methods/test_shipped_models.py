@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 
 from otbsr.methods.baselines import write_baseline
-from otbsr.methods.model_folder import ModelFolder
+from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, save_model
+from otbsr.methods.networks import NetworkSettings, fuse, margin, network
 from otbsr.methods.sensor import spacing_ratio
-from otbsr.world.sensors import degrade
+from otbsr.world.sensors import SENTINEL2, degrade
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 NAMES = sorted(path.parent.name for path in MODELS.glob("*/model.json"))
@@ -74,6 +76,23 @@ def test_baselines_are_served_as_networks_are(run_application, kind, factor, tmp
         plain = write_baseline("bicubic", tmp_path / "plain", factor)(image)
         misses = [np.abs((degrade(result.astype(np.float32), factor, model.sidecar.output.bands) - image)[4:-4, 4:-4]).mean() for result in (whole, plain)]
         assert misses[0] < 0.7 * misses[1]
+
+
+def test_thirteen_bands_in_some_out(run_application, tmp_path):
+    """10, 20 and 60 m, repeated pixels and all, in blocks as whole; a constant of each band comes out as itself under its own name."""
+    bands, outputs = tuple(SENTINEL2), ("B10", "B8", "B5", "B1")
+    settings = NetworkSettings(bands=bands, outputs=outputs, factor=2, channels=8, blocks=2)
+    sidecar = Sidecar(
+        name="thirteen", method="fidelity", factor=2, margin=margin(settings), input=ModelInput(bands=bands, spacing=10), output=ModelOutput(bands=outputs)
+    )
+    net = network(settings)
+    model = save_model(fuse(net, settings), tmp_path / "thirteen", sidecar)
+    served_in_blocks(run_application, model, tmp_path)
+    assert len(bands) == 13 and json.loads((model.path / "model.json").read_text())["output"]["bands"] == list(outputs)
+    net.get_layer("phases").set_weights([0 * weight for weight in net.get_layer("phases").get_weights()])
+    flat = np.broadcast_to(np.arange(1, 14, dtype=np.float32) * 100, (1, 64, 64, 13))
+    expected = [100.0 * (bands.index(band) + 1) for band in outputs]
+    np.testing.assert_allclose(net(flat).numpy()[0, 60:-60, 60:-60], np.broadcast_to(expected, (8, 8, 4)), rtol=1e-4)
 
 
 def served_in_blocks(run_application, model, tmp_path):

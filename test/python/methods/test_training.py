@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from otbsr.cli import app
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.methods import run as run_module
 from otbsr.methods.augmentation import Augmentation, augmented
 from otbsr.methods.checkpoints import read_checkpoint, write_checkpoint
 from otbsr.methods.model_folder import ModelFolder
@@ -73,7 +74,11 @@ def test_training_beats_bicubic_on_edges_and_writes_a_whole_folder(tmp_path, pai
     assert scores(lambda lr: model.signature(lr=lr)["sr"].numpy(), pairs[1], 3)["psnr"] == pytest.approx(side.metrics["psnr"], abs=0.01)
 
 
-def test_resumed_equals_uninterrupted(tmp_path, pairs):
+@pytest.mark.parametrize("seconds", [300.0, 0.0])
+def test_resumed_equals_uninterrupted(tmp_path, pairs, monkeypatch, seconds):
+    """From the checkpoint of the last validation, or where that is long ago from one of its own."""
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", seconds)
+
     class Killed(Exception):
         pass
 
@@ -93,7 +98,7 @@ def test_resumed_equals_uninterrupted(tmp_path, pairs):
     with pytest.raises(Killed):
         train(*pairs, settings, tmp_path / "cut", report=kill_after(9))
     assert not (tmp_path / "cut").exists()
-    assert read_checkpoint(tmp_path / "cut.checkpoint.npz")[1]["state"]["step"] == 6
+    assert read_checkpoint(tmp_path / "cut.checkpoint.npz")[1]["state"]["step"] == (6 if seconds else 9)
     resumed = train(*pairs, settings, tmp_path / "cut")
     assert resumed.sidecar.training["steps"] == 12
     a, b = (read_checkpoint(tmp_path / f"{name}.checkpoint.npz")[0] for name in ("whole", "cut"))
