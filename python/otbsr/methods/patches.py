@@ -24,6 +24,7 @@ from otbsr.errors import InputError, UsageError, first_line
 
 Array = NDArray[np.float32]
 
+NO_PAIR = "expected at least one: run `otbsr pairs` with another --valid or a smaller --block, or add a folder that has some"
 OPEN_FILES = 128
 """Patches images of one kind that are open at a time."""
 
@@ -184,6 +185,9 @@ def read_manifests(folders: Sequence[str | Path]) -> list[tuple[Path, dict[str, 
 def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[str, Any]]:
     """Training and validation patches of the folders that `otbsr pairs` wrote, and `train`'s arguments bands, targets, spacing, data, seeds, footprints."""
     manifests = read_manifests(folders)
+    for split, kind in (("train", "training"), ("valid", "validation")):
+        if not any(manifest["splits"][split]["accepted"] for _, manifest in manifests):
+            raise UsageError(f"no {kind} pair in {', '.join(str(folder) for folder, _ in manifests[:3])}; {NO_PAIR}")
     require_apart(manifests)
     first = manifests[0][1]
 

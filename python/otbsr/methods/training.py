@@ -27,7 +27,7 @@ from otbsr.methods.faults import Signals, advice, interrupts
 from otbsr.methods.model_card import card
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, require_new, save_model, trained_areas
 from otbsr.methods.networks import NetworkSettings, base_kernel, margin, upsampler
-from otbsr.methods.patches import Patches, batch_indices
+from otbsr.methods.patches import NO_PAIR, Patches, batch_indices
 from otbsr.methods.run import Diary, Run
 from otbsr.methods.settings import TrainingSettings, refusal
 from otbsr.methods.trainer import Trainer
@@ -109,7 +109,7 @@ def agreed(
         raise UsageError(f"the pairs are x{training.factor}, the network is x{net.factor}; leave the factor out, or make pairs with such a target")
     for split, patches in (("training", training), ("validation", validation)):
         if not len(patches):
-            raise UsageError(f"no {split} pair; expected at least one: run `otbsr pairs` with another --valid or a smaller --block")
+            raise UsageError(f"no {split} pair; {NO_PAIR}")
     count = training.target.shape[-1]
     targets = targets or (bands if count == len(bands) else net.bands_out)
     if set(net.bands) - set(bands) or training.lr.shape[-1] != len(bands):

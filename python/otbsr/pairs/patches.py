@@ -231,7 +231,9 @@ def extract_pairs(
             }
         wanted = "valid" if settings.valid == 1 else "train"
         if not manifest["splits"][wanted]["accepted"]:
-            raise InputError(f"{lr}: no {wanted} patch: all {len(corners[wanted])} placed were rejected; check no-data, or use a smaller --patch or --block")
+            placed = len(corners[wanted])
+            reason = f"all {placed} that were placed hold no-data; check it" if placed else f"none of {settings.patch} pixels fits between the blocks"
+            raise InputError(f"{lr}: no {wanted} patch: {reason}, or use a smaller --patch or --block")
         if complete:
             complete(temporary, manifest)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

@@ -105,15 +105,6 @@ def test_where_pairs_come_from_reaches_the_model(stacks, tmp_path):
     assert footprints([manifest for _, manifest in read_manifests([*told, folder()])]) is None
 
 
-def test_areas_of_several_trainings():
-    here, there = ({"crs": "EPSG:26917", "bounds": [x, 0.0, x + 9.0, 9.0]} for x in (0.0, 5.0))
-    first, second = {"seeds": [3, 1], "footprints": [here]}, {"seeds": [2, 3], "footprints": [there, here]}
-    assert trained_areas([first, second]) == {"seeds": [1, 2, 3], "footprints": [here, there], "areas_complete": True}
-    for silent in ({}, {"seeds": [1]}, {"footprints": None}, trained_areas([first, {}]) | {"footprints": [here]}):
-        assert trained_areas([first, silent]) == {"seeds": [1, 3], "footprints": [here], "areas_complete": False}
-    assert trained_areas([]) == {"seeds": [], "footprints": [], "areas_complete": True}
-
-
 GROUND = {"crs": "EPSG:32631", "bounds": [600000.0, 4800000.0, 601000.0, 4801000.0]}
 
 
@@ -131,6 +122,24 @@ def cut(tmp_path):
         return path, {"spacing": 10.0, "patch": 32, "seed": seed, "footprint": footprint, "footprints": parts, "splits": splits, "input": {"sha256": source}}
 
     return folder
+
+
+def test_a_split_that_no_folder_has_is_named(cut):
+    """What the command says of `otbsr pairs --valid 0`, and of a folder to validate with alone."""
+    for kind, trained, validated in (("validation", [(0, 0, 500, 500)], []), ("training", [], [(0, 0)])):
+        path, manifest = cut(kind, trained, validated)
+        (path / "manifest.json").write_text(json.dumps(manifest | {"bands": ["B4"], "factor": 4}))
+        with pytest.raises(UsageError, match=rf"no {kind} pair in .*{kind}; expected at least one: run `otbsr pairs` with another --valid"):
+            read_pairs([path])
+
+
+def test_areas_of_several_trainings():
+    here, there = ({"crs": "EPSG:26917", "bounds": [x, 0.0, x + 9.0, 9.0]} for x in (0.0, 5.0))
+    first, second = {"seeds": [3, 1], "footprints": [here]}, {"seeds": [2, 3], "footprints": [there, here]}
+    assert trained_areas([first, second]) == {"seeds": [1, 2, 3], "footprints": [here, there], "areas_complete": True}
+    for silent in ({}, {"seeds": [1]}, {"footprints": None}, trained_areas([first, {}]) | {"footprints": [here]}):
+        assert trained_areas([first, silent]) == {"seeds": [1, 3], "footprints": [here], "areas_complete": False}
+    assert trained_areas([]) == {"seeds": [], "footprints": [], "areas_complete": True}
 
 
 def test_validation_on_what_another_folder_trains_on_is_refused(cut):
