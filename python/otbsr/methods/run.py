@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.methods.checkpoints import read_checkpoint, read_model, write_checkpoint
+from otbsr.methods.import_model import one_line
 from otbsr.methods.settings import TrainingSettings
 from otbsr.methods.trainer import Trainer
 
@@ -19,7 +20,7 @@ class Diary:
     """Scalars of a run in TensorBoard's event files; of TensorBoard itself nothing is needed."""
 
     def __init__(self, folder: str | Path | None) -> None:
-        self.writer: Any = None
+        self.folder, self.writer = folder, cast("Any", None)
         if folder is not None:
             import tensorflow as tf
             from tensorflow.core.framework.summary_pb2 import SummaryMetadata
@@ -28,20 +29,30 @@ class Diary:
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 self.writer = tf.summary.create_file_writer(str(folder))
             except (OSError, tf.errors.OpError) as error:
-                raise OutputError(f"{folder}: curves cannot be written ({getattr(error, 'strerror', None) or error}); choose another folder") from error
+                raise OutputError(f"{folder}: curves cannot be written ({disk_error(error)}); choose another folder") from error
             self.kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
 
     def write(self, step: int, **values: float | None) -> None:
-        """Write the values that are not None, as measured at the end of a step (from 1)."""
+        """Write the values that are not None, as measured at the end of a step (from 1); raises `OutputError`."""
         if self.writer is None:
             return
         import tensorflow as tf
 
-        with self.writer.as_default(step):
-            for name, value in values.items():
-                if value is not None:
-                    tf.summary.write(name, tf.constant(value, tf.float32), metadata=self.kind)
-        self.writer.flush()
+        try:
+            with self.writer.as_default(step):
+                for name, value in values.items():
+                    if value is not None:
+                        tf.summary.write(name, tf.constant(value, tf.float32), metadata=self.kind)
+            self.writer.flush()
+        except tf.errors.OpError as error:  # a full disk is a ResourceExhaustedError, as a full memory is
+            raise OutputError(
+                f"{self.folder}: curves cannot be written ({disk_error(error)}); check the free space: the same command goes on from its checkpoint"
+            ) from error
+
+
+def disk_error(error: Exception) -> str:
+    """What the system said of a file, without what TensorFlow says around it."""
+    return "No space left on device" if "No space left" in str(error) else getattr(error, "strerror", None) or one_line(error)
 
 
 CHECKPOINT_SECONDS = 300.0

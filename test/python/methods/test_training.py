@@ -196,7 +196,8 @@ def test_out_of_memory_says_what_to_lower(tmp_path, pairs, monkeypatch, kind):
     train(*pairs, half, tmp_path / "model", start_from=checkpoint, checkpoint=tmp_path / "new.npz")  # the advice works
 
 
-def test_curves_for_tensorboard(tmp_path, pairs):
+def test_curves_for_tensorboard(tmp_path, pairs, monkeypatch):
+    import tensorflow as tf
     from tensorflow.compat.v1.train import summary_iterator
 
     settings = TrainingSettings.model_validate(PERCEPTUAL | {"steps": 4, "validate_every": 2})
@@ -214,6 +215,10 @@ def test_curves_for_tensorboard(tmp_path, pairs):
     assert np.mean([loss for _, loss in found["loss"][:2]]) == pytest.approx(curve[0]["loss"], abs=1e-5)
     assert found["rate"][1][1] == pytest.approx(settings.final_rate + (settings.rate - settings.final_rate) * 0.5 * (1 + np.cos(np.pi / 4)))
     assert found["gain_over_bicubic"][1][1] == pytest.approx(model.sidecar.metrics["gain_over_bicubic_db"], abs=1e-3)
+    full = tf.errors.ResourceExhaustedError(None, None, "{{function_node __wrapped__FlushSummaryWriter}} events.out; No space left on device\nFailed to flush")
+    monkeypatch.setattr(tf.summary, "write", lambda *_, **__: (_ for _ in ()).throw(full))
+    with pytest.raises(OutputError, match=r"q: curves cannot be written \(No space left on device\); check the free space: the same command goes on"):
+        train(*pairs, settings, tmp_path / "other", tensorboard=tmp_path / "logs" / "q")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="curves cannot be written"):
         train(*pairs, settings, tmp_path / "other", tensorboard=tmp_path / "file")
