@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def read_document(path: Path, expected: str) -> Any:
             raise ValueError(f"longer than {LIMIT >> 20} MiB")
         text = content.decode("utf-8")
         if path.suffix.lower() == ".json":
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=distinct)
         require_modest(text)
         # Aliases cost nothing until somebody copies or prints what they repeat: nine lines become a billion values.
         if (count := expanded(yaml.compose(text, yaml.SafeLoader), {})) > NODES:
@@ -39,6 +40,16 @@ def read_document(path: Path, expected: str) -> Any:
         raise InputError(f"{path}: cannot be read as {expected} ({error.strerror}); check the path") from error
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as {expected} ({' '.join(str(error).split())[:200]}); correct it") from error
+
+
+def distinct(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping; raises `ValueError` when a key is there twice: the second value would silently hold."""
+    content: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key} is there twice: delete one")
+        content[key] = value
+    return content
 
 
 def require_modest(text: str) -> None:
@@ -58,6 +69,8 @@ def expanded(node: yaml.Node | None, known: dict[int, int]) -> int:
         return 1
     if id(node) not in known:
         known[id(node)] = 0
+        if isinstance(node, yaml.MappingNode):
+            distinct([(key.value if isinstance(key, yaml.ScalarNode) else id(key), None) for key, _ in node.value])
         below = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(expanded(one, known) for one in below)
     elif not known[id(node)]:

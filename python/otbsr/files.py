@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,20 @@ def new_folder(out: Path, remedy: str = SPACE) -> Iterator[Path]:
         raise unwritable(out, error, remedy) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_replaceable(out: Path, overwrite: bool, kind: str, marks: Sequence[str]) -> None:
+    """Raise `OutputError` where the folder (or file) `out` is there without `overwrite`, or is a folder that `overwrite` must not take away.
+
+    kind: what `out` is to be, for the message; marks: files of which any folder of this kind has one. Asked before any work: a whole folder of
+    something else is never replaced.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+    if out.is_dir() and any(out.iterdir()) and not any((out / mark).is_file() for mark in marks):
+        raise OutputError(f"{out}: is no {kind}, and --overwrite replaces nothing else; choose another name")
 
 
 def unwritable(out: Path, error: Exception, remedy: str = SPACE) -> OutputError:

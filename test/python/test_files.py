@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from otbsr.errors import OutputError
-from otbsr.files import digest, new_file, new_folder, write_json, write_text
+from otbsr.files import digest, new_file, new_folder, require_replaceable, write_json, write_text
 
 
 def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -64,3 +64,18 @@ def test_texts_keep_their_line_ends_and_json_its_content(tmp_path: Path) -> None
 def test_digest(tmp_path: Path, size: int) -> None:
     (tmp_path / "a").write_bytes(b"x" * size)
     assert digest(tmp_path / "a") == hashlib.sha256(b"x" * size).hexdigest()
+
+
+def test_overwrite_replaces_its_own_kind_only(tmp_path: Path) -> None:
+    """A model in place of a model, an empty folder or a file; never in place of a folder of something else."""
+    for name, file in (("model", "model.json"), ("images", "a.tif")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("none", "model", "empty", "model/model.json"):
+        require_replaceable(tmp_path / name, True, "model folder", ("model.json", "saved_model.pb"))
+    with pytest.raises(OutputError, match=r"images: is no model folder, and --overwrite replaces nothing else; choose another name"):
+        require_replaceable(tmp_path / "images", True, "model folder", ("model.json", "saved_model.pb"))
+    for name in ("model", "images", "empty"):
+        with pytest.raises(OutputError, match=r"exists already; choose another name or give --overwrite"):
+            require_replaceable(tmp_path / name, False, "model folder", ("model.json",))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from otbsr import shell
-from otbsr.commands.shared import Json, Output, Overwrite, Quiet, Trust, finish, words
+from otbsr.commands.shared import Json, Output, Overwrite, Quiet, Trust, finish, tell, words
 from otbsr.progress import bars
 
 app = shell.Commands()
@@ -93,6 +93,8 @@ def train(
             report=report,
             **common_,
         )
+    if model.sidecar.method == "fidelity" and model.sidecar.metrics["gain_over_bicubic_db"] < 0:
+        tell("the network is worse than bicubic: it needs more steps (--steps, --minutes) or more pairs before it is of use", as_json)
     finish({"out": model.path, **{key: model.sidecar.metrics[key] for key in ("psnr", "psnr_bicubic", "gain_over_bicubic_db")}}, as_json)
 
 

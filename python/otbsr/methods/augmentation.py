@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from otbsr.methods.sensor import observe_anew
 
@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 class Augmentation(BaseModel):
     """Random changes of a pair, so that the network survives other radiometry than its training set's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     flips: bool = Field(True, description="the eight flips and quarter turns")
     gain: float = Field(0.15, ge=0, description="standard deviation of the log gain, common to the bands")
@@ -27,6 +27,14 @@ class Augmentation(BaseModel):
     mtf: float = Field(0.1, ge=0, description="of that sensor: standard deviation of the log of each band's MTF at Nyquist")
     shift: float = Field(0.03, ge=0, description="of that sensor: greatest displacement between bands, input pixels")
     anew_noise: tuple[float, float] = Field((5.0, 20.0), description="of that sensor: least and greatest standard deviation of its noise, DN")
+
+    @field_validator("anew_noise")
+    @classmethod
+    def noise_is_a_range(cls, noise: tuple[float, float]) -> tuple[float, float]:
+        """The least is not negative and not above the greatest."""
+        if not 0 <= noise[0] <= noise[1]:
+            raise ValueError("expected the least and the greatest, neither negative")
+        return noise
 
 
 def augmented(

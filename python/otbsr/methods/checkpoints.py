@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,18 @@ def write_checkpoint(path: Path, arrays: dict[str, list[Any]], state: dict[str, 
         np.savez(file, state=np.array(json.dumps(state)), **named)
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+def read_checkpoint(path: Path, remedy: str = "remove it to train from the beginning") -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """What `write_checkpoint` wrote; raises `InputError`."""
     try:
+        if path.is_file() and not zipfile.is_zipfile(path):  # numpy would advise to unpickle it
+            raise ValueError("no whole .npz file")
         with np.load(path) as file:
             arrays: dict[str, list[Any]] = {}
             for key in (k for k in file.files if k != "state"):  # written in order
                 arrays.setdefault(key.rsplit("_", 1)[0], []).append(file[key])
             return arrays, json.loads(str(file["state"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a checkpoint ({error}); remove it to train from the beginning") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a checkpoint ({error}); {remedy}") from error
 
 
 def read_model(folder: Path, settings: NetworkSettings) -> tuple[dict[str, list[Any]], dict[str, Any]]:

@@ -22,7 +22,7 @@ EPSILON = 1e-7
 class LossWeights(BaseModel):
     """Weight of each term of `fidelity_loss`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     pixel: float = Field(1.0, ge=0)
     gradient: float = Field(0.2, ge=0)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from otbsr.errors import ModelError, OutputError, nearest
-from otbsr.files import SPACE, digest, new_folder, unwritable, write_json
+from otbsr.errors import ModelError, nearest
+from otbsr.files import SPACE, digest, new_folder, require_replaceable, unwritable, write_json
 
 SIDECAR = "model.json"
 GRAPH = "saved_model.pb"
@@ -240,9 +240,8 @@ def as_type(values: NDArray[Any], kind: Any) -> NDArray[Any]:
 
 
 def require_new(folder: Path, overwrite: bool) -> None:
-    """Raise `OutputError` when the model folder is there already: asked before any work."""
-    if folder.exists() and not overwrite:
-        raise OutputError(f"{folder}: exists already; choose another name or give --overwrite")
+    """Raise `OutputError` when the model folder is there already, or `overwrite` would replace something else: asked before any work."""
+    require_replaceable(folder, overwrite, "model folder", (SIDECAR, GRAPH))
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ SIZES = {
 class NetworkSettings(BaseModel):
     """Architecture of a network, F or P: stored in `model.json` and in checkpoints."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     bands: tuple[str, ...] = Field(("B4", "B3", "B2", "B8"), min_length=1, description="bands in, all on one grid")
     outputs: tuple[str, ...] = Field((), description="bands out, some of the bands in; none named: all")
@@ -57,7 +57,7 @@ class NetworkSettings(BaseModel):
         """`size: tiny|light|base` stands for channels and blocks."""
         if isinstance(values, dict) and "size" in values:
             size = values["size"]
-            if size not in SIZES:
+            if not isinstance(size, str) or size not in SIZES:
                 raise ValueError(f"size is {size!r}, expected one of {', '.join(SIZES)}")
             return SIZES[size] | {key: value for key, value in values.items() if key != "size"}
         return values

@@ -8,12 +8,19 @@ from typing import Any
 import keras
 from keras import ops
 
-from otbsr.errors import InputError
+from otbsr.errors import InputError, UsageError, first_line
 from otbsr.methods import sr4rs
 from otbsr.methods.losses import critic_loss, deception_loss, feature_distance, fidelity_loss, pattern_distance, texture_distance
 from otbsr.methods.networks import network
 from otbsr.methods.sensor import sensor_kernels, spacing_ratio
 from otbsr.methods.settings import TrainingSettings
+
+COLOURS = ("B2", "B3", "B4")
+"""What VGG19 sees, in its order."""
+VGG_MEANS = (103.939, 116.779, 123.68)
+"""Subtracted from its blue, green and red (keras.applications' preprocessing of VGG19)."""
+WHITE = 0.3
+"""Reflectance that is white to it, as in `otbsr quality --perceptual`."""
 
 
 class FidelityModel(keras.Model):
@@ -69,6 +76,11 @@ class PerceptualModel(FidelityModel):
         self.strength = self.add_weight(shape=(), initializer="zeros", trainable=False, name="strength")
         adversarial = settings.adversarial
         self.eyes = vgg_features(adversarial.perceptual) if adversarial and adversarial.perceptual else None
+        if self.eyes is not None:
+            bands = settings.network.bands_out
+            if lacking := [band for band in COLOURS if band not in bands]:
+                raise UsageError(f"adversarial.perceptual: VGG19 sees red, green and blue, {' '.join(lacking)} is not among the bands out {' '.join(bands)}")
+            self.colours = [bands.index(band) for band in COLOURS]
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -100,8 +112,13 @@ class PerceptualModel(FidelityModel):
         if adversarial.pattern:
             extra = extra + adversarial.pattern * pattern_distance(target, result, self.settings.network.factor)
         if self.eyes is not None:
-            extra = extra + adversarial.features * feature_distance(self.eyes(target[..., :3]), self.eyes(result[..., :3]))
+            extra = extra + adversarial.features * feature_distance(self.eyes(self.photograph(target)), self.eyes(self.photograph(result)))
         return loss + self.strength * extra
+
+    def photograph(self, image: Any) -> Any:
+        """An image over the spread as VGG19 was trained to see photographs: blue, green, red, 0 to 255 for reflectance 0 to `WHITE`, less their means."""
+        colours = ops.take(image, self.colours, axis=-1) * (255.0 * self.settings.network.spread * 1e-4 / WHITE)
+        return colours - ops.convert_to_tensor(VGG_MEANS, "float32")
 
 
 class Critic(keras.Model):
@@ -149,6 +166,11 @@ def vgg_features(weights: str) -> keras.Model:
     """VGG19's features before its third and fourth pooling, from a weights file that the user has; raises `InputError`."""
     if not Path(weights).is_file():
         raise InputError(f"{weights}: no such file; adversarial.perceptual wants the weights of keras.applications' VGG19 without top, or nothing")
-    vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
+    try:
+        vgg = keras.applications.VGG19(include_top=False, weights=weights, input_shape=(None, None, 3))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{weights}: holds no weights of keras.applications' VGG19 without top ({first_line(error)}); give that file (.weights.h5 or .h5), or nothing"
+        ) from error
     vgg.trainable = False
     return keras.Model(vgg.input, [vgg.get_layer(name).output for name in ("block3_conv4", "block4_conv4")])

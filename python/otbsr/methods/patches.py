@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio
+from geopandas import GeoSeries
 from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
+from shapely import STRtree, box
 
-from otbsr.errors import InputError, UsageError
+from otbsr.errors import InputError, UsageError, first_line
 
 Array = NDArray[np.float32]
 
+NO_PAIR = "expected at least one: run `otbsr pairs` with another --valid or a smaller --block, or add a folder that has some"
 OPEN_FILES = 128
 """Patches images of one kind that are open at a time."""
 
@@ -61,14 +67,23 @@ class StackedPatches:
         result = np.empty((len(indices), *self.shape[1:]), np.float32)
         side = self.shape[1]
         for place in np.argsort(indices, kind="stable"):  # in the files' order
-            file = int(np.searchsorted(self.ends, indices[place], side="right"))
-            row = int(indices[place] - (self.ends[file - 1] if file else 0)) * side
+            path, number = self.file_of(int(indices[place]))
             try:
-                pixels = self.dataset(self.paths[file]).read([band + 1 for band in self.bands], window=Window(0, row, side, side))
+                pixels = self.dataset(path).read([band + 1 for band in self.bands], window=Window(0, number * side, side, side))
             except rasterio.errors.RasterioError as error:
-                raise InputError(f"{self.paths[file]}: patch {row // side} cannot be read ({error}); run `otbsr pairs` again") from error
+                raise InputError(f"{path}: patch {number} cannot be read ({error}); run `otbsr pairs` again") from error
             result[place] = pixels.transpose(1, 2, 0)
         return result
+
+    def file_of(self, index: int) -> tuple[Path, int]:
+        """The file that holds a patch, and its number there, from 0."""
+        file = int(np.searchsorted(self.ends, index, side="right"))
+        return self.paths[file], index - (int(self.ends[file - 1]) if file else 0)
+
+    def place(self, index: int) -> str:
+        """Where a patch is, in words."""
+        path, number = self.file_of(index)
+        return f"{path}: patch {number}, rows {number * self.shape[1]} to {(number + 1) * self.shape[1] - 1}"
 
     def dataset(self, path: Path) -> Any:
         """The open file; the one used least recently is closed when there are too many."""
@@ -111,6 +126,15 @@ class Patches:
             return part.select(bands) if isinstance(part, StackedPatches) else np.ascontiguousarray(part[..., list(bands)])
 
         return Patches(of(self.lr, lr), of(self.target, target))
+
+    def without_numbers(self, indices: Sequence[int] | NDArray[np.int64]) -> str:
+        """The first pair among these that holds NaN or infinite values, in words; '' when none does."""
+        for index in indices:
+            for kind, part in (("input", self.lr), ("target", self.target)):
+                if not np.isfinite(part[[int(index)]]).all():
+                    place = part.place(int(index)) if isinstance(part, StackedPatches) else f"pair {int(index)}"
+                    return f"{place}: the {kind} patch holds values that are no numbers"
+        return ""
 
     def hash(self) -> str:
         """SHA-256 over the pixels: names the split that a model was trained on."""
@@ -161,6 +185,10 @@ def read_manifests(folders: Sequence[str | Path]) -> list[tuple[Path, dict[str, 
 def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[str, Any]]:
     """Training and validation patches of the folders that `otbsr pairs` wrote, and `train`'s arguments bands, targets, spacing, data, seeds, footprints."""
     manifests = read_manifests(folders)
+    for split, kind in (("train", "training"), ("valid", "validation")):
+        if not any(manifest["splits"][split]["accepted"] for _, manifest in manifests):
+            raise UsageError(f"no {kind} pair in {', '.join(str(folder) for folder, _ in manifests[:3])}; {NO_PAIR}")
+    require_apart(manifests)
     first = manifests[0][1]
 
     def images(split: str, key: str) -> Iterator[Path]:
@@ -182,6 +210,72 @@ def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[st
             "footprints": footprints([manifest for _, manifest in manifests]),
         },
     )
+
+
+def require_apart(manifests: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Raise `UsageError` where validation patches of one folder lie on ground that another trains on: their score would measure memory.
+
+    Within a folder the blocks keep them apart; two images of one place that were cut differently do not know of each other.
+    """
+    trained = [(folder, manifest) for folder, manifest in manifests if manifest["splits"]["train"]["accepted"] and manifest.get("footprints")]
+    for folder, manifest in manifests:
+        validated = squares(folder, manifest) if len(trained) > 1 or (trained and trained[0][0] != folder) else None
+        if validated is None:
+            continue
+        for other, its in trained:
+            if other == folder or not same_place(manifest, its):
+                continue
+            if its.get("input") != manifest.get("input") and not (on_ground(its) and on_ground(manifest)):
+                raise UsageError(
+                    f"{folder} and {other}: show the same aerial image in two ways, one to train on and one to validate with, so that the score would "
+                    "measure memory; leave one of the two out, or cut one with --valid 1 and the others from other images"
+                )
+            ground = GeoSeries([box(*part["bounds"]) for part in its["footprints"]], crs=its["footprints"][0]["crs"] or None)
+            if ground.crs and validated.crs and ground.crs != validated.crs:
+                ground = ground.to_crs(validated.crs)
+            patch, part = STRtree(ground.values).query(validated.values, "intersects")
+            overlap = validated.values[patch].intersection(ground.values[part]).area > 0
+            if count := len(set(patch[overlap].tolist())):
+                raise UsageError(
+                    f"{folder}: {count} of {len(validated)} validation patches lie on ground that {other} trains on, so that the score would measure "
+                    "memory; leave one of the two out, or cut both with the same --block, --valid and --seed from images of the same footprint"
+                )
+
+
+def squares(folder: Path, manifest: Mapping[str, Any]) -> GeoSeries | None:
+    """The ground of a folder's validation patches, those included that were rejected; None when there are none, or nobody can tell."""
+    path = folder / str(manifest["splits"]["valid"].get("points", ""))
+    if not manifest["splits"]["valid"]["accepted"] or not path.is_file():
+        return None
+    try:
+        points = geopandas.read_file(path).geometry
+    except (DataSourceError, DataLayerError) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); run `otbsr pairs` again") from error
+    return points.buffer(0.5 * (manifest["patch"] - 1) * manifest["spacing"], cap_style="square")  # the points are half a fine pixel off the middle
+
+
+def same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether coordinates of two manifests can be of one place: all simulated landscapes have the same coordinates, of which the seed tells."""
+    if one.get("seed") is not None or other.get("seed") is not None:
+        return bool(one.get("seed") == other.get("seed"))
+    first, second = one.get("footprint"), other.get("footprint")
+    if not first or not second or bool(first["crs"]) != bool(second["crs"]):
+        return False
+    bounds = first["bounds"]
+    if first["crs"] != second["crs"]:
+        bounds = transform_bounds(first["crs"], second["crs"], *bounds)
+    return overlapping(bounds, second["bounds"])
+
+
+def on_ground(manifest: Mapping[str, Any]) -> bool:
+    """Whether coordinates of the training patches are those of the real ground; those of what `otbsr aerial` makes have an origin of their own."""
+    place, parts = manifest["footprint"], manifest.get("footprints")
+    return not place or not parts or all(overlapping(part["bounds"], place["bounds"]) for part in parts)
+
+
+def overlapping(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two rectangles (left, bottom, right, top) have ground in common."""
+    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
 
 
 def footprints(manifests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from otbsr.errors import OutputError, ProcessingError, UsageError
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
 from otbsr.methods.checkpoints import read_checkpoint, read_model, write_checkpoint
+from otbsr.methods.import_model import one_line
 from otbsr.methods.settings import TrainingSettings
 from otbsr.methods.trainer import Trainer
 
@@ -19,7 +20,7 @@ class Diary:
     """Scalars of a run in TensorBoard's event files; of TensorBoard itself nothing is needed."""
 
     def __init__(self, folder: str | Path | None) -> None:
-        self.writer: Any = None
+        self.folder, self.writer = folder, cast("Any", None)
         if folder is not None:
             import tensorflow as tf
             from tensorflow.core.framework.summary_pb2 import SummaryMetadata
@@ -28,20 +29,34 @@ class Diary:
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 self.writer = tf.summary.create_file_writer(str(folder))
             except (OSError, tf.errors.OpError) as error:
-                raise OutputError(f"{folder}: curves cannot be written ({getattr(error, 'strerror', None) or error}); choose another folder") from error
+                raise OutputError(f"{folder}: curves cannot be written ({disk_error(error)}); choose another folder") from error
             self.kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
 
     def write(self, step: int, **values: float | None) -> None:
-        """Write the values that are not None, as measured at the end of a step (from 1)."""
+        """Write the values that are not None, as measured at the end of a step (from 1); raises `OutputError`."""
         if self.writer is None:
             return
         import tensorflow as tf
 
-        with self.writer.as_default(step):
-            for name, value in values.items():
-                if value is not None:
-                    tf.summary.write(name, tf.constant(value, tf.float32), metadata=self.kind)
-        self.writer.flush()
+        try:
+            with self.writer.as_default(step):
+                for name, value in values.items():
+                    if value is not None:
+                        tf.summary.write(name, tf.constant(value, tf.float32), metadata=self.kind)
+            self.writer.flush()
+        except tf.errors.OpError as error:  # a full disk is a ResourceExhaustedError, as a full memory is
+            raise OutputError(
+                f"{self.folder}: curves cannot be written ({disk_error(error)}); check the free space: the same command goes on from its checkpoint"
+            ) from error
+
+
+def disk_error(error: Exception) -> str:
+    """What the system said of a file, without what TensorFlow says around it."""
+    return "No space left on device" if "No space left" in str(error) else getattr(error, "strerror", None) or one_line(error)
+
+
+CHECKPOINT_SECONDS = 300.0
+"""A checkpoint is written at least so often: between validations of a large network lies an hour."""
 
 
 class Run:
@@ -51,7 +66,7 @@ class Run:
         self.trainer, self.settings, self.checkpoint, self.identity = trainer, settings, checkpoint, identity
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "curve": [], "history": [], "best_step": 0, "halvings": [], "losses": []}
         self.best = trainer.averages  # of all validations, for F; the last, for P: what it is after lowers its score
-        self.begin = time.monotonic()
+        self.begin = self.saved = time.monotonic()
 
     def seconds(self) -> float:
         """Time spent, that before interruptions included."""
@@ -83,14 +98,24 @@ class Run:
 
     def start(self, path: Path) -> None:
         """Take another run's averaged weights as a start: of its checkpoint, or of the model folder that it wrote."""
-        arrays, saved = read_model(path, self.settings.network) if path.is_dir() else read_checkpoint(path)
+        if not path.exists():
+            raise InputError(f"{path}: no such checkpoint or model folder to start from; check --start-from")
+        arrays, saved = (
+            read_model(path, self.settings.network)
+            if path.is_dir()
+            else read_checkpoint(path, "give --start-from a checkpoint or a model folder of `otbsr train`")
+        )
         self.trainer.restore(arrays, weights_only=True)
         self.best = self.trainer.averages
         self.state["history"] = [*saved["state"].get("history", []), saved["state"].get("source", {}) | {"steps": saved["state"]["step"]}]
 
+    def due(self) -> bool:
+        """Whether the last checkpoint is old, and the weights are such that one can go on from them."""
+        return time.monotonic() - self.saved >= CHECKPOINT_SECONDS and all(np.isfinite(average).all() for average in self.trainer.averages)
+
     def save(self) -> None:
         """Write the checkpoint."""
-        self.state["seconds"] = self.seconds()
+        self.state["seconds"], self.saved = self.seconds(), time.monotonic()
         if not self.trainer.writes:
             return
         write_checkpoint(self.checkpoint, self.trainer.arrays() | {"best": self.best}, {"run": self.identity, "state": self.state})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,7 +18,7 @@ from otbsr.methods.networks import SIZES, NetworkSettings
 class AdversarialSettings(BaseModel):
     """The second half of P's training, once fidelity alone has made a start."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     weight: float = Field(0.02, ge=0, description="weight of the adversarial term after its ramp")
     features: float = Field(0.1, ge=0, description="weight of the distance between the discriminator's features of result and target")
@@ -37,12 +37,12 @@ class AdversarialSettings(BaseModel):
 class TrainingSettings(BaseModel):
     """Everything that a training run depends on besides its patches."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     network: NetworkSettings = NetworkSettings()
     loss: LossWeights = LossWeights()
     augmentation: Augmentation = Augmentation()
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32, description="of every random number")
     steps: int = Field(10000, ge=1)
     minutes: float | None = Field(None, gt=0, description="time budget; the run ends at whichever of steps and minutes comes first")
     batch: int = Field(16, ge=1)
@@ -128,7 +128,23 @@ def refusal(error: ValidationError, path: Path | None = None, flags: Collection[
     first = error.errors()[0]
     key, text = ".".join(str(p) for p in first["loc"]), first["msg"].removeprefix("Value error, ")
     text = f"{text[:1].lower()}{text[1:]}"
+    if first["type"] == "extra_forbidden":
+        known = settings_of(first["loc"][:-1])
+        return UsageError(f"{path or 'settings'}: {key}: no such setting{nearest(str(first['loc'][-1]), known)}; expected one of {', '.join(known)}")
+    if first["type"] == "model_type":
+        return UsageError(f"{path or 'settings'}: {key}: is {first['input']!r}, expected keys and values ({', '.join(settings_of(first['loc']))})")
     if key in flags and key in FLAGS:
         return UsageError(f"{FLAGS[key]} {first['input']}: {text}")
+    if f"network.{text.split()[0]}" in flags and key == "network":
+        return UsageError(f"--{text}")
     value = "" if isinstance(first["input"], dict) else f" {first['input']!r}:"
     return UsageError(f"{path or 'settings'}: {key}:{value} {text}; correct the setting")
+
+
+def settings_of(place: Sequence[int | str]) -> list[str]:
+    """Names of the settings below a place in `TrainingSettings`: () for its own."""
+    model: Any = TrainingSettings
+    for key in place:
+        kind = model.model_fields[str(key)].annotation
+        model = next((one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel)), BaseModel)
+    return [*(["size"] if model is NetworkSettings else []), *model.model_fields]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from otbsr.errors import StoppedError, UsageError
+from otbsr.errors import InputError, StoppedError, UsageError
 from otbsr.methods.augmentation import augmented
 from otbsr.methods.checkpoints import checkpoint_of
 from otbsr.methods.devices import require_divisible
@@ -27,7 +27,7 @@ from otbsr.methods.faults import Signals, advice, interrupts
 from otbsr.methods.model_card import card
 from otbsr.methods.model_folder import ModelFolder, ModelInput, ModelOutput, Sidecar, require_new, save_model, trained_areas
 from otbsr.methods.networks import NetworkSettings, base_kernel, margin, upsampler
-from otbsr.methods.patches import Patches, batch_indices
+from otbsr.methods.patches import NO_PAIR, Patches, batch_indices
 from otbsr.methods.run import Diary, Run
 from otbsr.methods.settings import TrainingSettings, refusal
 from otbsr.methods.trainer import Trainer
@@ -45,7 +45,8 @@ def scores(predict: Callable[[Array], Any], patches: Patches, border: int, batch
         error = (result - patches.target[i : i + batch])[:, cut : result.shape[1] - cut, cut : result.shape[2] - cut].astype(np.float64)
         squares += (error**2).sum((0, 1, 2))
         count += error.shape[0] * error.shape[1] * error.shape[2]
-    per_band = 10 * np.log10(1e8 / (squares / count + 1e-12))
+    with np.errstate(divide="ignore"):  # infinite errors are told elsewhere
+        per_band = 10 * np.log10(1e8 / (squares / count + 1e-12))
     return {"psnr": round(float(per_band.mean()), 3), "psnr_bands": [round(float(value), 3) for value in per_band]}
 
 
@@ -64,6 +65,8 @@ def optimise(run: Run, training: Patches, validation: Patches, bicubic: float, d
         lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, inputs if alike else (), places)
         loss = trainer.step(lr, target, step, run.share())
         if not math.isfinite(loss):
+            if broken := training.without_numbers(chosen):
+                raise InputError(f"{broken}; leave it out: run `otbsr pairs` again on images that declare their no-data value")
             run.step_back(f"the loss is {loss}")
             continue
         run.state["losses"].append(loss)
@@ -80,6 +83,8 @@ def optimise(run: Run, training: Patches, validation: Patches, bicubic: float, d
             run.save()
             diary.write(step + 1, validation_psnr=psnr, gain_over_bicubic=psnr - bicubic)
             report(f"validation: {psnr - bicubic:+.2f} dB over bicubic", 1.0)
+        elif run.due():
+            run.save()
         if signals.number:
             run.save()
             name = signal.Signals(signals.number).name
@@ -104,7 +109,7 @@ def agreed(
         raise UsageError(f"the pairs are x{training.factor}, the network is x{net.factor}; leave the factor out, or make pairs with such a target")
     for split, patches in (("training", training), ("validation", validation)):
         if not len(patches):
-            raise UsageError(f"no {split} pair; expected at least one: run `otbsr pairs` with another --valid or a smaller --block")
+            raise UsageError(f"no {split} pair; {NO_PAIR}")
     count = training.target.shape[-1]
     targets = targets or (bands if count == len(bands) else net.bands_out)
     if set(net.bands) - set(bands) or training.lr.shape[-1] != len(bands):
@@ -141,7 +146,7 @@ def train(
     training, validation: pairs of patches (DN, reflectance = DN * 1e-4) of input `spacing` metres with `bands` in the input and `targets` in the
     target (default: the same, or the network's outputs where these are as many). Factor and bands that the settings leave open are the patches';
     bands that they name are taken from them.
-    checkpoint: file written at every validation; where it exists and has the same settings and data, the run goes on from it.
+    checkpoint: file written at every validation, and at least every five minutes; where it exists and has the same settings and data, the run goes on from it.
     start_from: checkpoint or model folder whose weights are the starting point. data: one sentence for the model card. seeds: of the simulated
     landscapes among the training data. footprints: the real ground among it, each {"crs", "bounds": [xmin, ymin, xmax, ymax]} in that CRS; None: not
     known. tensorboard: folder for the curves, as TensorBoard reads them.
@@ -173,6 +178,8 @@ def train(
         diary = Diary(tensorboard if trainer.writes else None)
         baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
         bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
+        if not math.isfinite(bicubic["psnr"]) and (broken := validation.without_numbers(range(len(validation)))):
+            raise InputError(f"{broken}; leave it out: run `otbsr pairs` again on images that declare their no-data value")
         optimise(run, training, validation, bicubic["psnr"], diary, signals, report)
         trainer.averages = run.best
         fused = trainer.averaged()

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from shapely import points
 
-from otbsr.errors import InputError, OutputError, UsageError
-from otbsr.files import digest, new_folder, write_vectors
+from otbsr.errors import InputError, UsageError
+from otbsr.files import digest, new_folder, require_replaceable, write_vectors
 from otbsr.grid import Grid
 from otbsr.pairs.manifest import footprints
 from otbsr.pairs.memory import FEATURES, bounded_cache
@@ -136,9 +136,8 @@ def run_extraction(vector: Path, both: Both, outs: Sequence[Path], patch: int, r
 
 
 def require_new(out: Path, overwrite: bool) -> None:
-    """Raise `OutputError` where `out` exists, without `overwrite`."""
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+    """Raise `OutputError` where `out` exists, without `overwrite` or when it holds anything but pairs."""
+    require_replaceable(out, overwrite, "folder of pairs", ("manifest.json",))
 
 
 def centres(corners: NDArray[np.int64], coarse: Grid, fine: Grid, patch: int) -> NDArray[np.float64]:
@@ -232,7 +231,9 @@ def extract_pairs(
             }
         wanted = "valid" if settings.valid == 1 else "train"
         if not manifest["splits"][wanted]["accepted"]:
-            raise InputError(f"{lr}: no {wanted} patch: all {len(corners[wanted])} placed were rejected; check no-data, or use a smaller --patch or --block")
+            placed = len(corners[wanted])
+            reason = f"all {placed} that were placed hold no-data; check it" if placed else f"none of {settings.patch} pixels fits between the blocks"
+            raise InputError(f"{lr}: no {wanted} patch: {reason}, or use a smaller --patch or --block")
         if complete:
             complete(temporary, manifest)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

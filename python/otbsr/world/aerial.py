@@ -16,8 +16,8 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
-from otbsr.errors import InputError, OutputError, UsageError
-from otbsr.files import new_folder, unwritable, write_json
+from otbsr.errors import InputError, UsageError
+from otbsr.files import new_folder, require_replaceable, unwritable, write_json
 from otbsr.grid import Grid
 from otbsr.world.sensors import REFERENCE_MTF, SENTINEL2, Sampler, observe
 from otbsr.world.simulate import BANDS, spacing_name, write_image
@@ -84,8 +84,7 @@ def observe_aerial(
     or cannot be written.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; choose another name or give --overwrite")
+    require_replaceable(out, overwrite, "simulated world", ("world.json",))
     if factor not in FACTORS or not 0 < zoom < math.inf or not all(0 <= value < math.inf for value in (noise, *offset)):
         raise UsageError(
             f"factor {factor}, zoom {zoom:g}, noise {noise:g}, offset {offset[0]:g} {offset[1]:g}: expected a factor of {', '.join(map(str, FACTORS))}, "

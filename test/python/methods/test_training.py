@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 
 from otbsr.cli import app
 from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.methods import run as run_module
 from otbsr.methods.augmentation import Augmentation, augmented
-from otbsr.methods.checkpoints import read_checkpoint
+from otbsr.methods.checkpoints import read_checkpoint, write_checkpoint
 from otbsr.methods.model_folder import ModelFolder
-from otbsr.methods.patches import Patches, batch_indices
+from otbsr.methods.patches import Patches, batch_indices, read_pairs
 from otbsr.methods.sensor import sensor_kernels
 from otbsr.methods.settings import TrainingSettings, read_settings
 from otbsr.methods.trainer import Trainer
@@ -73,7 +74,11 @@ def test_training_beats_bicubic_on_edges_and_writes_a_whole_folder(tmp_path, pai
     assert scores(lambda lr: model.signature(lr=lr)["sr"].numpy(), pairs[1], 3)["psnr"] == pytest.approx(side.metrics["psnr"], abs=0.01)
 
 
-def test_resumed_equals_uninterrupted(tmp_path, pairs):
+@pytest.mark.parametrize("seconds", [300.0, 0.0])
+def test_resumed_equals_uninterrupted(tmp_path, pairs, monkeypatch, seconds):
+    """From the checkpoint of the last validation, or where that is long ago from one of its own."""
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", seconds)
+
     class Killed(Exception):
         pass
 
@@ -93,7 +98,7 @@ def test_resumed_equals_uninterrupted(tmp_path, pairs):
     with pytest.raises(Killed):
         train(*pairs, settings, tmp_path / "cut", report=kill_after(9))
     assert not (tmp_path / "cut").exists()
-    assert read_checkpoint(tmp_path / "cut.checkpoint.npz")[1]["state"]["step"] == 6
+    assert read_checkpoint(tmp_path / "cut.checkpoint.npz")[1]["state"]["step"] == (6 if seconds else 9)
     resumed = train(*pairs, settings, tmp_path / "cut")
     assert resumed.sidecar.training["steps"] == 12
     a, b = (read_checkpoint(tmp_path / f"{name}.checkpoint.npz")[0] for name in ("whole", "cut"))
@@ -123,9 +128,22 @@ def test_time_budget_ends_the_run(tmp_path, pairs):
 
 
 def test_nan_stops_with_advice(tmp_path, pairs):
-    broken = Patches(np.full_like(pairs[0].lr, np.nan), pairs[0].target)
-    with pytest.raises(ProcessingError, match=r"step 0: the loss is nan; lower the learning rate \(now 0.003\)"):
-        run(tmp_path, (broken, pairs[1]), augmentation={"anew": 0})
+    with pytest.raises(ProcessingError, match=r"step 0: the loss is (nan|inf); lower the learning rate \(now 0.003\)"):
+        run(tmp_path, pairs, loss={"pixel": 1e39})  # overflows 32 bits
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_patches_with_nan_are_named(tmp_path, pairs):
+    """By their number in memory, by file and rows on disk; at once, instead of at half the rate."""
+    spoilt = [[np.array(patches.lr), np.array(patches.target)] for patches in pairs]
+    spoilt[0][0][17, 3, 3, 1], spoilt[1][1][2, 30, 30, 0] = np.nan, np.inf
+    remedy = "leave it out: run `otbsr pairs` again on images that declare their no-data value"
+    with pytest.raises(InputError, match=f"pair 17: the input patch holds values that are no numbers; {remedy}"):
+        run(tmp_path, (Patches(*spoilt[0]), pairs[1]), augmentation={"anew": 0}, steps=50)
+    folder = write_pairs(tmp_path / "pairs", pairs[0], Patches(*spoilt[1]))
+    training, validation, _ = read_pairs([folder])
+    with pytest.raises(InputError, match=r"valid_target.tif: patch 2, rows 128 to 191: the target patch holds values that are no numbers"):
+        run(tmp_path, (training, validation))
 
 
 def test_nan_goes_back_and_on_at_half_the_rate(tmp_path, pairs, monkeypatch):
@@ -178,7 +196,8 @@ def test_out_of_memory_says_what_to_lower(tmp_path, pairs, monkeypatch, kind):
     train(*pairs, half, tmp_path / "model", start_from=checkpoint, checkpoint=tmp_path / "new.npz")  # the advice works
 
 
-def test_curves_for_tensorboard(tmp_path, pairs):
+def test_curves_for_tensorboard(tmp_path, pairs, monkeypatch):
+    import tensorflow as tf
     from tensorflow.compat.v1.train import summary_iterator
 
     settings = TrainingSettings.model_validate(PERCEPTUAL | {"steps": 4, "validate_every": 2})
@@ -196,6 +215,10 @@ def test_curves_for_tensorboard(tmp_path, pairs):
     assert np.mean([loss for _, loss in found["loss"][:2]]) == pytest.approx(curve[0]["loss"], abs=1e-5)
     assert found["rate"][1][1] == pytest.approx(settings.final_rate + (settings.rate - settings.final_rate) * 0.5 * (1 + np.cos(np.pi / 4)))
     assert found["gain_over_bicubic"][1][1] == pytest.approx(model.sidecar.metrics["gain_over_bicubic_db"], abs=1e-3)
+    full = tf.errors.ResourceExhaustedError(None, None, "{{function_node __wrapped__FlushSummaryWriter}} events.out; No space left on device\nFailed to flush")
+    monkeypatch.setattr(tf.summary, "write", lambda *_, **__: (_ for _ in ()).throw(full))
+    with pytest.raises(OutputError, match=r"q: curves cannot be written \(No space left on device\); check the free space: the same command goes on"):
+        train(*pairs, settings, tmp_path / "other", tensorboard=tmp_path / "logs" / "q")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="curves cannot be written"):
         train(*pairs, settings, tmp_path / "other", tensorboard=tmp_path / "file")
@@ -375,10 +398,34 @@ def test_settings_from_yaml_and_options(tmp_path):
     settings = read_settings(path, steps=None, minutes=3.0)
     assert (settings.steps, settings.network.channels, settings.minutes) == (7, 12, 3.0)
     path.write_text("network: {chanels: 12}\n")
-    with pytest.raises(UsageError, match=r"network.chanels: 12: extra inputs are not permitted; correct the setting"):
+    with pytest.raises(UsageError, match=r"network.chanels: no such setting \(did you mean 'channels'\?\); expected one of size, bands,"):
         read_settings(path)
     with pytest.raises(InputError, match="cannot be read as YAML or JSON"):
         read_settings(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("netwrok: {channels: 8}", "netwrok: no such setting (did you mean 'network'?); expected one of network, loss, "),
+        ("loss: {pixels: 1}", "loss.pixels: no such setting (did you mean 'pixel'?); expected one of pixel, gradient, "),
+        ("adversarial: {wait: 1}", "adversarial.wait: no such setting; expected one of weight, features, "),
+        ("network:", "network: is None, expected keys and values (size, bands, "),
+        ("adversarial: true", "adversarial: is True, expected keys and values (weight, "),
+        ("network: {size: {a: 1}}", "network: size is {'a': 1}, expected one of tiny, light, base; correct the setting"),
+        ("augmentation: {anew_noise: [20, 5]}", "augmentation.anew_noise: [20, 5]: expected the least and the greatest, neither negative; correct the setting"),
+        ("rate: .inf", "rate: inf: input should be a finite number; correct the setting"),
+        ("seed: -1", "seed: -1: input should be greater than or equal to 0; correct the setting"),
+        ("steps: 3\nsteps: 4", "cannot be read as YAML or JSON like the settings in any model.json (the key steps is there twice: delete one); correct it"),
+    ],
+)
+def test_wrong_files_of_settings_are_told_in_one_line(tmp_path, text, message):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises((UsageError, InputError)) as error:
+        read_settings(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(error.value)
 
 
 def test_flags_win_over_the_file(tmp_path):
@@ -409,7 +456,7 @@ def test_flags_win_over_the_file(tmp_path):
         ({"factor": 9}, "--factor 9: input should be less than or equal to 8"),
         ({"batch": 0}, "--batch 0: input should be greater than or equal to 1"),
         ({"rate": -1.0}, "--rate -1.0: input should be greater than 0"),
-        ({"outputs": ["B5"]}, "settings: network: outputs B5 are not among the bands B4 B3 B2 B8; correct the setting"),
+        ({"outputs": ["B5"]}, "--outputs B5 are not among the bands B4 B3 B2 B8"),
         ({"method": "perceptual", "patience": 3}, "--patience 3: stops a run whose score no longer grows, but a perceptual method's score falls; leave it out"),
     ],
 )
@@ -502,10 +549,22 @@ def test_the_examples_of_the_help_run(tmp_path, monkeypatch):
         assert side.training["settings"]["network"]["channels"] == 32
 
 
-def test_damaged_checkpoint(tmp_path):
-    (tmp_path / "c.npz").write_bytes(b"PK")
-    with pytest.raises(InputError, match="not a checkpoint"):
-        read_checkpoint(tmp_path / "c.npz")
+def test_damaged_checkpoints_are_one_line(tmp_path, pairs):
+    """Cut off, changed in the middle, empty, something else: never TensorFlow's or zip's own error, and no advice to unpickle."""
+    path = tmp_path / "c.npz"
+    write_checkpoint(path, {"weight": [np.arange(5000.0)]}, {"step": 3})
+    whole = path.read_bytes()
+    assert read_checkpoint(path)[1] == {"step": 3}
+    for content in (b"", b"PK", whole[: len(whole) // 2], whole[:9000] + bytes(500) + whole[9500:], b"steps: 3\n"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"c.npz: not a checkpoint \(.*\); remove it to train from the beginning$") as error:
+            read_checkpoint(path)
+        assert "pickle" not in str(error.value)
+    settings = TrainingSettings.model_validate(QUICK | {"steps": 1})
+    with pytest.raises(InputError, match=r"c.npz: not a checkpoint \(.*\); give --start-from a checkpoint or a model folder of `otbsr train`"):
+        train(*pairs, settings, tmp_path / "m", start_from=path)
+    with pytest.raises(InputError, match=r"none: no such checkpoint or model folder to start from; check --start-from"):
+        train(*pairs, settings, tmp_path / "m", start_from=tmp_path / "none")
 
 
 PERCEPTUAL = QUICK | {"adversarial": {"start": 0.0, "ramp": 0.5, "channels": 4}}
