@@ -86,7 +86,9 @@ def test_killed_application_and_second_run_on_one_output(tmp_path: Path) -> None
     folder = tmp_path / "sr.tif.windows"
     run = start(source, out)
     wait_for((folder / "lock").exists, run)
+    os.kill(run.pid, signal.SIGSTOP)  # or it may be over before the second has started
     second = subprocess.run(command(source, out), capture_output=True, text=True)
+    os.kill(run.pid, signal.SIGCONT)
     assert second.returncode == 73 and second.stderr.count("\n") == 1 and "another run is writing this product" in second.stderr
     wait_for(lambda: list(folder.glob("out_*.tif")), run)
     for number in wait_for(lambda: application_of(run), run):  # the next window's
