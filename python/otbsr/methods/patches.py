@@ -127,14 +127,16 @@ class Patches:
 
         return Patches(of(self.lr, lr), of(self.target, target))
 
-    def without_numbers(self, indices: Sequence[int] | NDArray[np.int64]) -> str:
-        """The first pair among these that holds NaN or infinite values, in words; '' when none does."""
+    def require_numbers(self, indices: Sequence[int] | NDArray[np.int64]) -> None:
+        """Raise `InputError` naming the first pair among these that holds NaN or infinite values."""
         for index in indices:
             for kind, part in (("input", self.lr), ("target", self.target)):
                 if not np.isfinite(part[[int(index)]]).all():
                     place = part.place(int(index)) if isinstance(part, StackedPatches) else f"pair {int(index)}"
-                    return f"{place}: the {kind} patch holds values that are no numbers"
-        return ""
+                    raise InputError(
+                        f"{place}: the {kind} patch holds values that are no numbers; leave it out: run `otbsr pairs` again on images that declare "
+                        "their no-data value"
+                    )
 
     def hash(self) -> str:
         """SHA-256 over the pixels: names the split that a model was trained on."""

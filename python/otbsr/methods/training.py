@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from otbsr.errors import InputError, StoppedError, UsageError
+from otbsr.errors import StoppedError, UsageError
 from otbsr.methods.augmentation import augmented
 from otbsr.methods.checkpoints import checkpoint_of
 from otbsr.methods.devices import require_divisible
@@ -65,8 +65,7 @@ def optimise(run: Run, training: Patches, validation: Patches, bicubic: float, d
         lr, target = augmented(training.lr[chosen], training.target[chosen], settings.augmentation, random, inputs if alike else (), places)
         loss = trainer.step(lr, target, step, run.share())
         if not math.isfinite(loss):
-            if broken := training.without_numbers(chosen):
-                raise InputError(f"{broken}; leave it out: run `otbsr pairs` again on images that declare their no-data value")
+            training.require_numbers(chosen)
             run.step_back(f"the loss is {loss}")
             continue
         run.state["losses"].append(loss)
@@ -178,8 +177,8 @@ def train(
         diary = Diary(tensorboard if trainer.writes else None)
         baseline = upsampler(base_kernel(settings.network), settings.network.factor, "bicubic")
         bicubic = scores(lambda lr: baseline(tf.constant(lr)), validation, settings.border)
-        if not math.isfinite(bicubic["psnr"]) and (broken := validation.without_numbers(range(len(validation)))):
-            raise InputError(f"{broken}; leave it out: run `otbsr pairs` again on images that declare their no-data value")
+        if not math.isfinite(bicubic["psnr"]):
+            validation.require_numbers(range(len(validation)))
         optimise(run, training, validation, bicubic["psnr"], diary, signals, report)
         trainer.averages = run.best
         fused = trainer.averaged()

@@ -11,6 +11,7 @@ from application import needs
 from otbsr.serving.otb import command_line, otb_environment
 
 MANDATORY, OPTIONAL = "mandatory", "optional, off by default"
+RAM = ("int32", f"{OPTIONAL}, default value is 256")
 EXTRACTION = {"vec": ("string", MANDATORY), "outlabels": ("string", OPTIONAL), "field": ("string", MANDATORY)}
 for source in ("source1", "source2"):
     EXTRACTION[f"{source}.il"] = ("string list", MANDATORY)
@@ -36,7 +37,7 @@ SELECTION = {
     "outtrain": ("string", MANDATORY),
     "outvalid": ("string", OPTIONAL),
     "outtest": ("string", OPTIONAL),
-    "ram": ("int32", f"{OPTIONAL}, default value is 256"),
+    "ram": RAM,
 }
 LABELS = {
     "inref": ("string", MANDATORY),
@@ -46,14 +47,14 @@ LABELS = {
     "nodata": ("int32", f"{MANDATORY}, default value is -1"),
     "pad": ("int32", f"{OPTIONAL}, default value is 0"),
     "outvec": ("string", MANDATORY),
-    "ram": ("int32", f"{OPTIONAL}, default value is 256"),
+    "ram": RAM,
 }
 POLYGONS = {
     "in": ("string", MANDATORY),
     "vec": ("string", MANDATORY),
     "out": ("string", MANDATORY),
     "field": ("string", MANDATORY),
-    "ram": ("int32", f"{OPTIONAL}, default value is 256"),
+    "ram": RAM,
     "elev.dem": ("string", OPTIONAL),
     "elev.geoid": ("string", OPTIONAL),
     "elev.default": ("float", f"{MANDATORY}, default value is 0"),
@@ -84,7 +85,6 @@ def model(group):
     }
 
 
-RAM = ("int32", f"{OPTIONAL}, default value is 256")
 SERVE = {**SERVED, **model("model"), "out": ("string", MANDATORY)}
 DEEP_TRAIN = {
     **SERVED,
