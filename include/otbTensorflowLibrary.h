@@ -22,6 +22,8 @@ struct SessionOptions;
 struct Session;
 struct Tensor;
 struct Operation;
+struct OperationDescription;
+struct ImportGraphDefOptions;
 
 /** A block of bytes; the layout is part of the ABI. */
 struct Buffer
@@ -135,11 +137,19 @@ public:
   tf::Session* (*LoadSessionFromSavedModel)(const tf::SessionOptions*, const tf::Buffer* runOptions, const char* folder,
                                             const char* const* tags, int numberOfTags, tf::Graph*, tf::Buffer* metaGraph,
                                             tf::Status*) = nullptr;
+  tf::Session* (*NewSession)(tf::Graph*, const tf::SessionOptions*, tf::Status*) = nullptr;
   void (*CloseSession)(tf::Session*, tf::Status*) = nullptr;
   void (*DeleteSession)(tf::Session*, tf::Status*) = nullptr;
   void (*SessionRun)(tf::Session*, const tf::Buffer* runOptions, const tf::Output* inputs, tf::Tensor* const* inputValues,
                      int numberOfInputs, const tf::Output* outputs, tf::Tensor** outputValues, int numberOfOutputs,
                      const tf::Operation* const* targets, int numberOfTargets, tf::Buffer* runMetadata, tf::Status*) = nullptr;
+  tf::ImportGraphDefOptions* (*NewImportGraphDefOptions)() = nullptr;
+  void (*DeleteImportGraphDefOptions)(tf::ImportGraphDefOptions*) = nullptr;
+  void (*GraphImportGraphDef)(tf::Graph*, const tf::Buffer* graphDef, const tf::ImportGraphDefOptions*, tf::Status*) = nullptr;
+  tf::OperationDescription* (*NewOperation)(tf::Graph*, const char* type, const char* name) = nullptr;
+  void (*AddInput)(tf::OperationDescription*, tf::Output) = nullptr;
+  void (*SetAttrType)(tf::OperationDescription*, const char* name, int type) = nullptr;
+  tf::Operation* (*FinishOperation)(tf::OperationDescription*, tf::Status*) = nullptr;
   tf::Operation* (*GraphOperationByName)(tf::Graph*, const char*) = nullptr;
   int (*GraphGetTensorNumDims)(tf::Graph*, tf::Output, tf::Status*) = nullptr;
   void (*GraphGetTensorShape)(tf::Graph*, tf::Output, int64_t* dims, int rank, tf::Status*) = nullptr;

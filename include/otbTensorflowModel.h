@@ -5,6 +5,7 @@
 #ifndef otbTensorflowModel_h
 #define otbTensorflowModel_h
 
+#include "otbFrozenGraph.h"
 #include "otbTensorflowLibrary.h"
 
 #include <future>
@@ -129,6 +130,11 @@ public:
   std::vector<TensorPointer> Run(const std::vector<Feed>& feeds, const std::vector<const TensorflowTensorInfo*>& outputs,
                                  const std::vector<std::string>& targets = {}) const;
 
+  /** Make the variables constants, for which TensorFlow has faster kernels, and forget all that the given tensors (fed or asked for) do
+   * not need: others can then neither be fed nor asked for. Not while the model runs.
+   * \return why it stays as it is (FrozenGraph); empty if it is frozen */
+  std::string Freeze(const std::vector<const TensorflowTensorInfo*>& kept);
+
   /** Check that the graph has an operation of that name. \throws TensorflowError */
   void RequireOperation(const std::string& name) const;
 
@@ -146,12 +152,16 @@ private:
                                          const char* kind) const;
   const TensorflowTensorInfo* FindInGraph(const std::string& name) const;
   void RunSaver(const std::string& prefix, const std::string& operation) const;
+  std::map<std::string, TensorPointer> ReadVariables(const std::map<std::string, FrozenGraph::Variable>& variables) const;
+  void Replace(const std::string& graphDef);
   std::vector<TensorPointer> RunSession(const std::vector<tf::Output>& inputs, const std::vector<tf::Tensor*>& values,
                                         const std::vector<tf::Output>& outputs, const std::vector<const tf::Operation*>& targets,
                                         const std::string& doing) const;
 
   const TensorflowLibrary& m_Library;
   std::string m_Folder;
+  std::string m_Configuration; ///< of sessions, serialized
+  tf::Buffer* m_MetaGraph = nullptr;
   tf::Graph* m_Graph = nullptr;
   tf::Session* m_Session = nullptr;
   TensorflowSignature m_Signature;

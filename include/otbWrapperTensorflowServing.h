@@ -68,7 +68,7 @@ protected:
   /** How to run which model on what. */
   struct Settings
   {
-    std::shared_ptr<const TensorflowModel> model;
+    std::shared_ptr<TensorflowModel> model;
     std::vector<std::string> outputs;
     std::vector<TensorflowModel::Feed> constants;
     std::vector<Source> sources;
@@ -125,9 +125,42 @@ protected:
     }
   }
 
+  /** The model with constants for variables, which is faster, if it can be had. */
+  void Freeze(const Settings& settings)
+  {
+    std::vector<const TensorflowTensorInfo*> kept;
+    for (const auto& source : settings.sources)
+    {
+      kept.push_back(source.input);
+    }
+    for (const auto& constant : settings.constants)
+    {
+      kept.push_back(constant.input);
+    }
+    for (const auto& name : settings.outputs.empty() ? std::vector<std::string>{""} : settings.outputs)
+    {
+      kept.push_back(&settings.model->GetOutput(name));
+    }
+    if (const auto* phases = settings.model->GetPhases())
+    {
+      for (const auto* tensors : {&phases->inputs, &phases->outputs})
+      {
+        for (const auto& tensor : *tensors)
+        {
+          kept.push_back(&tensor.second);
+        }
+      }
+    }
+    if (const auto obstacle = settings.model->Freeze(kept); !obstacle.empty())
+    {
+      otbAppLogINFO(<< "The model's variables stay variables, for which TensorFlow may be slower: " << obstacle);
+    }
+  }
+
   /** Build the filter between the sources and parameter "out". */
   void Serve(const Settings& settings)
   {
+    this->Freeze(settings);
     m_BandNames = settings.bandNames;
     const auto type = this->GetParameterOutputImagePixelType("out");
     switch (type)

@@ -315,9 +315,17 @@ TensorflowLibrary::TensorflowLibrary()
   OTB_TF_BIND(NewBuffer);
   OTB_TF_BIND(DeleteBuffer);
   OTB_TF_BIND(LoadSessionFromSavedModel);
+  OTB_TF_BIND(NewSession);
   OTB_TF_BIND(CloseSession);
   OTB_TF_BIND(DeleteSession);
   OTB_TF_BIND(SessionRun);
+  OTB_TF_BIND(NewImportGraphDefOptions);
+  OTB_TF_BIND(DeleteImportGraphDefOptions);
+  OTB_TF_BIND(GraphImportGraphDef);
+  OTB_TF_BIND(NewOperation);
+  OTB_TF_BIND(AddInput);
+  OTB_TF_BIND(SetAttrType);
+  OTB_TF_BIND(FinishOperation);
   OTB_TF_BIND(GraphOperationByName);
   OTB_TF_BIND(GraphGetTensorNumDims);
   OTB_TF_BIND(GraphGetTensorShape);

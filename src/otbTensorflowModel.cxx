@@ -4,6 +4,8 @@
  */
 #include "otbTensorflowModel.h"
 
+#include "otbWireMessage.h"
+
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,92 +21,6 @@ namespace otb
 {
 namespace
 {
-/** A message in protobuf's wire format, read field by field. */
-class WireMessage
-{
-public:
-  WireMessage() = default;
-  WireMessage(const uint8_t* begin, const uint8_t* end) : m_Position(begin), m_End(end)
-  {
-  }
-
-  struct Field
-  {
-    uint32_t number = 0;
-    uint64_t value = 0; ///< of a varint
-    const uint8_t* begin = nullptr;
-    const uint8_t* end = nullptr; ///< bytes of a string or a nested message
-
-    WireMessage Message() const
-    {
-      return WireMessage(begin, end);
-    }
-    std::string Text() const
-    {
-      return std::string(reinterpret_cast<const char*>(begin), static_cast<size_t>(end - begin));
-    }
-  };
-
-  bool Next(Field& field)
-  {
-    if (m_Position == m_End)
-    {
-      return false;
-    }
-    const uint64_t tag = this->Varint();
-    field = Field();
-    field.number = static_cast<uint32_t>(tag >> 3);
-    switch (tag & 7)
-    {
-    case 0:
-      field.value = this->Varint();
-      break;
-    case 1:
-      this->Take(8, field);
-      break;
-    case 2:
-      this->Take(this->Varint(), field);
-      break;
-    case 5:
-      this->Take(4, field);
-      break;
-    default:
-      throw TensorflowError("the model's protobuf holds an unknown wire type " + std::to_string(tag & 7) + "; the file is damaged");
-    }
-    return true;
-  }
-
-private:
-  uint64_t Varint()
-  {
-    uint64_t value = 0;
-    for (int shift = 0; shift < 64 && m_Position != m_End; shift += 7)
-    {
-      const uint8_t byte = *m_Position++;
-      value |= static_cast<uint64_t>(byte & 127) << shift;
-      if ((byte & 128) == 0)
-      {
-        return value;
-      }
-    }
-    throw TensorflowError("the model's protobuf ends within a number; the file is damaged");
-  }
-
-  void Take(uint64_t bytes, Field& field)
-  {
-    if (bytes > static_cast<uint64_t>(m_End - m_Position))
-    {
-      throw TensorflowError("the model's protobuf ends within a field; the file is damaged");
-    }
-    field.begin = m_Position;
-    m_Position += bytes;
-    field.end = m_Position;
-  }
-
-  const uint8_t* m_Position = nullptr;
-  const uint8_t* m_End = nullptr;
-};
-
 // Field numbers: tensorflow/core/protobuf/meta_graph.proto and tensorflow/core/framework/tensor_shape.proto.
 void ReadShape(WireMessage message, TensorflowTensorInfo& info)
 {
@@ -153,39 +69,6 @@ TensorflowTensorInfo ReadTensorInfo(const std::string& key, WireMessage message)
     }
   }
   return info;
-}
-
-std::pair<std::string, WireMessage> ReadMapEntry(WireMessage message)
-{
-  std::pair<std::string, WireMessage> entry;
-  WireMessage::Field field;
-  while (message.Next(field))
-  {
-    if (field.number == 1)
-    {
-      entry.first = field.Text();
-    }
-    else if (field.number == 2)
-    {
-      entry.second = field.Message();
-    }
-  }
-  return entry;
-}
-
-void AppendVarint(std::string& bytes, uint64_t value)
-{
-  for (; value > 127; value >>= 7)
-  {
-    bytes += static_cast<char>((value & 127) | 128);
-  }
-  bytes += static_cast<char>(value);
-}
-
-void AppendField(std::string& bytes, uint32_t number, uint64_t value)
-{
-  AppendVarint(bytes, static_cast<uint64_t>(number) << 3);
-  AppendVarint(bytes, value);
 }
 
 class Status
@@ -264,14 +147,14 @@ std::map<std::string, TensorflowSignature> ReadTensorflowSignatures(const void* 
     {
       continue;
     }
-    auto entry = ReadMapEntry(field.Message());
+    auto entry = field.Message().MapEntry();
     auto& signature = signatures[entry.first];
     WireMessage::Field inner;
     while (entry.second.Next(inner))
     {
       if (inner.number == 1 || inner.number == 2)
       {
-        const auto tensor = ReadMapEntry(inner.Message());
+        const auto tensor = inner.Message().MapEntry();
         (inner.number == 1 ? signature.inputs : signature.outputs)[tensor.first] = ReadTensorInfo(tensor.first, tensor.second);
       }
     }
@@ -317,9 +200,8 @@ std::string WriteTensorflowConfiguration(unsigned int threads)
   AppendField(bytes, 7, 1);
   std::string gpu;
   AppendField(gpu, 4, 1);
-  AppendVarint(bytes, 6 << 3 | 2);
-  AppendVarint(bytes, gpu.size());
-  return bytes + gpu;
+  AppendField(bytes, 6, gpu);
+  return bytes;
 }
 
 namespace
@@ -353,7 +235,7 @@ std::future<std::shared_ptr<TensorflowModel>> TensorflowModel::LoadAside(const s
 
 TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::string> tags, const std::string& signature,
                                  unsigned int threads)
-    : m_Library(TensorflowLibrary::Get()), m_Folder(folder)
+    : m_Library(TensorflowLibrary::Get()), m_Folder(folder), m_Configuration(WriteTensorflowConfiguration(threads))
 {
   if (!std::ifstream(folder + "/saved_model.pb"))
   {
@@ -369,15 +251,14 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
     tagPointers.push_back(tag.c_str());
   }
   Status status(m_Library);
-  const auto configuration = WriteTensorflowConfiguration(threads);
   auto* options = m_Library.NewSessionOptions();
-  tf::Buffer* metaGraph = m_Library.NewBuffer();
+  m_MetaGraph = m_Library.NewBuffer();
   m_Graph = m_Library.NewGraph();
-  m_Library.SetConfig(options, configuration.data(), configuration.size(), status.Get());
+  m_Library.SetConfig(options, m_Configuration.data(), m_Configuration.size(), status.Get());
   if (status.IsOk())
   {
     m_Session = m_Library.LoadSessionFromSavedModel(options, nullptr, folder.c_str(), tagPointers.data(),
-                                                    static_cast<int>(tagPointers.size()), m_Graph, metaGraph, status.Get());
+                                                    static_cast<int>(tagPointers.size()), m_Graph, m_MetaGraph, status.Get());
   }
   m_Library.DeleteSessionOptions(options);
   std::map<std::string, TensorflowSignature> signatures;
@@ -390,15 +271,14 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
   {
     try
     {
-      signatures = ReadTensorflowSignatures(metaGraph->data, metaGraph->length);
-      m_Saver = ReadTensorflowSaver(metaGraph->data, metaGraph->length);
+      signatures = ReadTensorflowSignatures(m_MetaGraph->data, m_MetaGraph->length);
+      m_Saver = ReadTensorflowSaver(m_MetaGraph->data, m_MetaGraph->length);
     }
     catch (const TensorflowError& damaged)
     {
       error = folder + ": " + damaged.what();
     }
   }
-  m_Library.DeleteBuffer(metaGraph);
   signatures.erase("__saved_model_init_op");
 
   std::string name = signature.empty() ? "serving_default" : signature;
@@ -423,6 +303,7 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
       m_Library.DeleteSession(m_Session, status.Get());
     }
     m_Library.DeleteGraph(m_Graph);
+    m_Library.DeleteBuffer(m_MetaGraph);
     throw TensorflowError(error);
   }
   m_Signature = signatures[name];
@@ -435,6 +316,7 @@ TensorflowModel::~TensorflowModel()
   m_Library.CloseSession(m_Session, status.Get());
   m_Library.DeleteSession(m_Session, status.Get());
   m_Library.DeleteGraph(m_Graph);
+  m_Library.DeleteBuffer(m_MetaGraph);
 }
 
 const TensorflowTensorInfo& TensorflowModel::GetInput(const std::string& name) const
@@ -660,6 +542,117 @@ std::vector<TensorflowModel::TensorPointer> TensorflowModel::Run(const std::vect
     operations.push_back(this->FindOperation(target));
   }
   return this->RunSession(inputEnds, inputValues, outputEnds, operations, "run the model");
+}
+
+std::string TensorflowModel::Freeze(const std::vector<const TensorflowTensorInfo*>& kept)
+{
+  constexpr size_t mostBytes = size_t(256) << 20; // for a while there are several copies; and a GraphDef has at most 2 GB
+  try
+  {
+    std::vector<std::string> names;
+    for (const auto* info : kept)
+    {
+      names.push_back(SplitTensorName(info->tensor).first);
+    }
+    const auto* const bytes = static_cast<const uint8_t*>(m_MetaGraph->data);
+    WireMessage metaGraph(bytes, bytes + m_MetaGraph->length);
+    WireMessage::Field field, graph;
+    while (metaGraph.Next(field))
+    {
+      graph = field.number == 2 ? field : graph; // graph_def
+    }
+    const FrozenGraph frozen(graph.begin, static_cast<size_t>(graph.end - graph.begin), names);
+    if (!frozen.GetObstacle().empty() || frozen.GetVariables().empty())
+    {
+      return frozen.GetObstacle();
+    }
+    const auto values = this->ReadVariables(frozen.GetVariables());
+    size_t total = 0;
+    for (const auto& value : values)
+    {
+      total += m_Library.TensorByteSize(value.second.get());
+    }
+    if (total > mostBytes)
+    {
+      return "its variables have " + std::to_string(total >> 20) + " MB";
+    }
+    this->Replace(frozen.Write(
+        [&](const std::string& variable)
+        {
+          const auto& tensor = values.at(variable);
+          return FrozenGraph::Value{this->GetType(tensor), this->GetShape(tensor), this->GetData(tensor),
+                                    m_Library.TensorByteSize(tensor.get())};
+        }));
+    return {};
+  }
+  catch (const TensorflowError& error)
+  {
+    return error.what();
+  }
+}
+
+std::map<std::string, TensorflowModel::TensorPointer>
+TensorflowModel::ReadVariables(const std::map<std::string, FrozenGraph::Variable>& variables) const
+{
+  std::vector<tf::Output> ends;
+  for (const auto& [name, variable] : variables)
+  {
+    if (tf::SizeOf(variable.type) == 0)
+    {
+      throw TensorflowError("variable " + name + " holds " + tf::NameOf(variable.type));
+    }
+    auto* operation = this->FindOperation(name);
+    if (variable.isResource)
+    {
+      Status status(m_Library);
+      auto* read = m_Library.NewOperation(m_Graph, "ReadVariableOp", ("otbsr/read" + std::to_string(ends.size())).c_str());
+      m_Library.AddInput(read, {operation, 0});
+      m_Library.SetAttrType(read, "dtype", variable.type);
+      operation = m_Library.FinishOperation(read, status.Get());
+      if (!status.IsOk())
+      {
+        throw TensorflowError("variable " + name + " cannot be read: " + status.Message());
+      }
+    }
+    ends.push_back({operation, 0});
+  }
+  const auto tensors = this->RunSession({}, {}, ends, {}, "read the variables");
+  std::map<std::string, TensorPointer> values;
+  for (const auto& variable : variables)
+  {
+    values[variable.first] = tensors[values.size()];
+  }
+  return values;
+}
+
+// Another graph, with a session of its own, in place of the model's.
+void TensorflowModel::Replace(const std::string& graphDef)
+{
+  Status status(m_Library);
+  auto* graph = m_Library.NewGraph();
+  auto* importing = m_Library.NewImportGraphDefOptions();
+  const tf::Buffer bytes{graphDef.data(), graphDef.size(), nullptr};
+  m_Library.GraphImportGraphDef(graph, &bytes, importing, status.Get());
+  m_Library.DeleteImportGraphDefOptions(importing);
+  tf::Session* session = nullptr;
+  if (status.IsOk())
+  {
+    auto* options = m_Library.NewSessionOptions();
+    m_Library.SetConfig(options, m_Configuration.data(), m_Configuration.size(), status.Get());
+    session = status.IsOk() ? m_Library.NewSession(graph, options, status.Get()) : nullptr;
+    m_Library.DeleteSessionOptions(options);
+  }
+  if (!status.IsOk())
+  {
+    const auto message = status.Message();
+    m_Library.DeleteGraph(graph);
+    throw TensorflowError("TensorFlow does not take the frozen graph: " + message);
+  }
+  m_Library.CloseSession(m_Session, status.Get());
+  m_Library.DeleteSession(m_Session, status.Get());
+  m_Library.DeleteGraph(m_Graph);
+  m_Session = session;
+  m_Graph = graph;
 }
 
 void TensorflowModel::RunSaver(const std::string& prefix, const std::string& operation) const
