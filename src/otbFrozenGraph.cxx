@@ -214,8 +214,8 @@ FrozenGraph::FrozenGraph(const uint8_t* data, size_t length, const std::vector<s
     }
   }
 
-  std::deque<std::string> needed(kept.begin(), kept.end());
   std::unordered_set<std::string> seen(kept.begin(), kept.end());
+  std::deque<std::string> needed(seen.begin(), seen.end()); // each once: an operation may have several outputs
   for (; !needed.empty() && m_Obstacle.empty(); needed.pop_front())
   {
     const auto found = m_Nodes.find(needed.front());
@@ -255,11 +255,10 @@ std::string FrozenGraph::VariableOf(std::string input, const Nodes& nodes, const
     if (found == nodes.end())
     {
       const auto* const arguments = function == nullptr ? nullptr : &function->arguments;
-      const auto argument = arguments == nullptr ? std::vector<std::string>::const_iterator()
-                                                 : std::find(arguments->begin(), arguments->end(), source);
-      return arguments == nullptr || argument == arguments->end()
-                 ? std::string()
-                 : function->variables[static_cast<size_t>(argument - arguments->begin())];
+      const auto argument =
+          arguments == nullptr ? std::vector<std::string>::const_iterator() : std::find(arguments->begin(), arguments->end(), source);
+      return arguments == nullptr || argument == arguments->end() ? std::string()
+                                                                  : function->variables[static_cast<size_t>(argument - arguments->begin())];
     }
     const Node& node = found->second;
     if (node.operation == "VarHandleOp")

@@ -618,9 +618,10 @@ TensorflowModel::ReadVariables(const std::map<std::string, FrozenGraph::Variable
   }
   const auto tensors = this->RunSession({}, {}, ends, {}, "read the variables");
   std::map<std::string, TensorPointer> values;
+  auto tensor = tensors.begin();
   for (const auto& variable : variables)
   {
-    values[variable.first] = tensors[values.size()];
+    values[variable.first] = *tensor++;
   }
   return values;
 }

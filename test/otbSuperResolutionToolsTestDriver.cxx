@@ -172,7 +172,10 @@ void PatchTest()
 
 std::string Field(int number, const std::string& bytes)
 {
-  return std::string(1, static_cast<char>(number << 3 | 2)) + static_cast<char>(bytes.size()) + bytes;
+  const auto size = bytes.size(); // below 2^14
+  const std::string length =
+      size < 128 ? std::string(1, static_cast<char>(size)) : std::string{static_cast<char>(size & 127 | 128), static_cast<char>(size >> 7)};
+  return std::string(1, static_cast<char>(number << 3 | 2)) + length + bytes;
 }
 
 std::string Varint(int number, int value)
@@ -339,6 +342,84 @@ void WireTest()
   const auto none = otb::WriteTensorflowConfiguration(0), two = otb::WriteTensorflowConfiguration(2);
   CHECK(none == std::string("\x38\x01\x32\x02\x20\x01", 6));
   CHECK(two == std::string("\x10\x02\x28\x02", 4) + none);
+}
+
+void FrozenGraphTest()
+{
+  const auto node =
+      [](const std::string& name, const std::string& operation, const std::vector<std::string>& inputs, const std::string& attributes = "")
+  {
+    std::string bytes = Field(1, name) + Field(2, operation);
+    for (const auto& input : inputs)
+    {
+      bytes += Field(3, input);
+    }
+    return bytes + attributes;
+  };
+  const auto attribute = [](const std::string& key, const std::string& value)
+  {
+    return Field(5, Field(1, key) + Field(2, value));
+  };
+  const auto function = attribute("f", Field(10, Field(1, "body")));
+  const auto beside = attribute("_class", Field(1, Field(2, "loc:@gone")));
+  const std::string body =
+      Field(1, Field(1, "body") + Field(2, Field(1, "z") + Varint(3, 1)) + Field(2, Field(1, "handle") + Varint(3, 20))) +
+      Field(3, node("read", "ReadVariableOp", {"handle"}, attribute("dtype", Varint(6, 1)))) +
+      Field(3, node("product", "Mul", {"z", "read:value:0", "^read"})) + Field(4, Field(1, "product") + Field(2, "product:z:0")) +
+      Field(4, Field(1, "w") + Field(2, "read:value:0"));
+  const std::string library = Field(2, Field(1, body));
+  const std::string before = Field(1, node("x", "Placeholder", {}, beside)) +
+                             Field(1, node("v", "VarHandleOp", {}, attribute("dtype", Varint(6, 1)))) +
+                             Field(1, node("old", "VariableV2", {}, attribute("dtype", Varint(6, 2)))) +
+                             Field(1, node("gone", "AssignVariableOp", {"v", "x"})) + Field(1, node("r", "ReadVariableOp", {"v"}));
+  const std::string graph = before + Field(1, node("call", "StatefulPartitionedCall", {"x", "v"}, function)) +
+                            Field(1, node("y", "AddN", {"call", "call:1", "r:0", "old", "^x"})) + library;
+  const auto freeze = [](const std::string& bytes, const std::vector<std::string>& kept)
+  {
+    return otb::FrozenGraph(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), kept);
+  };
+  const auto frozen = freeze(graph, {"y", "x", "y"});
+  const auto& variables = frozen.GetVariables();
+  CHECK(frozen.GetObstacle().empty() && variables.size() == 2 && variables.at("v").isResource && !variables.at("old").isResource);
+  CHECK(variables.at("v").type == otb::tf::Float && variables.at("old").type == otb::tf::Double);
+  const float one = 1;
+  const double two = 2;
+  const std::string written = frozen.Write(
+      [&](const std::string& name)
+      {
+        return name == "v" ? otb::FrozenGraph::Value{otb::tf::Float, {1}, &one, sizeof(one)}
+                           : otb::FrozenGraph::Value{otb::tf::Double, {}, &two, sizeof(two)};
+      });
+  const std::string tensor = Varint(1, 1) + Field(2, Field(2, Varint(1, 1))) + Field(4, std::string("\x00\x00\x80\x3f", 4));
+  const std::string constant = attribute("dtype", Varint(6, 1)) + attribute("value", Field(8, tensor));
+  CHECK(Has(written, node("read", "Const", {}, constant)) && Has(written, node("r", "Const", {}, constant)));
+  CHECK(Has(written, node("product", "Mul", {"z", "read:output:0", "^read"})) && Has(written, Field(2, "read:output:0")));
+  CHECK(Has(written, Field(1, node("x", "Placeholder", {}))) && Has(written, node("old", "Const", {})));
+  CHECK(!Has(written, "gone") && !Has(written, "ReadVariableOp") && !Has(written, "VariableV2"));
+  const auto again = freeze(written, {"y"});
+  CHECK(again.GetObstacle().empty() && again.GetVariables().empty());
+  for (size_t length = 0; length < graph.size(); ++length) // cut: an error, an obstacle, or less; never read beyond its end
+  {
+    const std::string cut = graph.substr(0, length);
+    CHECK(!MessageOf<otb::TensorflowError>([&]() { freeze(cut, {"y"}); }).empty() || !freeze(cut, {"y"}).GetObstacle().empty() ||
+          length >= graph.size() - library.size());
+  }
+
+  CHECK(Has(freeze(graph, {"z"}).GetObstacle(), "no operation z"));
+  CHECK(Has(freeze(graph, {"gone"}).GetObstacle(), "AssignVariableOp"));
+  const auto with = [&](const std::string& more)
+  {
+    return freeze(before + more + library, {"y"}).GetObstacle();
+  };
+  CHECK(Has(with(Field(1, node("y", "ResourceGather", {"v", "x"}))), "ResourceGather"));
+  CHECK(Has(with(Field(1, node("y", "While", {"v", "x"}, attribute("body", Field(10, Field(1, "body")))))), "does more"));
+  CHECK(Has(with(Field(1, node("y", "ReadVariableOp", {"x"}))), "at run time"));
+  const std::string other = Field(1, node("v2", "VarHandleOp", {}, attribute("dtype", Varint(6, 1))));
+  const std::string calls = Field(1, node("a", "PartitionedCall", {"x", "v"}, function)) +
+                            Field(1, node("b", "PartitionedCall", {"x", "v2"}, function)) + Field(1, node("y", "Add", {"a", "b"}));
+  CHECK(Has(with(other + calls), "different variables"));
+  const std::string circle = Field(1, node("y", "ReadVariableOp", {"i"})) + Field(1, node("i", "Identity", {"i"}));
+  CHECK(Has(with(circle), "at run time"));
 }
 
 void SidecarTest()
@@ -840,12 +921,19 @@ extern "C" int setenv(const char* name, const char* value, int overwrite) noexce
 
 int main(int argc, char* argv[])
 {
-  const std::map<std::string, void (*)()> tests{{"grid", GridTest},       {"patch", PatchTest},
-                                                {"reader", ReaderTest},   {"selection", SelectionTest},
-                                                {"wire", WireTest},       {"sidecar", SidecarTest},
-                                                {"library", LibraryTest}, {"conversion", ConversionTest},
-                                                {"tensor", TensorTest},   {"placeholder", PlaceholderTest},
-                                                {"writing", WritingTest}, {"serving", ServingTest},
+  const std::map<std::string, void (*)()> tests{{"grid", GridTest},
+                                                {"patch", PatchTest},
+                                                {"reader", ReaderTest},
+                                                {"selection", SelectionTest},
+                                                {"wire", WireTest},
+                                                {"frozen", FrozenGraphTest},
+                                                {"sidecar", SidecarTest},
+                                                {"library", LibraryTest},
+                                                {"conversion", ConversionTest},
+                                                {"tensor", TensorTest},
+                                                {"placeholder", PlaceholderTest},
+                                                {"writing", WritingTest},
+                                                {"serving", ServingTest},
                                                 {"kept", KeptTest}};
   const auto test = tests.find(argc > 1 ? argv[1] : "");
   if (test == tests.end())

@@ -16,10 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+GRAPH = ["src/otbFrozenGraph.cxx", "src/otbWireMessage.cxx"]
+MODEL = ["src/otbTensorflowModel.cxx", "src/otbTensorflowLibrary.cxx", *GRAPH]
 TARGETS = {
     "sidecar": ["src/otbModelSidecar.cxx"],
-    "signatures": ["src/otbTensorflowModel.cxx", "src/otbTensorflowLibrary.cxx"],
-    "placeholders": ["src/otbTensorflowPlaceholder.cxx", "src/otbTensorflowModel.cxx", "src/otbTensorflowLibrary.cxx"],
+    "signatures": MODEL,
+    "graphs": GRAPH,
+    "placeholders": ["src/otbTensorflowPlaceholder.cxx", *MODEL],
 }
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fsanitize=fuzzer,address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-Iinclude"]
 
@@ -72,11 +75,13 @@ def write_seeds(folder: Path) -> None:
         text = model.read_text(encoding="utf-8")
         words |= {word for word in strings(json.loads(text)) if word.isascii() and 0 < len(word) < 20 and '"' not in word and "\\" not in word}
         (folder / "sidecar" / model.parent.name).write_text(text, encoding="utf-8")
-        # SavedModel.meta_graphs = 2; the graph itself (field 2 of a MetaGraphDef) is TensorFlow's to read.
+        # SavedModel.meta_graphs = 2, whose field 2 is the graph, with debugging information (5)
         for number, graph, _ in fields((model.parent / "saved_model.pb").read_bytes()):
             if number == 2:
                 small = b"".join(raw for key, _, raw in fields(graph) if key != 2 and len(raw) < 4000)
                 (folder / "signatures" / model.parent.name).write_bytes(small)
+                nodes = b"".join(raw for key, part, _ in fields(graph) if key == 2 for field, _, raw in fields(part) if field != 5)
+                (folder / "graphs" / model.parent.name).write_bytes(nodes)
     for number, text in enumerate(["rate=1e-3", "n=(1, 2, 3)", "n=(4)", "train=TRUE", "flags=(true, false)", "big=-9223372036854775808", "x=1.5"]):
         for kind in (1, 3, 9, 10, 14, 19, 23):  # float32, int32, int64, bool, bfloat16, float16, uint64
             for shape in (b"\x00", b"\x01\xff", b"\xff", b"\x02\x01\x03"):
@@ -107,7 +112,7 @@ def main() -> int:
     for name in TARGETS:
         program = build / name
         compile_target(name, program, options.compiler)
-        limits = [f"-max_total_time={max(1, options.seconds // len(TARGETS))}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=20000"]
+        limits = [f"-max_total_time={max(1, options.seconds // len(TARGETS))}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=100000"]
         arguments = [*limits, "-print_final_stats=1", f"-artifact_prefix={crashes}/{name}-", f"-dict={corpus / 'words.txt'}", str(corpus / name)]
         done = subprocess.run([str(program), *arguments], capture_output=True, text=True, errors="replace")
         if done.returncode == 0:
