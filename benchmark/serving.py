@@ -8,9 +8,9 @@ writing; what they take for an image of 64 x 64 pixels is printed as `start`, an
 case: `ratio` is that of the medians, 1 would be as fast as TensorFlow alone; `processor_ratio` is the same of processor time, which a busy
 machine disturbs less. Sides of blocks are in input pixels.
 
-On processors with AVX2 but without AVX512-VNNI the applications switch oneDNN's convolutions on, which TensorFlow by itself does not:
-`ratio` is to TensorFlow as it comes, `ratio_same_kernels` to TensorFlow with TF_ENABLE_ONEDNN_OPTS=1. --kernels own leaves TensorFlow's choice
-to both.
+The applications make the model's variables constants, and on processors with AVX2 but without AVX512-VNNI they switch oneDNN's convolutions
+on; TensorFlow by itself does neither. `ratio` is to TensorFlow as it comes, `ratio_same_kernels` to TensorFlow with both (what streaming costs).
+--kernels own leaves the choice of oneDNN to TensorFlow for both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ margin, bands, signature = sidecar["margin"], len(sidecar["input"]["bands"]), si
 if threads:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-model = tf.saved_model.load(folder).signatures[signature]
+loaded = tf.saved_model.load(folder)
+model = loaded.signatures[signature]
+if sys.argv[5] == "constants":
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    model = convert_variables_to_constants_v2(model)
 name = sidecar["input"]["name"]
 rng = np.random.default_rng(0)
 blocks = [
@@ -54,7 +58,7 @@ blocks = [
 ]
 start, processor = time.perf_counter(), time.process_time()
 for block in blocks:
-    model(**{name: block})
+    model(block) if sys.argv[5] == "constants" else model(**{name: block})
 print("SECONDS", time.perf_counter() - start, time.process_time() - processor)
 """
 
@@ -161,7 +165,8 @@ def main() -> None:
             for model, seconds in starts.items():
                 seconds.append(timed(super_resolution(model, 512, small), environment)[0])
             for (kernel, (model, block)), results in alone.items():
-                child = [sys.executable, "-c", ALONE, str(model), str(options.size), str(block), str(options.threads)]
+                graph = "constants" if kernel == "same kernels" else "variables"
+                child = [sys.executable, "-c", ALONE, str(model), str(options.size), str(block), str(options.threads), graph]
                 _, _, peak, log = timed(child, {**kernels[kernel], "TF_CPP_MIN_LOG_LEVEL": "2"})
                 found = re.search(r"SECONDS ([\d.]+) ([\d.]+)", log)
                 assert found is not None, log

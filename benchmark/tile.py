@@ -68,7 +68,8 @@ def make(path: Path, size: int) -> None:
 def alone(model: Path, side: int, block: int, threads: int, kernels: bool) -> float:
     """TensorFlow's seconds for a square of `side` input pixels by blocks of `block`."""
     environment = {name: value for name, value in os.environ.items() if name != ONEDNN} | ({ONEDNN: "1"} if kernels else {}) | {"TF_CPP_MIN_LOG_LEVEL": "2"}
-    command = [sys.executable, "-c", ALONE, str(model), str(side), str(block), str(threads)]
+    graph = "constants" if kernels else "variables"
+    command = [sys.executable, "-c", ALONE, str(model), str(side), str(block), str(threads), graph]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found = re.search(r"SECONDS ([\d.]+)", done.stdout)
     assert found is not None, done.stderr

@@ -9,7 +9,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size)
 {
-  const std::vector<std::string> kept = {"StatefulPartitionedCall", "y"};
+  const std::vector<std::string> kept = {"StatefulPartitionedCall"}; // the models' signatures
   try
   {
     const otb::FrozenGraph frozen(data, size, kept);
