@@ -3,7 +3,7 @@
     python tools/gpu_training.py ground OUT --landscapes FOLDER --aerial IMAGE.npy...     here: one archive of targets, small enough to travel
     python tools/gpu_training.py pool GROUND POOL [--processes 16]                       there: tiles of targets from it
     python tools/gpu_training.py train POOL OUT JOB=SECONDS [JOB=SECONDS ...]            there: one job after the other, weights into OUT/JOB.npz
-    python tools/export_trained.py OUT/JOB.npz MODEL_FOLDER VALIDATION.npz               here: the SavedModel
+    python tools/export_trained.py OUT/JOB.npz MODEL_FOLDER VALIDATION.npz --ground GROUND   here: the SavedModel
 
 Each step draws tiles, turns and flips them, changes their radiometry, and looks at them through a sensor whose MTF, registration and noise
 are drawn for each image (as `methods.augmentation` does for batches on a processor): no input is ever seen twice. Targets are

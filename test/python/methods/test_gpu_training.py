@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
+from export_trained import told
 from gpu_training import observer, packed, unpacked, views
 
 from otbsr.methods.augmentation import Augmentation
@@ -28,6 +29,23 @@ def test_an_archive_keeps_radiometry():
     back = unpacked(packed(plane, 90))
     assert np.sqrt(np.mean((back - plane) ** 2)) < 40
     assert abs(np.mean(back - plane)) < 2
+
+
+@pytest.mark.parametrize(("mix", "bands", "seeds"), [({"wide": 1.0}, 10, [1000]), ({"landscapes": 0.4, "aerial": 0.6}, 4, [1000, 1001])])
+def test_a_sidecar_tells_the_archive(tmp_path, mix, bands, seeds):
+    """Ten bands: of the landscapes that have ten; validation's seeds never; aerial ground only where it was trained on, or it is said to be unknown."""
+    many = {1000: 10, 1001: 4, 2000: 10}
+    arrays = {f"landscape/{seed}/{k}": np.zeros(1, np.uint8) for seed, count in many.items() for k in range(count)}
+    np.savez(tmp_path / "ground.npz", **arrays, **{"aerial/a": np.zeros(1, np.uint8)})
+    (tmp_path / "footprints.json").write_text('[{"crs": "EPSG:32631", "bounds": [0, 0, 1, 1]}]')
+    record = {"steps": 30, "seconds": 4.4, "mix": mix, "settings": {"batch": 16, "network": {"bands": ["B4"] * bands}}}
+    said = told(record, tmp_path / "ground.npz", tmp_path / "footprints.json")
+    assert (said["seeds"], said["pairs"], said["steps"], said["seconds"]) == (seeds, 480, 30, 4)
+    assert said["data"].startswith(f"{len(seeds)} simulated landscapes")
+    aerial = "aerial" in mix
+    assert bool(said["footprints"]) == aerial == ("aerial" in said["data"])
+    assert said["areas_complete"]
+    assert told(record, tmp_path / "ground.npz", None)["areas_complete"] != aerial
 
 
 def test_views_of_flat_ground_are_flat():
