@@ -12,6 +12,7 @@
 #include "otbWrapperApplicationFactory.h"
 #include "otbWrapperComplaint.h"
 #include "otbWrapperElevationParametersHandler.h"
+#include "otbWrapperParameters.h"
 
 #include <algorithm>
 #include <cctype>
@@ -64,6 +65,7 @@ private:
     SetTypeFilter("field", {OFTString, OFTInteger, OFTInteger64});
     ElevationParametersHandler::AddElevationParameters(this, "elev");
     AddRAMParameter();
+    RefuseWords(*this);
 
     SetDocExampleParameterValue("in", "sentinel2.tif");
     SetDocExampleParameterValue("vec", "polygons.gpkg");

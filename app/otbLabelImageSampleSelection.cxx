@@ -75,6 +75,7 @@ private:
     AddParameter(ParameterType_OutputFilename, "outvec", "Points");
     SetParameterDescription("outvec", "Vector file; the ending tells the format.");
     AddRAMParameter();
+    RefuseWords(*this);
 
     SetDocExampleParameterValue("inref", "labels.tif");
     SetDocExampleParameterValue("strategy", "constant");

@@ -79,6 +79,7 @@ private:
     MandatoryOff("outlabels");
     AddParameter(ParameterType_String, "field", "Field of the labels");
     SetParameterDescription("field", "Field of the points with an integer label; points without a value are rejected.");
+    RefuseWords(*this);
 
     SetDocExampleParameterValue("source1.il", "sentinel2.tif");
     SetDocExampleParameterValue("source1.patchsizex", "32");

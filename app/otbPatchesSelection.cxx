@@ -98,6 +98,7 @@ private:
     AddParameter(ParameterType_OutputFilename, "outtest", "Points of test");
     MandatoryOff("outtest");
     AddRAMParameter();
+    RefuseWords(*this);
 
     SetDocExampleParameterValue("in", "sentinel2.tif");
     SetDocExampleParameterValue("grid.step", "32");

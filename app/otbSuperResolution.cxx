@@ -74,6 +74,7 @@ private:
     SetDefaultParameterInt("threads", 0);
     MandatoryOff("threads");
     AddRAMParameter("ram", "Available memory (MB)", 2048);
+    RefuseWords(*this);
 
     SetDocExampleParameterValue("in", "sentinel2_10m.tif");
     SetDocExampleParameterValue("model", "models/f-light-x4");

@@ -143,6 +143,7 @@ private:
     AddParameter(ParameterType_OutputImage, "out", "Output image");
     SetParameterDescription("out", "A GeoTIFF without extended file name options is written in compressed tiles.");
     SetDefaultOutputPixelType("out", ImagePixelType_float);
+    RefuseWords(*this);
 
     SetDocExampleParameterValue("source1.il", "sentinel2_10m.tif");
     SetDocExampleParameterValue("source1.rfieldx", "54");

@@ -136,6 +136,7 @@ private:
     AddParameter(ParameterType_Int, "rand", "Seed of the order of the patches");
     SetParameterDescription("rand", "The same seed gives the same order. By default another one each time; it is told.");
     MandatoryOff("rand");
+    RefuseWords(*this);
 
     SetDocExampleParameterValue("model.dir", "savedmodel");
     SetDocExampleParameterValue("model.saveto", "savedmodel/variables/variables");

@@ -22,7 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import rasterio
+from processes import family, most_megabytes
 
 from otbsr.grid import Grid
 from otbsr.products import open_product
@@ -67,27 +69,13 @@ def repeated(product, names: dict[str, str], times: int) -> tuple[dict[str, np.n
     return planes, {name: replace(grid, width=grid.width * times, height=grid.height * times) for name, grid in own.items()}
 
 
-def status(pid: int) -> tuple[str, int] | None:
-    """(program, megabytes at most so far) of a process: "python", or the OTB application; None when it is gone or is another program."""
+def program(process: psutil.Process) -> str:
+    """The name of what runs: python, or the OTB application; empty when the process has ended."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return None
-    most = next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), 0)
-    program = Path(words[0]).name
-    return (words[1], most) if program == LAUNCHER else (program, most)
-
-
-def children(pid: int) -> list[int]:
-    """Processes that a process started and that are still there."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += [int(word) for word in task.read_text().split()]
-        except OSError:
-            continue
-    return found
+        words = process.cmdline()
+    except psutil.Error:
+        return ""
+    return words[1] if words and Path(words[0]).name == LAUNCHER else Path(words[0]).name if words else ""
 
 
 def watched(words: list[str]) -> dict[str, object]:
@@ -96,14 +84,13 @@ def watched(words: list[str]) -> dict[str, object]:
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     own, applications = 0, {}
     while process.poll() is None:
-        for pid in (process.pid, *children(process.pid)):
-            if found := status(pid):
-                program, most = found
-                if pid == process.pid:
-                    own = max(own, most)
-                elif not program.startswith(("python", "setpriv")):
-                    applications[program] = max(applications.get(program, 0), most)
-        time.sleep(0.01)
+        for one in family(process.pid):
+            name, most = program(one), most_megabytes(one)
+            if one.pid == process.pid:
+                own = max(own, most)
+            elif name and not name.startswith(("python", "setpriv")):
+                applications[name] = max(applications.get(name, 0), most)
+        time.sleep(0.05)
     seconds, used = time.perf_counter() - begin, os.times()
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}: exit status {process.returncode}")

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from affine import Affine
+from processes import shared_megabytes
 from rasterio.windows import Window
 from serving import ALONE, ONEDNN, ROOT
 
@@ -82,29 +83,6 @@ def command(source: Path, out: Path, options: argparse.Namespace) -> list[str]:
     return [str(word) for word in [*words, *(["--threads", options.threads] if options.threads else [])]]
 
 
-def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    found = [pid]
-    for one in found:
-        try:
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += [int(word) for word in (task / "children").read_text().split()]
-        except OSError:
-            continue
-    return found
-
-
-def megabytes(pid: int) -> float:
-    """Memory of a process and its descendants, each page divided among those that share it."""
-    total = 0
-    for one in family(pid):
-        try:
-            total += int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{one}/smaps_rollup").read_text(), re.M)[1])  # type: ignore[index]
-        except (OSError, TypeError):
-            continue
-    return total / 1024
-
-
 def started(words: list[str]) -> subprocess.Popen[bytes]:
     """A child in a session of its own, so that it can be killed with all that it started."""
     return subprocess.Popen(words, start_new_session=True)
@@ -118,7 +96,7 @@ def timed(words: list[str]) -> dict[str, float]:
     def watch() -> None:
         nonlocal peak
         while not over.wait(0.5):
-            peak = max(peak, megabytes(child.pid))
+            peak = max(peak, shared_megabytes(child.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -102,22 +102,6 @@ double WritingCache(const WritingPlan& plan, const WritingOptions& options);
  * images that are in memory. */
 double ReadingCache(const itk::ImageBase<2>& image, const std::array<SamplingGrid::IndexValue, 2>& area);
 
-/** \class SmallerGdalCache
- * \brief Bounds GDAL's cache, 5 % of the computer's memory by default, as long as it lives; not if GDAL_CACHEMAX is set.
- * \ingroup OTBSuperResolutionTools
- */
-class SmallerGdalCache
-{
-public:
-  explicit SmallerGdalCache(double bytes);
-  ~SmallerGdalCache();
-  SmallerGdalCache(const SmallerGdalCache&) = delete;
-  SmallerGdalCache& operator=(const SmallerGdalCache&) = delete;
-
-private:
-  long long m_Before;
-};
-
 /** The output's extended file name with what makes writing fast. A GeoTIFF without options of the user's: in tiles, compressed. Unless the
  * user says how to stream: in the model's blocks, or in strips for a file of strips. */
 std::string WithFastWriting(const std::string& extendedName, const WritingPlan& plan, bool isReal, bool hasNoData, double noData);

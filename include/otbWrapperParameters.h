@@ -9,8 +9,11 @@
 
 #include "otbMacro.h"
 #include "otbWrapperApplication.h"
+#include "otbWrapperNumericalParameter.h"
 #include "otbWrapperOutputImageParameter.h"
 
+#include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <sstream>
@@ -25,6 +28,94 @@ namespace otb
 {
 namespace Wrapper
 {
+
+/** \class CheckedNumber
+ * \brief A numerical parameter of OTB's that takes no text but a number; OTB reads a word as 0, and "12x" or, for an integer, "12.5" as 12.
+ * \ingroup OTBSuperResolutionTools
+ */
+template <class TParameter>
+class CheckedNumber : public TParameter
+{
+public:
+  using Self = CheckedNumber;
+  using Pointer = itk::SmartPointer<Self>;
+  itkNewMacro(Self);
+
+  /** Put one in the place of the parameter `key`, with all that is known of that. */
+  static void Replace(Application& application, std::string key)
+  {
+    const typename TParameter::Pointer old = dynamic_cast<TParameter*>(application.GetParameterByKey(key, false));
+    const Pointer checked = Self::New();
+    checked->m_FullKey = key;
+    checked->SetName(old->GetName());
+    checked->SetDescription(old->GetDescription());
+    checked->SetMandatory(old->GetMandatory());
+    checked->SetUserLevel(old->GetUserLevel());
+    checked->SetRole(old->GetRole());
+    checked->SetMinimumValue(old->GetMinimumValue());
+    checked->SetMaximumValue(old->GetMaximumValue());
+    checked->SetDefaultValue(old->GetDefaultValue());
+    checked->SetAutomaticValue(old->GetAutomaticValue());
+    if (old->HasValue())
+    {
+      checked->SetValue(old->GetValue());
+    }
+    checked->SetUserValue(old->HasUserValue());
+    checked->SetActive(old->GetActive());
+    application.GetParameterList()->ReplaceParameter(key, checked.GetPointer());
+  }
+
+  /** \throws ServedImageError if the text is no number, or none that the parameter can hold */
+  void FromString(const std::string& text) override
+  {
+    using Limits = std::numeric_limits<typename TParameter::ScalarType>;
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const bool isNumber =
+        end != text.c_str() && text.find_first_not_of(" \t\r\n", static_cast<size_t>(end - text.c_str())) == std::string::npos;
+    if (!isNumber || (Limits::is_integer && !(value == std::floor(value) && value >= static_cast<double>(Limits::lowest()) &&
+                                              value <= static_cast<double>(Limits::max()))))
+    {
+      std::ostringstream said;
+      said << m_FullKey << " is \"" << text << "\", expected " << (Limits::is_integer ? "an integer" : "a number");
+      if (Limits::is_integer && isNumber)
+      {
+        said << " from " << Limits::lowest() << " to " << Limits::max();
+      }
+      throw ServedImageError(said.str());
+    }
+    TParameter::FromString(text);
+  }
+
+protected:
+  CheckedNumber() = default;
+  ~CheckedNumber() override = default;
+
+private:
+  std::string m_FullKey; ///< that of the parameter itself has no groups before it
+};
+
+/** Let none of an application's own numbers be a word; for the end of its DoInit. */
+inline void RefuseWords(Application& application)
+{
+  for (const auto& key : application.GetParametersKeys(true))
+  {
+    switch (application.GetParameterByKey(key, false)->GetType())
+    {
+    case ParameterType_Int:
+      CheckedNumber<IntParameter>::Replace(application, key);
+      break;
+    case ParameterType_Float:
+      CheckedNumber<FloatParameter>::Replace(application, key);
+      break;
+    case ParameterType_RAM:
+      CheckedNumber<RAMParameter>::Replace(application, key);
+      break;
+    default:
+      break;
+    }
+  }
+}
 
 /** Lets a parameter of type float be "nan": OTB makes the largest allowed value of it, so that must be one that tells. */
 inline void AllowNan(Application& application, const std::string& key)

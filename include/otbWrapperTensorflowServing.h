@@ -7,6 +7,7 @@
 
 #include "otbLegacyMacros.h"
 #include "otbServedImage.h"
+#include "otbSmallGdalCache.h"
 #include "otbTensorflowModelFilter.h"
 #include "otbTensorflowTensor.h"
 #include "otbUnfinishedFiles.h"
@@ -301,7 +302,7 @@ private:
       m_Unfinished = std::make_unique<UnfinishedFiles>(std::vector<std::string>{m_Partial.empty() ? m_Product : m_Partial});
       m_Cache.reset();
       const double needed = WritingCache(plan, options) + ReadingCacheOf(settings, filter->GetGrid(), plan.hint);
-      m_Cache = std::make_unique<SmallerGdalCache>(8 * mebibyte + std::min(needed, share));
+      m_Cache = std::make_unique<SmallGdalCache>(static_cast<long long>(8 * mebibyte + std::min(needed, share)));
       filter->SetFailureHandler([this](const std::string& cause) { this->Fail(cause); });
     }
     this->SetParameterOutputImage<TOutputImage>("out", filter->GetOutput());
@@ -475,7 +476,7 @@ private:
   std::function<size_t()> m_NumberOfRuns;
   std::function<void()> m_FinishPrefetch;
   std::unique_ptr<WriteMonitor> m_Monitor;
-  std::unique_ptr<SmallerGdalCache> m_Cache;
+  std::unique_ptr<SmallGdalCache> m_Cache;
   std::unique_ptr<UnfinishedFiles> m_Unfinished;
   std::string m_Product; ///< extended file name that the user gave
   std::string m_Partial; ///< file that is being written instead; empty when there is none

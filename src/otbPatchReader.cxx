@@ -5,13 +5,13 @@
 #include "otbPatchReader.h"
 
 #include "otbNumberOfThreads.h"
+#include "otbSmallGdalCache.h"
 
 #include "cpl_error.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <exception>
-#include <mutex>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
@@ -65,38 +65,6 @@ void InterleaveWords(const char* from, char* to, std::size_t pixels, std::size_t
   const auto call = bands == 3 ? &Interleave<TWord, 3> : bands == 4 ? &Interleave<TWord, 4> : &Interleave<TWord, 0>;
   call(reinterpret_cast<const TWord*>(from), reinterpret_cast<TWord*>(to), pixels, bands);
 }
-
-/** GDAL keeps decoded blocks up to a share of the computer's memory, which would look like memory that grows with the patches. The limit is
- * the process's, and readers may be at work in several threads: together they get the sum, and the last one puts the user's limit back. */
-class SmallCache
-{
-public:
-  explicit SmallCache(GIntBig bytes) : m_Bytes(bytes)
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (living++ == 0)
-    {
-      previous = GDALGetCacheMax64();
-    }
-    wanted += m_Bytes;
-    GDALSetCacheMax64(std::min(previous, wanted));
-  }
-  ~SmallCache()
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    wanted -= m_Bytes;
-    GDALSetCacheMax64(--living == 0 ? previous : std::min(previous, wanted));
-  }
-  SmallCache(const SmallCache&) = delete;
-  SmallCache& operator=(const SmallCache&) = delete;
-
-private:
-  inline static std::mutex mutex; ///< for the others
-  inline static std::size_t living = 0;
-  inline static GIntBig previous = 0;
-  inline static GIntBig wanted = 0;
-  GIntBig m_Bytes;
-};
 
 } // namespace
 
@@ -300,7 +268,7 @@ void PatchReader::ReadFiles(const IndexType* corners, const std::vector<std::siz
     const auto column = static_cast<std::size_t>(this->BlockOf(corners[order[k]])[0]);
     shares[columns < 2 * threads ? k * threads / count : column * threads / columns].push_back(order[k]);
   }
-  const SmallCache cache(m_CacheBytes);
+  const SmallGdalCache cache(m_CacheBytes);
   std::vector<std::exception_ptr> errors(threads);
   const auto work = [&](std::size_t thread)
   {

@@ -9,7 +9,6 @@
 #include "otbImageCommons.h"
 #include "otbNoDataHelper.h"
 
-#include "cpl_conv.h"
 #include "cpl_error.h"
 #include "cpl_vsi.h"
 #include "gdal.h"
@@ -435,19 +434,6 @@ double ReadingCache(const itk::ImageBase<2>& image, const PairType& area)
     bytes *= std::min(static_cast<double>(image.GetLargestPossibleRegion().GetSize(k)), static_cast<double>(area[k]) + 2 * tile[k]);
   }
   return bytes;
-}
-
-SmallerGdalCache::SmallerGdalCache(double bytes) : m_Before(GDALGetCacheMax64())
-{
-  if (CPLGetConfigOption("GDAL_CACHEMAX", nullptr) == nullptr && static_cast<double>(m_Before) > bytes)
-  {
-    GDALSetCacheMax64(static_cast<long long>(bytes));
-  }
-}
-
-SmallerGdalCache::~SmallerGdalCache()
-{
-  GDALSetCacheMax64(m_Before);
 }
 
 struct WriteMonitor::State

@@ -10,12 +10,14 @@
 #include "otbSamplingGrid.h"
 #include "otbServedImage.h"
 #include "otbServingGrid.h"
+#include "otbSmallGdalCache.h"
 #include "otbTensorflowLibrary.h"
 #include "otbTensorflowModel.h"
 #include "otbTensorflowModelFilter.h"
 #include "otbTensorflowPlaceholder.h"
 #include "otbTensorflowTensor.h"
 
+#include "cpl_conv.h"
 #include "gdal.h"
 #include "itkImage.h"
 #include "otbVectorImage.h"
@@ -752,6 +754,86 @@ void WritingTest()
   CHECK((1 + 168.0 / static_cast<double>(large[0])) * (1 + 168.0 / static_cast<double>(large[1])) < 1.05);
 }
 
+// Those that live at once share the sum of what they ask for, below the user's limit, which the last one puts back, in whatever order they
+// end; a GDAL_CACHEMAX of the user's is left alone.
+void CacheTest()
+{
+  using Cache = otb::SmallGdalCache;
+  constexpr long long mebibyte = 1 << 20, user = 100 * mebibyte;
+  const auto limit = []
+  {
+    return GDALGetCacheMax64() / mebibyte;
+  };
+  CPLSetConfigOption("GDAL_CACHEMAX", nullptr);
+  GDALSetCacheMax64(user);
+  for (const bool isFirstGoneFirst : {true, false})
+  {
+    auto first = std::make_unique<Cache>(30 * mebibyte);
+    CHECK(limit() == 30);
+    auto second = std::make_unique<Cache>(50 * mebibyte);
+    CHECK(limit() == 80);
+    {
+      const Cache third(40 * mebibyte);
+      CHECK(limit() == 100); // not the sum, 120
+    }
+    CHECK(limit() == 80);
+    (isFirstGoneFirst ? first : second).reset();
+    CHECK(limit() == (isFirstGoneFirst ? 50 : 30));
+    (isFirstGoneFirst ? second : first).reset();
+    CHECK(limit() == 100);
+  }
+  {
+    const Cache large(200 * mebibyte);
+    CHECK(limit() == 100);
+  }
+  CHECK(limit() == 100);
+
+  GDALSetCacheMax64(70 * mebibyte); // each time the limit of that moment comes back
+  {
+    const Cache cache(mebibyte);
+    CHECK(limit() == 1);
+  }
+  CHECK(limit() == 70);
+
+  const auto many = [mebibyte]
+  {
+    for (int i = 0; i < 2000; ++i)
+    {
+      const Cache cache((1 + i % 7) * mebibyte);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+  {
+    threads.emplace_back(many);
+  }
+  for (auto& thread : threads)
+  {
+    thread.join();
+  }
+  CHECK(limit() == 70);
+  {
+    const Cache cache(8 * mebibyte);
+    CHECK(limit() == 8); // nothing is left of what the threads asked for
+  }
+
+  {
+    const Cache before(20 * mebibyte);
+    CPLSetConfigOption("GDAL_CACHEMAX", "33");
+    const Cache cache(mebibyte);
+    CHECK(limit() == 20);
+    CPLSetConfigOption("GDAL_CACHEMAX", nullptr); // it ends as it began: uncounted
+  }
+  CHECK(limit() == 70);
+  CPLSetConfigOption("GDAL_CACHEMAX", "70");
+  {
+    const Cache cache(mebibyte);
+    CHECK(limit() == 70);
+  }
+  CHECK(limit() == 70);
+  CPLSetConfigOption("GDAL_CACHEMAX", nullptr);
+}
+
 // Blocks come back as they were kept, whether in memory or in the scratch file, in parts of any order; what was given out whole is
 // forgotten.
 void KeptTest()
@@ -934,7 +1016,8 @@ int main(int argc, char* argv[])
                                                 {"placeholder", PlaceholderTest},
                                                 {"writing", WritingTest},
                                                 {"serving", ServingTest},
-                                                {"kept", KeptTest}};
+                                                {"kept", KeptTest},
+                                                {"cache", CacheTest}};
   const auto test = tests.find(argc > 1 ? argv[1] : "");
   if (test == tests.end())
   {

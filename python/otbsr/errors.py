@@ -92,3 +92,12 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or of what caused it when rasterio only refers to that."""
     cause = error.__cause__ or error
     return (str(cause) or str(error) or type(error).__name__).splitlines()[0]
+
+
+def one_line(error: BaseException) -> str:
+    """An error of TensorFlow's or Keras', which may be pages, as one line: without what it says of the graph's operations, 300 characters at most.
+
+    Theirs put a heading first ("Graph execution error:") and break sentences, so that the first line alone would often say nothing.
+    """
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    return re.sub(r"\s+", " ", text).split(" [Op:")[0].split(" Detected at node")[0].strip()[:300]

@@ -202,3 +202,8 @@ class Grid:
     def describe(self) -> str:
         """One line: corner, spacing, size."""
         return f"corner ({self.left:.3f}, {self.top:.3f}) spacing {self.dx:g} x {self.dy:g} size {self.width} x {self.height}"
+
+
+def reach_of_centres(pixels: int, spacing: float) -> float:
+    """How far the centres of the outermost of `pixels` pixels in a row lie from the row's middle, in units of the spacing."""
+    return 0.5 * (pixels - 1) * spacing

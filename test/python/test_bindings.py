@@ -435,6 +435,7 @@ def test_errors_are_exceptions_with_our_text(python: Python, scene: Path, models
             parameter=raised(lambda: one.SetParameterString("modle", model)),
             application=None if otb.Registry.CreateApplication("SuperResolutoin") is None else "made",
             value=raised(lambda: (one.SetParameterInt("block", -5), one.Execute())),
+            word=raised(lambda: one.SetParameterString("nodata", "none")),
             model=serve(model="no/such/model"),
             sidecar=serve(model=broken),
             bands=serve(**{"in": three}),
@@ -456,6 +457,7 @@ def test_errors_are_exceptions_with_our_text(python: Python, scene: Path, models
     assert_same_image(tmp_path / "sr.tif", by_files["sr"])
     assert said["application"] is None
     assert "modle" in said["parameter"]
+    assert 'nodata is "none", expected a number' in said["word"]
     assert "no/such/model" in said["model"] and "model.json" in said["model"]
     assert "broken" in said["sidecar"] and "model.json" in said["sidecar"]
     assert "3 bands" in said["bands"] and "takes 4: B4, B3, B2, B8" in said["bands"]

@@ -17,6 +17,7 @@ from rasterio.features import rasterize
 
 from otbsr.errors import GridError, InputError, UsageError
 from otbsr.grid import Grid
+from otbsr.pairs.footprints import same_place
 from otbsr.raster import damage
 
 INPUT, LAND_COVER, POLYGONS, LEGEND = "sentinel2_10m.tif", "landcover_2m5.tif", "polygons.gpkg", "legend.json"
@@ -101,6 +102,11 @@ class Area:
         seed = self.settings.get("seed")
         return seed if isinstance(seed, int) else None
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it lies, for `same_place`: a simulated landscape's seed, or the footprint of a real area that has a CRS."""
+        return {"seed": self.seed, "footprint": self.fine.footprint if self.fine.crs else None}
+
     def labels(self) -> NDArray[np.uint8]:
         """Class codes (height, width) on the fine grid; 0 where the truth or the input is not known, or a cloud hides the ground.
 
@@ -155,22 +161,11 @@ def open_areas(paths: Sequence[str | Path], artificial: bool = False) -> list[Ar
         if area.classes != areas[0].classes:
             raise UsageError(f"{area.path}: its legend.json differs from {areas[0].path}'s; areas of one study need one legend")
         for other in areas[:index]:
-            if overlapping(area, other):
+            if area.path.resolve() == other.path.resolve() or same_place(area.place, other.place):
                 raise UsageError(
                     f"{area.path} and {other.path} show the same ground: pixels of one would train the learner that the other tests; leave one out"
                 )
     return areas
-
-
-def overlapping(one: Area, two: Area) -> bool:
-    """Whether two areas share ground: the same landscape's seed, or footprints in one CRS that meet (simulated ones all lie in one place)."""
-    if one.seed is not None or two.seed is not None:
-        return one.seed == two.seed
-    if one.path.resolve() == two.path.resolve():
-        return True
-    same = bool(one.fine.crs) and bool(two.fine.crs) and rasterio.CRS.from_string(one.fine.crs) == rasterio.CRS.from_string(two.fine.crs)
-    (left, bottom, right, top), (west, south, east, north) = one.fine.bounds, two.fine.bounds
-    return same and left < east and west < right and bottom < north and south < top
 
 
 def read_legend(path: Path) -> list[dict[str, Any]]:

@@ -27,9 +27,10 @@ from otbsr.documents import read_document
 from otbsr.errors import InputError, ProcessingError, UsageError, flaw, nearest
 from otbsr.evaluation import learners
 from otbsr.evaluation.area import INPUT, LAND_COVER, LEGEND, POLYGONS, Area, burn, open_areas
-from otbsr.evaluation.arms import BASELINE, Arm, ImageFile, Making, Model, default_arms, make, resolve
+from otbsr.evaluation.arms import BASELINE, Arm, default_arms, make, resolve
 from otbsr.evaluation.blocks import LEAST_BLOCK, Blocks, assign_folds, refuse_leak, refuse_samples_in_test, training_polygons, training_record
 from otbsr.evaluation.learners import FIELD, Learner
+from otbsr.evaluation.recipes import ImageFile, Making, Model
 from otbsr.evaluation.study_maps import FORMAT, MAPS
 from otbsr.evaluation.work import (
     file_hash,

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otbsr.errors import ModelError, UsageError
+from otbsr.errors import ModelError, UsageError, one_line
 from otbsr.files import digest
-from otbsr.methods.import_model import one_line
 from otbsr.methods.model_folder import ModelFolder, ModelOutput, Sidecar, graph_files, require_new, save_model, trained_areas
 from otbsr.progress import Report, silent
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from otbsr.errors import InputError
+from otbsr.errors import InputError, one_line
 from otbsr.files import new_file
-from otbsr.methods.import_model import one_line
 from otbsr.methods.model_folder import ModelFolder
 from otbsr.methods.networks import NetworkSettings, widen
 

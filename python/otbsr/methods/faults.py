@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from otbsr.errors import ProcessingError
-from otbsr.methods.import_model import one_line
+from otbsr.errors import ProcessingError, one_line
 from otbsr.methods.settings import TrainingSettings
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from otbsr.errors import ModelError, UsageError
+from otbsr.errors import ModelError, UsageError, one_line
 from otbsr.methods.model_folder import (
     GRAPH,
     SIDECAR,
@@ -536,9 +536,3 @@ def write(source: Path, target: Path, sidecar: Sidecar, in_place: bool, overwrit
             if text.is_file() and re.match(r"(README|LICEN[CS]E|COPYING|NOTICE)", text.name, re.IGNORECASE):
                 shutil.copy(text, temporary)
         write_sidecar(temporary, sidecar)
-
-
-def one_line(error: BaseException) -> str:
-    """First sentence of an error of TensorFlow's, which may be pages."""
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return re.sub(r"\s+", " ", text).split(" [Op:")[0].split(" Detected at node")[0].strip()[:300]

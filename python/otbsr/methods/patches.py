@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
 import rasterio
-from geopandas import GeoSeries
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window
-from shapely import STRtree, box
 
-from otbsr.errors import InputError, UsageError, first_line
+from otbsr.errors import InputError, UsageError
+from otbsr.pairs.footprints import image_footprints, require_apart
 
 Array = NDArray[np.float32]
 
@@ -209,86 +205,9 @@ def read_pairs(folders: Sequence[str | Path]) -> tuple[Patches, Patches, dict[st
             "spacing": first["spacing"],
             "data": data,
             "seeds": seeds,
-            "footprints": footprints([manifest for _, manifest in manifests]),
+            "footprints": image_footprints([manifest for _, manifest in manifests]),
         },
     )
-
-
-def require_apart(manifests: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
-    """Raise `UsageError` where validation patches of one folder lie on ground that another trains on: their score would measure memory.
-
-    Within a folder the blocks keep them apart; two images of one place that were cut differently do not know of each other.
-    """
-    trained = [(folder, manifest) for folder, manifest in manifests if manifest["splits"]["train"]["accepted"] and manifest.get("footprints")]
-    for folder, manifest in manifests:
-        validated = squares(folder, manifest) if len(trained) > 1 or (trained and trained[0][0] != folder) else None
-        if validated is None:
-            continue
-        for other, its in trained:
-            if other == folder or not same_place(manifest, its):
-                continue
-            if its.get("input") != manifest.get("input") and not (on_ground(its) and on_ground(manifest)):
-                raise UsageError(
-                    f"{folder} and {other}: show the same aerial image in two ways, one to train on and one to validate with, so that the score would "
-                    "measure memory; leave one of the two out, or cut one with --valid 1 and the others from other images"
-                )
-            ground = GeoSeries([box(*part["bounds"]) for part in its["footprints"]], crs=its["footprints"][0]["crs"] or None)
-            if ground.crs and validated.crs and ground.crs != validated.crs:
-                ground = ground.to_crs(validated.crs)
-            patch, part = STRtree(ground.values).query(validated.values, "intersects")
-            overlap = validated.values[patch].intersection(ground.values[part]).area > 0
-            if count := len(set(patch[overlap].tolist())):
-                raise UsageError(
-                    f"{folder}: {count} of {len(validated)} validation patches lie on ground that {other} trains on, so that the score would measure "
-                    "memory; leave one of the two out, or cut both with the same --block, --valid and --seed from images of the same footprint"
-                )
-
-
-def squares(folder: Path, manifest: Mapping[str, Any]) -> GeoSeries | None:
-    """The ground of a folder's validation patches, those included that were rejected; None when there are none, or nobody can tell."""
-    path = folder / str(manifest["splits"]["valid"].get("points", ""))
-    if not manifest["splits"]["valid"]["accepted"] or not path.is_file():
-        return None
-    try:
-        points = geopandas.read_file(path).geometry
-    except (DataSourceError, DataLayerError) as error:
-        raise InputError(f"{path}: cannot be read ({first_line(error)}); run `otbsr pairs` again") from error
-    return points.buffer(0.5 * (manifest["patch"] - 1) * manifest["spacing"], cap_style="square")  # the points are half a fine pixel off the middle
-
-
-def same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether coordinates of two manifests can be of one place: all simulated landscapes have the same coordinates, of which the seed tells."""
-    if one.get("seed") is not None or other.get("seed") is not None:
-        return bool(one.get("seed") == other.get("seed"))
-    first, second = one.get("footprint"), other.get("footprint")
-    if not first or not second or bool(first["crs"]) != bool(second["crs"]):
-        return False
-    bounds = first["bounds"]
-    if first["crs"] != second["crs"]:
-        bounds = transform_bounds(first["crs"], second["crs"], *bounds)
-    return overlapping(bounds, second["bounds"])
-
-
-def on_ground(manifest: Mapping[str, Any]) -> bool:
-    """Whether coordinates of the training patches are those of the real ground; those of what `otbsr aerial` makes have an origin of their own."""
-    place, parts = manifest["footprint"], manifest.get("footprints")
-    return not place or not parts or all(overlapping(part["bounds"], place["bounds"]) for part in parts)
-
-
-def overlapping(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two rectangles (left, bottom, right, top) have ground in common."""
-    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
-
-
-def footprints(manifests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
-    """The real ground of pairs, each once: {"crs": name, "bounds": [xmin, ymin, xmax, ymax]}; None when one of the manifests does not tell its own.
-
-    A simulated landscape's manifest has `footprint` null: it lies nowhere, its seed names it.
-    """
-    if not all("footprint" in manifest for manifest in manifests):
-        return None
-    told = [manifest["footprint"] for manifest in manifests if manifest["footprint"]]
-    return [footprint for index, footprint in enumerate(told) if footprint not in told[:index]]
 
 
 def batch_indices(size: int, batch: int, seed: int, step: int) -> NDArray[np.int64]:

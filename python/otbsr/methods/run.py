@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from otbsr.errors import InputError, OutputError, ProcessingError, UsageError
+from otbsr.errors import InputError, OutputError, ProcessingError, UsageError, one_line
 from otbsr.methods.checkpoints import read_checkpoint, read_model, write_checkpoint
-from otbsr.methods.import_model import one_line
 from otbsr.methods.settings import TrainingSettings
 from otbsr.methods.trainer import Trainer
 

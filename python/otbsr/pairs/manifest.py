@@ -1,4 +1,4 @@
-"""The manifest: which steps made the pairs and with which parameters, what is known of each patch, and on what ground they lie.
+"""The manifest: which steps made the pairs and with which parameters.
 
 A step's record is written after its products have their names; a record with the same parameters is a finished step, so that the
 same command goes on after an interruption.
@@ -11,15 +11,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from otbsr.errors import OutputError
-from otbsr.grid import Grid
 from otbsr.raster import damage
 
 MARKER = ".steps"
@@ -118,34 +114,3 @@ def identity(paths: Iterable[Path]) -> list[list[Any]]:
         else:
             found.append([str(path), 0, 0])
     return found
-
-
-def footprints(grid: Grid, corners: NDArray[np.int64], patch: int) -> list[dict[str, Any]]:
-    """The ground of patches as rectangles that do not overlap: [{"crs", "bounds": [left, bottom, right, top]}, ...].
-
-    corners: upper-left pixels (row, column) [n, 2] on `grid`; patch: side in pixels.
-    """
-    return [{"crs": grid.crs, "bounds": [*grid.corner(left, bottom), *grid.corner(right, top)]} for top, left, bottom, right in rectangles(corners, patch)]
-
-
-def rectangles(corners: NDArray[np.int64], patch: int) -> Iterator[tuple[int, int, int, int]]:
-    """(top, left, bottom, right) of disjoint rectangles that cover exactly the squares at `corners`: runs of rows, joined where alike."""
-    by_row: dict[int, list[int]] = {}
-    for row, column in corners.tolist():
-        by_row.setdefault(row, []).append(column)
-    edges = sorted({edge for row in by_row for edge in (row, row + patch)})
-    opened: dict[tuple[int, int], int] = {}
-    rows = sorted(by_row)
-    for top, bottom in zip(edges, [*edges[1:], *edges[-1:]], strict=True):
-        columns = sorted({column for row in rows if row <= top < row + patch for column in by_row[row]}) if bottom > top else []
-        runs: list[list[int]] = []
-        for column in columns:
-            if runs and column <= runs[-1][1]:
-                runs[-1][1] = column + patch
-            else:
-                runs.append([column, column + patch])
-        now = {(left, right) for left, right in runs}
-        for run in sorted(set(opened) - now):
-            yield opened.pop(run), run[0], top, run[1]
-        for run in now - set(opened):
-            opened[run] = top

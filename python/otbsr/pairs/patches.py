@@ -24,7 +24,7 @@ from shapely import points
 from otbsr.errors import InputError, UsageError
 from otbsr.files import digest, new_folder, require_replaceable, write_vectors
 from otbsr.grid import Grid
-from otbsr.pairs.manifest import footprints
+from otbsr.pairs.footprints import patch_footprints
 from otbsr.pairs.memory import FEATURES, bounded_cache
 from otbsr.progress import Report, part, silent
 
@@ -213,7 +213,7 @@ def extract_pairs(
             "target": {"file": Path(target).name, "sha256": digest(Path(target))},
             "settings": settings.model_dump(mode="json"),
             "splits": {},
-            "footprints": footprints(coarse, corners["train"], settings.patch),
+            "footprints": patch_footprints(coarse, corners["train"], settings.patch),
         }
         for i, split in enumerate(SPLITS):
             vector, images = temporary / f"{split}.gpkg", {"lr": temporary / f"{split}_lr.tif", "target": temporary / f"{split}_target.tif"}

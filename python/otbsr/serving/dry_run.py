@@ -237,7 +237,7 @@ def study_lines(areas: Sequence[Path], out: Path, settings: StudySettings, trust
 
 def arm_lines(work: Study, site: Site, arm: Arm) -> list[str]:
     """An arm's image: OTB's lines where it is a model's, else a remark."""
-    from otbsr.evaluation.arms import Model, OtherDate
+    from otbsr.evaluation.recipes import Model, OtherDate
     from otbsr.products import open_product
 
     image, recipe, lines = work.image(site, arm.name), arm.recipe, []

@@ -38,8 +38,8 @@ PALETTE = (
 )  # fmt: skip
 """Colours of classes without a legend."""
 VALIDITY = ((0, "no data", "#000000"), (1, "partly supported by data", "#f0a020"), (2, "supported by data", "#2a8f5a"))
-RANGES = {"ssim": (0.0, 1.0), "corrected_ssim": (0.0, 1.0), "confidence": (0.0, 1.0), "changes": (-100.0, 100.0)}
-"""Ranges of scores that have one; others are shown between their 2nd and 98th percentile."""
+RANGES = {"ssim": (0.0, 1.0), "confidence": (0.0, 1.0), "changes": (-100.0, 100.0)}
+"""Ranges of scores that have one, by a part of their names (a corrected image's too); others are shown between their 2nd and 98th percentile."""
 
 Kind = Literal["image", "score", "classes"]
 

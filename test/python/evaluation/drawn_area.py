@@ -40,6 +40,8 @@ def draw_area(
     world: dict[str, object] | None = None,
     left: float = 600000.0,
     headland: int = 0,
+    top: float = 4800000.0,
+    crs: str = "EPSG:32631",
 ) -> Path:
     """An area of labels (h, w) at 2.5 m. spread: texture of each pixel in DN; parcel: of each connected piece of a class; noise: Sentinel-2's.
 
@@ -47,7 +49,7 @@ def draw_area(
     """
     folder.mkdir(parents=True)
     random = np.random.default_rng(5)
-    fine = Grid(left, 4800000.0, 2.5, 2.5, labels.shape[1], labels.shape[0], "EPSG:32631")
+    fine = Grid(left, top, 2.5, 2.5, labels.shape[1], labels.shape[0], crs)
     coarse = fine.coarsened(4)
     ground = np.zeros((4, *labels.shape))
     for code, mean in spectra.items():

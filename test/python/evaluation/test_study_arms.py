@@ -9,9 +9,10 @@ from drawn_area import draw_area, town, write_bands
 from scipy import fft
 
 from otbsr.errors import GridError, InputError, UsageError
-from otbsr.evaluation import arms
+from otbsr.evaluation import feature_images
 from otbsr.evaluation.area import Area
-from otbsr.evaluation.arms import Arm, Making, default_arms, make, parse, resolve
+from otbsr.evaluation.arms import Arm, default_arms, make, resolve
+from otbsr.evaluation.recipes import Making, parse
 from otbsr.grid import Grid
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -74,18 +75,18 @@ def test_context_by_definition_whatever_the_strips(area: Area, images: dict[str,
         assert whole[names.index("deviation B8 4"), row, column] == pytest.approx(square.std(), abs=0.51)
     corner = np.pad(base[0], 16, mode="symmetric")[:33, :33]
     assert whole[names.index("mean B4 16"), 0, 0] == pytest.approx(corner.mean(), abs=0.51)
-    monkeypatch.setattr(arms, "STRIP", 50)
+    monkeypatch.setattr(feature_images, "STRIP", 50)
     assert np.array_equal(made(area, images, {"context": "bicubic"}, tmp_path / "strips.tif"), whole)
     ramp = np.broadcast_to(np.arange(64.0) * 7, (2, 64, 64))
-    features = arms.context_features(ramp, [4])
+    features = feature_images.context_features(ramp, [4])
     assert features[-1][32, 32] == pytest.approx(4 * 7, rel=1e-3) and features[4][32, 32] == pytest.approx(7 * np.sqrt(80 / 12))
-    assert not arms.context_features(np.full((1, 40, 40), 3.0), [4])[2:].any()
+    assert not feature_images.context_features(np.full((1, 40, 40), 3.0), [4])[2:].any()
 
 
 def test_unsharp_has_the_spectrum_of_its_example(area: Area, images: dict[str, Path], tmp_path: Path) -> None:
     base, sharp = pixels(images["bicubic"]), pixels(images["spot"])
     found = made(area, images, {"sharpen": "bicubic", "like": "spot", "limit": 1000}, tmp_path / "u.tif")
-    ring = np.minimum((arms.radial_frequency((192, 192)) / np.sqrt(0.5) * 64).astype(int), 63)
+    ring = np.minimum((feature_images.radial_frequency((192, 192)) / np.sqrt(0.5) * 64).astype(int), 63)
     power = [np.bincount(ring.ravel(), (fft.dctn(one[0], norm="ortho") ** 2).ravel()) for one in (found, sharp, base)]
     used = slice(1, 45)
     assert np.allclose(power[0][used], power[1][used], rtol=0.02) and not np.allclose(power[2][used], power[1][used], rtol=0.5)

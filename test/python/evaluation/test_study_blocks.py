@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shapely
 from drawn_area import draw_area, parcels, town
+from rasterio.warp import transform_bounds
 
 from otbsr.errors import InputError, ModelError, UsageError
 from otbsr.evaluation.area import Area, open_areas
@@ -139,6 +140,9 @@ def test_areas_of_one_study_are_apart_and_alike(tmp_path: Path) -> None:
     assert [area.name for area in open_areas([one, two])] == ["one", "one-2"]
     with pytest.raises(UsageError, match="show the same ground"):
         open_areas([one, draw_area(tmp_path / "shifted", town(80), left=600100)])
+    left, _, _, top = transform_bounds("EPSG:32631", "EPSG:32630", *Area.open(one).fine.bounds)
+    with pytest.raises(UsageError, match="show the same ground"):
+        open_areas([one, draw_area(tmp_path / "zone", town(80), left=left, top=top, crs="EPSG:32630")])
     with pytest.raises(UsageError, match=r"legend\.json differs"):
         open_areas([one, draw_area(tmp_path / "legend", parcels(80, 40, 2), {2: (0, 0, 0, 0), 1: (9, 9, 9, 9)}, left=700000)])
     worlds = [draw_area(tmp_path / f"w{i}", town(80), world={"settings": {"seed": seed}}) for i, seed in enumerate((3, 4, 3))]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 
-import geopandas
 import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
-from shapely import Point
 
 from otbsr.errors import InputError, UsageError
 from otbsr.methods import patches as module
 from otbsr.methods.model_folder import trained_areas
-from otbsr.methods.patches import Patches, StackedPatches, footprints, read_manifests, read_pairs, read_patches, require_apart
+from otbsr.methods.patches import Patches, StackedPatches, read_manifests, read_pairs, read_patches
+from otbsr.pairs.footprints import image_footprints
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -102,33 +101,16 @@ def test_where_pairs_come_from_reaches_the_model(stacks, tmp_path):
     told = [folder(footprint=here), folder(footprint=None, seed=7), folder(footprint=there)]
     common = read_pairs([*told, told[0]])[2]
     assert (common["footprints"], common["seeds"]) == ([here, there], [7])
-    assert footprints([manifest for _, manifest in read_manifests([*told, folder()])]) is None
+    assert image_footprints([manifest for _, manifest in read_manifests([*told, folder()])]) is None
 
 
-GROUND = {"crs": "EPSG:32631", "bounds": [600000.0, 4800000.0, 601000.0, 4801000.0]}
-
-
-@pytest.fixture
-def cut(tmp_path):
-    """Folders of pairs on 1 km: rectangles (left, bottom, right, top) that one trains on, and the lower left corners of 320 m that it validates with."""
-
-    def folder(name, trained, validated, seed=None, footprint=GROUND, source="a"):
-        path = tmp_path / name
-        path.mkdir()
-        places = [Point(600000 + x + 160, 4800000 + y + 160) for x, y in validated]
-        geopandas.GeoDataFrame({"patch": range(len(places))}, geometry=places, crs="EPSG:32631").to_file(path / "valid.gpkg")
-        parts = [{"crs": "EPSG:32631", "bounds": [600000 + a, 4800000 + b, 600000 + c, 4800000 + d]} for a, b, c, d in trained]
-        splits = {"train": {"accepted": len(trained)}, "valid": {"accepted": len(validated), "points": "valid.gpkg"}}
-        return path, {"spacing": 10.0, "patch": 32, "seed": seed, "footprint": footprint, "footprints": parts, "splits": splits, "input": {"sha256": source}}
-
-    return folder
-
-
-def test_a_split_that_no_folder_has_is_named(cut):
+def test_a_split_that_no_folder_has_is_named(tmp_path):
     """What the command says of `otbsr pairs --valid 0`, and of a folder to validate with alone."""
-    for kind, trained, validated in (("validation", [(0, 0, 500, 500)], []), ("training", [], [(0, 0)])):
-        path, manifest = cut(kind, trained, validated)
-        (path / "manifest.json").write_text(json.dumps(manifest | {"bands": ["B4"], "factor": 4}))
+    for kind, trained, validated in (("validation", 3, 0), ("training", 0, 2)):
+        path = tmp_path / kind
+        path.mkdir()
+        splits = {"train": {"accepted": trained}, "valid": {"accepted": validated}}
+        (path / "manifest.json").write_text(json.dumps({"bands": ["B4"], "spacing": 10.0, "factor": 4, "patch": 32, "splits": splits}))
         with pytest.raises(UsageError, match=rf"no {kind} pair in .*{kind}; expected at least one: run `otbsr pairs` with another --valid"):
             read_pairs([path])
 
@@ -140,36 +122,3 @@ def test_areas_of_several_trainings():
     for silent in ({}, {"seeds": [1]}, {"footprints": None}, trained_areas([first, {}]) | {"footprints": [here]}):
         assert trained_areas([first, silent]) == {"seeds": [1, 3], "footprints": [here], "areas_complete": False}
     assert trained_areas([]) == {"seeds": [], "footprints": [], "areas_complete": True}
-
-
-def test_validation_on_what_another_folder_trains_on_is_refused(cut):
-    """By the ground, in any CRS; what only touches, or is another landscape, is apart."""
-    west, east = [(0, 0, 500, 1000)], [(500, 0, 1000, 1000)]
-    first, alike = cut("first", west, [(500, 0), (660, 600)]), cut("alike", west, [(500, 300)], source="b")
-    require_apart([first, alike, first])
-    other = cut("other", east, [(100, 100)], source="d")
-    with pytest.raises(UsageError, match=r"first: 2 of 2 validation patches lie on ground that .*other trains on"):
-        require_apart([first, other])
-    require_apart([first, cut("touching", west, [], source="e")])
-    zone = cut("zone", [(170, 0, 1000, 1000)], [], source="f")  # the same ground in the next zone's coordinates
-    for part in (zone[1]["footprints"][0], place := dict(GROUND)):
-        part |= {"crs": "EPSG:32630", "bounds": list(rasterio.warp.transform_bounds("EPSG:32631", "EPSG:32630", *part["bounds"]))}
-    with pytest.raises(UsageError, match="2 of 2 validation patches"):
-        require_apart([first, (zone[0], zone[1] | {"footprint": place})])
-    landscapes = [cut(f"seed{seed}", part, [place], seed=seed, footprint=None) for seed, part, place in ((1, west, (600, 0)), (2, east, (0, 0)))]
-    require_apart(landscapes)
-    again = cut("again", east, [], seed=1, footprint=None)
-    with pytest.raises(UsageError, match="seed1: 1 of 1 validation patches"):
-        require_apart([*landscapes, again])
-
-
-def test_an_aerial_image_in_two_sizes_does_not_judge_itself(cut):
-    """Coordinates of what is made of it say nothing of the ground: one size trains, the other validates."""
-    place = {"crs": "EPSG:26917", "bounds": [0.0, 0.0, 300.0, 300.0]}
-    small = cut("small", [(0, 0, 500, 1000)], [(600, 0)], footprint=place)
-    large = cut("large", [(0, 0, 400, 1000)], [], footprint=place, source="b")
-    with pytest.raises(UsageError, match=r"small and .*large: show the same aerial image in two ways"):
-        require_apart([small, large])
-    require_apart([small, small])
-    elsewhere = cut("elsewhere", [(500, 0, 1000, 1000)], [], footprint=place | {"bounds": [300.0, 0.0, 600.0, 300.0]}, source="c")
-    require_apart([small, elsewhere])

@@ -19,8 +19,6 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given
-from hypothesis import strategies as st
 from rasterio.rpc import RPC
 from rasterio.warp import transform
 
@@ -28,7 +26,7 @@ from otbsr.errors import GridError, InputError, OutputError, UsageError
 from otbsr.grid import Grid
 from otbsr.pairs.alignment import Field
 from otbsr.pairs.chain import REASONS, TEN, Chain, ChainSettings, make_pairs, read_settings, steps_of
-from otbsr.pairs.manifest import Steps, rectangles
+from otbsr.pairs.manifest import Steps
 from otbsr.pairs.patches import PatchSettings, read_patches_image
 from otbsr.products import open_product
 from otbsr.products.product import Band, Product
@@ -339,17 +337,6 @@ def test_steps_are_made_again_when_what_they_depend_on_changes(tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("of the user")
     with pytest.raises(OutputError, match="holds no steps of pairs"):
         Steps(tmp_path / "mine")
-
-
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=12), st.integers(1, 5))
-def test_rectangles_cover_the_patches_once(corners, patch):
-    expected = np.zeros((20, 20), int)
-    for row, column in corners:
-        expected[row : row + patch, column : column + patch] = 1
-    found = np.zeros_like(expected)
-    for top, left, bottom, right in rectangles(np.array(corners, np.int64).reshape(-1, 2), patch):
-        found[top:bottom, left:right] += 1
-    np.testing.assert_array_equal(found, expected)
 
 
 def rpcs_of(grid):

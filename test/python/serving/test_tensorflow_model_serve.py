@@ -331,6 +331,41 @@ def test_numbers_that_are_too_small(run_application, zoo: Path, tmp_path: Path, 
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("application", "key", "text", "expected"),
+    [
+        ("TensorflowModelServe", "output.bv", "abc", "a number"),
+        ("TensorflowModelServe", "output.bv", "1,5", "a number"),
+        ("TensorflowModelServe", "source1.nodata", "0.5x", "a number"),
+        ("TensorflowModelServe", "source1.rfieldx", "many", "an integer"),
+        ("TensorflowModelServe", "optim.tilesizex", "16.5", "an integer from -2147483648 to 2147483647"),
+        ("SuperResolution", "nodata", "none", "a number"),
+        ("SuperResolution", "threads", "99999999999", "an integer from -2147483648 to 2147483647"),
+        ("SuperResolution", "ram", "-1", "an integer from 0 to 4294967295"),
+        ("SuperResolution", "ram", "2GB", "an integer"),
+        ("PatchesSelection", "strategy.split.trainprop", "half", "a number"),
+        ("PatchesSelection", "grid.step", "nan", "an integer from"),
+        ("PatchesExtraction", "source1.patchsizex", "16px", "an integer"),
+        ("LabelImageSampleSelection", "strategy.constant.nb", "all", "an integer"),
+        ("DensePolygonClassStatistics", "ram", "much", "an integer"),
+        ("TensorflowModelTrain", "training.batchsize", "1e", "an integer"),
+    ],
+)
+def test_words_for_numbers(run_application, application: str, key: str, text: str, expected: str) -> None:
+    """OTB itself would take 0, or the digits before what is none, without a word."""
+    line = refuse(run_application(application, f"-{key}", text), f'{key} is "{text}", expected {expected}')
+    assert ("from" in line) == ("from" in expected)
+
+
+def test_numbers_in_any_writing(run_application, zoo: Path, tmp_path: Path) -> None:
+    """Parameters keep their limits, defaults and whether they were given."""
+    x = scene(1, 9, 8, kind=np.float32)
+    image = write(tmp_path / "in.tif", np.where(x < 3000, -1, x), nodata=-1)
+    more = ("-output.bv", "-2.5e1", "-source1.nodata", " -1.0", "-source1.rfieldx", "1.0", "-optim.tilesizex", "1e1", *FULLY)
+    succeed(run_application("TensorflowModelServe", *arguments(image, zoo / "unknown", tmp_path / "out.tif", *more)))
+    np.testing.assert_array_equal(read(tmp_path / "out.tif"), np.where(x < 3000, -25, 2 * x))
+
+
 def test_extended_names_of_inputs(run_application, zoo: Path, tmp_path: Path) -> None:
     """Bands by number, from the end and in ranges, also of 32-bit integers; a virtual raster; skipcarto; one strip over the whole image."""
     x, out = scene(4, 21, 34, 3), tmp_path / "out.tif"

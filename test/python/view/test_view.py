@@ -23,6 +23,7 @@ from PIL import Image
 
 from otbsr.errors import GridError, InputError, UsageError
 from otbsr.evaluation.area import LAND_COVER
+from otbsr.evaluation.corrected import PREFIX
 
 pytest.importorskip("rio_tiler", reason="the viewer's extra is not installed")
 
@@ -166,15 +167,17 @@ def test_study_shows_images_maps_and_confidence_in_the_legends_colours(tmp_path)
 
 
 def test_folder_of_maps_and_a_legend_beside_them(tmp_path):
-    write(tmp_path / "maps/ssim.tif", np.linspace(0.2, 0.9, 900, dtype=np.float32).reshape(30, 30), 2.5)
+    for prefix in ("", PREFIX):
+        write(tmp_path / f"maps/{prefix}ssim.tif", np.linspace(0.2, 0.9, 900, dtype=np.float32).reshape(30, 30), 2.5)
     cover = np.random.default_rng(0).integers(1, 3, (30, 30)).astype(np.uint8)
     write(tmp_path / "maps" / LAND_COVER, cover, 2.5)
     (tmp_path / "maps/legend.json").write_text(
         json.dumps({"classes": [{"code": 1, "name": "house", "colour": "#ff0000"}, {"code": 2, "name": "field", "colour": "#00ff00"}]})
     )
-    first, second = open_result([tmp_path / "maps"])[0].layers
-    assert (first.kind, [name for _, name, _ in first.classes]) == ("classes", ["house", "field"])
-    assert (second.kind, second.span) == ("score", (0.0, 1.0))
+    layers = {layer.title: layer for layer in open_result([tmp_path / "maps"])[0].layers}
+    cover = next(layer for layer in layers.values() if layer.kind == "classes")
+    assert [name for _, name, _ in cover.classes] == ["house", "field"]
+    assert {title: layer.span for title, layer in layers.items() if layer.kind == "score"} == {"ssim": (0.0, 1.0), f"{PREFIX}ssim": (0.0, 1.0)}
 
 
 def test_without_georeferencing_layers_lie_over_each_other_by_their_sizes(tmp_path):
