@@ -118,6 +118,7 @@ private:
 
     Settings settings;
     settings.model = loading.get();
+    settings.threads = threads;
     source.input = &settings.model->GetInput(sidecar.inputName);
     settings.outputs = {sidecar.outputName};
     const auto& info = settings.model->GetOutput(sidecar.outputName);

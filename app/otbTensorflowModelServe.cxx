@@ -260,6 +260,7 @@ private:
     this->WarnAboutGrid(settings.sources[0].images, "Source 1");
 
     const unsigned int threads = NumberOfTensorflowThreads();
+    settings.threads = threads;
     settings.model =
         std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "", threads);
     otbAppLogINFO(<< "TensorFlow " << TensorflowLibrary::Get().Version() << ", "

@@ -148,7 +148,8 @@ public:
   itkSetMacro(Prefetch, bool);
   itkGetConstMacro(Prefetch, bool);
 
-  /** How many blocks the model is run on at once, with Prefetch: two fill the moments in which one does not occupy all cores. */
+  /** How many blocks the model is run on at once, with Prefetch: two fill the moments in which one does not occupy all cores,
+   * for the memory of two. */
   itkSetClampMacro(ConcurrentRuns, size_t, 1, 16);
   itkGetConstMacro(ConcurrentRuns, size_t);
 

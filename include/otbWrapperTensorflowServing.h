@@ -6,6 +6,7 @@
 #define otbWrapperTensorflowServing_h
 
 #include "otbLegacyMacros.h"
+#include "otbNumberOfThreads.h"
 #include "otbServedImage.h"
 #include "otbSmallGdalCache.h"
 #include "otbTensorflowModelFilter.h"
@@ -70,6 +71,7 @@ protected:
   struct Settings
   {
     std::shared_ptr<TensorflowModel> model;
+    unsigned int threads = 0; ///< of TensorFlow; 0: all
     std::vector<std::string> outputs;
     std::vector<TensorflowModel::Feed> constants;
     std::vector<Source> sources;
@@ -274,7 +276,9 @@ private:
     filter->SetBlockSize(plan.block);
     filter->SetWritingHint(plan.hint);
     filter->SetRoomForKept(static_cast<size_t>(kept), folder);
-    const bool hasRoomForTwo = settings.mode == ServingGrid::Mode::FullyConvolutional && plan.block[0] > 0 &&
+    // two at once fill the moments in which one does not occupy all cores; two cores it hardly leaves idle, and memory stays that of one
+    const unsigned int threads = settings.threads > 0 ? settings.threads : NumberOfThreads();
+    const bool hasRoomForTwo = threads > 2 && settings.mode == ServingGrid::Mode::FullyConvolutional && plan.block[0] > 0 &&
                                2 * BytesOfRun(settings, filter->GetGrid(), plan.block) < settings.megabytes * 1e6;
     filter->SetConcurrentRuns(hasRoomForTwo ? 2 : 1);
     filter->UpdateOutputInformation();
