@@ -132,7 +132,6 @@ def test_a_number_of_sources_that_is_none(run_application: Run, tmp_path: Path, 
         ["-block", 2**30],  # 2^32
         ["-block", 2**31 - 1],
         ["-block", 1],
-        ["-ram", -(2**31)],
         ["-ram", 1],
         ["-ram", 2**31 - 1],
         ["-threads", 1],
@@ -143,6 +142,13 @@ def test_absurd_sizes_give_the_same_pixels(run_application: Run, tmp_path: Path,
     pixels, out = scene(4, 40, 33), tmp_path / "out.tif"
     succeed(run_application("SuperResolution", "-in", write(tmp_path / "in.tif", pixels), "-model", models / "nearest-x4", "-out", out, *more))
     assert np.array_equal(read(out), pixels.repeat(4, axis=1).repeat(4, axis=2))
+
+
+def test_a_negative_memory_is_refused(run_application: Run, tmp_path: Path, models: Path) -> None:
+    image, out = write(tmp_path / "in.tif", scene(4)), tmp_path / "out.tif"
+    run = run_application("SuperResolution", "-in", image, "-model", models / "nearest-x4", "-out", out, "-ram", -(2**31))
+    refuse(run, "ram", "-2147483648", "expected an integer from 0")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("fully", ["on", "off"])
