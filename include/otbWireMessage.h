@@ -14,8 +14,8 @@ namespace otb
 {
 
 /** \class WireMessage
- * \brief A message in protobuf's wire format, read field by field. It points into bytes that must stay.
- * \ingroup OTBSuperResolutionTools
+ * \brief A message in protobuf's wire format, read field by field: `for (const auto& field : message)`. It points into bytes that must
+ * stay. \ingroup OTBSuperResolutionTools
  */
 class WireMessage
 {
@@ -49,19 +49,61 @@ public:
     }
   };
 
-  /** The next field; false at the end. \throws TensorflowError if the bytes are no protobuf. */
-  bool Next(Field& field);
+  /** Over the fields; each step may throw a TensorflowError if the bytes are no protobuf. */
+  class Iterator;
+  Iterator begin() const;
+  Iterator end() const;
 
   /** Key and value of an entry of a map. */
   std::pair<std::string, WireMessage> MapEntry() const;
 
 private:
+  bool Next(Field& field); ///< false at the end
   uint64_t Varint();
   void Take(uint64_t bytes, Field& field);
 
   const uint8_t* m_Position = nullptr;
   const uint8_t* m_End = nullptr;
 };
+
+class WireMessage::Iterator
+{
+public:
+  Iterator() = default;
+  explicit Iterator(const WireMessage& message) : m_Rest(message)
+  {
+    ++*this;
+  }
+  const Field& operator*() const
+  {
+    return m_Field;
+  }
+  Iterator& operator++()
+  {
+    m_IsEnd = !m_Rest.Next(m_Field);
+    return *this;
+  }
+  /** Whether one is at the end and the other is not: all that a loop asks. */
+  bool operator!=(const Iterator& other) const
+  {
+    return m_IsEnd != other.m_IsEnd;
+  }
+
+private:
+  WireMessage m_Rest;
+  Field m_Field;
+  bool m_IsEnd = true;
+};
+
+inline WireMessage::Iterator WireMessage::begin() const
+{
+  return Iterator(*this);
+}
+
+inline WireMessage::Iterator WireMessage::end() const
+{
+  return {};
+}
 
 void AppendVarint(std::string& bytes, uint64_t value);
 /** A number. */

@@ -38,8 +38,7 @@ void ReadFunctionNames(WireMessage message, std::vector<std::string>& names)
 {
   const auto add = [&](WireMessage function)
   {
-    WireMessage::Field field;
-    while (function.Next(field))
+    for (const auto& field : function)
     {
       if (field.number == 1)
       {
@@ -47,8 +46,7 @@ void ReadFunctionNames(WireMessage message, std::vector<std::string>& names)
       }
     }
   };
-  WireMessage::Field field;
-  while (message.Next(field))
+  for (const auto& field : message)
   {
     if (field.number == 10) // func
     {
@@ -56,9 +54,7 @@ void ReadFunctionNames(WireMessage message, std::vector<std::string>& names)
     }
     else if (field.number == 1) // list
     {
-      WireMessage list = field.Message();
-      WireMessage::Field inner;
-      while (list.Next(inner))
+      for (const auto& inner : field.Message())
       {
         if (inner.number == 9)
         {
@@ -107,9 +103,7 @@ FrozenGraph::Node FrozenGraph::ReadNode(const WireMessage::Field& field)
 {
   Node node;
   node.field = field;
-  WireMessage message = field.Message();
-  WireMessage::Field part;
-  while (message.Next(part))
+  for (const auto& part : field.Message())
   {
     if (part.number == 1)
     {
@@ -129,9 +123,7 @@ FrozenGraph::Node FrozenGraph::ReadNode(const WireMessage::Field& field)
       ReadFunctionNames(attribute.second, node.functions);
       if (attribute.first == "dtype")
       {
-        WireMessage value = attribute.second;
-        WireMessage::Field inner;
-        while (value.Next(inner))
+        for (const auto& inner : attribute.second)
         {
           node.type = inner.number == 6 ? static_cast<tf::DataType>(inner.value) : node.type;
         }
@@ -145,9 +137,7 @@ FrozenGraph::Function FrozenGraph::ReadFunction(const WireMessage::Field& field,
 {
   Function function;
   function.field = field;
-  WireMessage message = field.Message();
-  WireMessage::Field part;
-  while (message.Next(part))
+  for (const auto& part : field.Message())
   {
     if (part.number == 3)
     {
@@ -157,9 +147,7 @@ FrozenGraph::Function FrozenGraph::ReadFunction(const WireMessage::Field& field,
     }
     else if (part.number == 1) // signature
     {
-      WireMessage signature = part.Message();
-      WireMessage::Field inner;
-      while (signature.Next(inner))
+      for (const auto& inner : part.Message())
       {
         if (inner.number == 1)
         {
@@ -167,10 +155,8 @@ FrozenGraph::Function FrozenGraph::ReadFunction(const WireMessage::Field& field,
         }
         else if (inner.number == 2)
         {
-          WireMessage argument = inner.Message();
-          WireMessage::Field piece;
           std::string called;
-          while (argument.Next(piece))
+          for (const auto& piece : inner.Message())
           {
             if (piece.number == 1)
             {
@@ -188,9 +174,7 @@ FrozenGraph::Function FrozenGraph::ReadFunction(const WireMessage::Field& field,
 
 FrozenGraph::FrozenGraph(const uint8_t* data, size_t length, const std::vector<std::string>& kept) : m_Graph(data, data + length)
 {
-  WireMessage graph = m_Graph;
-  WireMessage::Field field;
-  while (graph.Next(field))
+  for (const auto& field : m_Graph)
   {
     if (field.number == 1)
     {
@@ -200,9 +184,7 @@ FrozenGraph::FrozenGraph(const uint8_t* data, size_t length, const std::vector<s
     }
     else if (field.number == 2)
     {
-      WireMessage library = field.Message();
-      WireMessage::Field part;
-      while (library.Next(part))
+      for (const auto& part : field.Message())
       {
         if (part.number == 1)
         {
@@ -371,16 +353,12 @@ std::string FrozenGraph::WriteFunction(const Function& function, const std::func
     return reference[0] != '^' && node != function.nodes.end() && !node->second.variable.empty() ? source + ":output:0" : reference;
   };
   std::string bytes;
-  WireMessage message = function.field.Message();
-  WireMessage::Field part;
-  while (message.Next(part))
+  for (const auto& part : function.field.Message())
   {
     if (part.number == 4) // ret
     {
       std::pair<std::string, std::string> result;
-      WireMessage entry = part.Message();
-      WireMessage::Field inner;
-      while (entry.Next(inner))
+      for (const auto& inner : part.Message())
       {
         (inner.number == 1 ? result.first : result.second) = inner.Text();
       }
@@ -400,9 +378,7 @@ std::string FrozenGraph::WriteFunction(const Function& function, const std::func
       continue;
     }
     std::string written;
-    WireMessage parts = part.Message();
-    WireMessage::Field piece;
-    while (parts.Next(piece))
+    for (const auto& piece : part.Message())
     {
       if (piece.number == 3 && piece.begin != piece.end)
       {
@@ -430,9 +406,7 @@ std::string FrozenGraph::Write(const std::function<Value(const std::string&)>& v
       continue;
     }
     std::string written;
-    WireMessage message = node.field.Message();
-    WireMessage::Field part;
-    while (message.Next(part))
+    for (const auto& part : node.field.Message())
     {
       if (part.number != 5 || part.Message().MapEntry().first != "_class") // "beside operation X", which may be gone
       {
@@ -441,27 +415,24 @@ std::string FrozenGraph::Write(const std::function<Value(const std::string&)>& v
     }
     AppendField(bytes, 1, written);
   }
-  WireMessage graph = m_Graph;
-  WireMessage::Field field;
-  while (graph.Next(field))
+  for (const auto& field : m_Graph)
   {
     if (field.number == 2)
     {
       std::string library;
-      WireMessage message = field.Message();
-      WireMessage::Field part;
-      while (message.Next(part))
+      for (const auto& part : field.Message())
       {
-        std::string name;
-        const bool isFunction = part.number == 1;
-        const auto found = isFunction ? (ReadFunction(part, name), m_Functions.find(name)) : m_Functions.end();
-        if (found == m_Functions.end() || !found->second.changes)
+        library += part.number != 1 ? part.Copy() : std::string(); // gradients
+      }
+      for (const auto& function : m_Functions)
+      {
+        if (function.second.changes)
         {
-          library += part.Copy();
+          AppendField(library, 1, this->WriteFunction(function.second, valueOf));
         }
         else
         {
-          AppendField(library, 1, this->WriteFunction(found->second, valueOf));
+          library += function.second.field.Copy();
         }
       }
       AppendField(bytes, 2, library);

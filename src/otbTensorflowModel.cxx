@@ -24,15 +24,12 @@ namespace
 // Field numbers: tensorflow/core/protobuf/meta_graph.proto and tensorflow/core/framework/tensor_shape.proto.
 void ReadShape(WireMessage message, TensorflowTensorInfo& info)
 {
-  WireMessage::Field field;
-  while (message.Next(field))
+  for (const auto& field : message)
   {
     if (field.number == 2) // dim
     {
       int64_t size = 0;
-      WireMessage dimension = field.Message();
-      WireMessage::Field inner;
-      while (dimension.Next(inner))
+      for (const auto& inner : field.Message())
       {
         if (inner.number == 1)
         {
@@ -52,8 +49,7 @@ TensorflowTensorInfo ReadTensorInfo(const std::string& key, WireMessage message)
 {
   TensorflowTensorInfo info;
   info.key = key;
-  WireMessage::Field field;
-  while (message.Next(field))
+  for (const auto& field : message)
   {
     if (field.number == 1)
     {
@@ -139,9 +135,7 @@ std::map<std::string, TensorflowSignature> ReadTensorflowSignatures(const void* 
 {
   std::map<std::string, TensorflowSignature> signatures;
   const auto* bytes = static_cast<const uint8_t*>(data);
-  WireMessage metaGraph(bytes, bytes + length);
-  WireMessage::Field field;
-  while (metaGraph.Next(field))
+  for (const auto& field : WireMessage(bytes, bytes + length))
   {
     if (field.number != 5) // signature_def
     {
@@ -149,8 +143,7 @@ std::map<std::string, TensorflowSignature> ReadTensorflowSignatures(const void* 
     }
     auto entry = field.Message().MapEntry();
     auto& signature = signatures[entry.first];
-    WireMessage::Field inner;
-    while (entry.second.Next(inner))
+    for (const auto& inner : entry.second)
     {
       if (inner.number == 1 || inner.number == 2)
       {
@@ -166,17 +159,13 @@ TensorflowSaver ReadTensorflowSaver(const void* data, size_t length)
 {
   TensorflowSaver saver;
   const auto* bytes = static_cast<const uint8_t*>(data);
-  WireMessage metaGraph(bytes, bytes + length);
-  WireMessage::Field field;
-  while (metaGraph.Next(field))
+  for (const auto& field : WireMessage(bytes, bytes + length))
   {
     if (field.number != 3) // saver_def
     {
       continue;
     }
-    WireMessage message = field.Message();
-    WireMessage::Field inner;
-    while (message.Next(inner))
+    for (const auto& inner : field.Message())
     {
       if (inner.number >= 1 && inner.number <= 3)
       {
@@ -555,9 +544,8 @@ std::string TensorflowModel::Freeze(const std::vector<const TensorflowTensorInfo
       names.push_back(SplitTensorName(info->tensor).first);
     }
     const auto* const bytes = static_cast<const uint8_t*>(m_MetaGraph->data);
-    WireMessage metaGraph(bytes, bytes + m_MetaGraph->length);
-    WireMessage::Field field, graph;
-    while (metaGraph.Next(field))
+    WireMessage::Field graph;
+    for (const auto& field : WireMessage(bytes, bytes + m_MetaGraph->length))
     {
       graph = field.number == 2 ? field : graph; // graph_def
     }

@@ -43,9 +43,7 @@ bool WireMessage::Next(Field& field)
 std::pair<std::string, WireMessage> WireMessage::MapEntry() const
 {
   std::pair<std::string, WireMessage> entry;
-  WireMessage message = *this;
-  Field field;
-  while (message.Next(field))
+  for (const auto& field : *this)
   {
     if (field.number == 1)
     {
