@@ -17,12 +17,31 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <map>
+
+#include <malloc.h>
 
 namespace otb
 {
 namespace Wrapper
 {
+namespace
+{
+
+// GDAL's blocks are freed by other threads than those that made them: each mapped by itself, they leave no holes that add up with the
+// number of patches. MALLOC_MMAP_THRESHOLD_, if the user sets it, decides.
+void BoundHoles()
+{
+#if defined(M_MMAP_THRESHOLD)
+  if (std::getenv("MALLOC_MMAP_THRESHOLD_") == nullptr)
+  {
+    mallopt(M_MMAP_THRESHOLD, 128 << 10);
+  }
+#endif
+}
+
+} // namespace
 
 /** \class PatchesExtraction
  * \brief Patches around points, in equal footprints: a shell over PatchSampler.
@@ -131,6 +150,10 @@ private:
     otbAppLogINFO(<< "patches: " << sampler.Summary());
     m_Monitor = m_Products.empty() ? nullptr : std::make_unique<WriteMonitor>();
     m_Unfinished = std::make_unique<UnfinishedFiles>(m_Products);
+    if (!m_Products.empty())
+    {
+      BoundHoles();
+    }
   }
 
   void SetPatches(const std::string& key, const PatchSampler::Source& source)
@@ -171,11 +194,12 @@ private:
     auto* parameter = dynamic_cast<OutputImageParameter*>(GetParameterByKey(key));
     if (parameter != nullptr && !std::string(parameter->GetFileName()).empty())
     {
-      const auto bytes = reader.GetWidth() * reader.GetHeight() * reader.GetBands() * sizeof(typename TImage::InternalPixelType);
-      parameter->SetFileName(WithPatchWriting(parameter->GetFileName(), reader.GetHeight(), bytes));
+      const auto bandBytes = reader.GetWidth() * reader.GetHeight() * sizeof(typename TImage::InternalPixelType);
+      parameter->SetFileName(WithPatchWriting(parameter->GetFileName(), reader.GetHeight(), bandBytes, reader.GetBands()));
       folder = FolderOf(parameter->GetFileName());
     }
     auto patches = PatchImageSource<TImage>::New();
+    patches->GetOutput()->SetReleaseDataFlag(!folder.empty());
     patches->SetPatches(source.reader, source.corners, folder);
     m_Patches.push_back(patches.GetPointer());
     SetParameterOutputImage<TImage>(key, patches->GetOutput());

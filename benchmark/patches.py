@@ -4,7 +4,7 @@
 
 Pairs of 32 and 128 pixels (4 bands, uint16) out of an image of SIZE pixels and one of 4 SIZE pixels. Both run in child processes, in turn. The
 baseline reads each window once and throws it away (one thread, the whole image in GDAL's cache, Python's start not counted); a second one
-writes them as well. PatchesExtraction's time includes its start, the points, and writing all patches. The last line is one JSON object: for each number of
+writes them as well. Each begins with nothing left to be written to the disk, so that none pays for another's patches. PatchesExtraction's time includes its start, the points, and writing all patches. The last line is one JSON object: for each number of
 pairs `ratio`, the ratio of the medians (1 would be as fast as the bare reads), `processor_ratio`, the same of processor time, which a busy
 machine disturbs less, both again with the writing baseline, and the peak memories.
 """
@@ -82,6 +82,13 @@ def points(folder: Path, count: int, size: int, order: str) -> np.ndarray:
     return corners
 
 
+def settle(folder: Path) -> None:
+    """Remove the products of the run before and wait for the disk."""
+    for path in folder.glob("*_*.tif"):
+        path.unlink()
+    os.sync()
+
+
 def check(folder: Path, corners: np.ndarray) -> None:
     """Stop unless a few patches of both products are the windows that the baseline reads."""
     with rasterio.open(folder / "hr.tif") as hr, rasterio.open(folder / "patches_hr.tif") as patches:
@@ -120,14 +127,16 @@ def main() -> None:
             reads: list[tuple[float, float, float]] = []
             copies: list[tuple[float, float, float]] = []
             for _ in range(options.repeats):
+                settle(folder)
                 ours.append(timed([str(word) for word in application], environment)[:3])
+                check(folder, corners)
                 for kind, results in (("read", reads), ("write", copies)):
+                    settle(folder)
                     _, _, peak, log = timed([*child, kind, name], dict(os.environ))
                     wall, used = map(float, log.split("SECONDS")[1].split())
                     results.append((wall, used, peak))
                 texts = (f"{what} {r[-1][0]:.2f} s, {r[-1][2]:.0f} MB" for what, r in (("PatchesExtraction", ours), ("reads", reads), ("and writes", copies)))
                 print(f"{count} pairs: {'; '.join(texts)}", flush=True)
-            check(folder, corners)
 
             def median(results: list[tuple[float, float, float]], column: int) -> float:
                 return statistics.median(values[column] for values in results)

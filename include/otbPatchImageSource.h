@@ -90,22 +90,21 @@ protected:
     output->SetOrigin(origin);
   }
 
-  /** Patches are read whole. */
+  /** Rows are given whole. */
   void EnlargeOutputRequestedRegion(itk::DataObject* data) override
   {
     auto* output = static_cast<TImage*>(data);
-    const Range range = this->RangeOf(output->GetRequestedRegion());
-    auto region = output->GetLargestPossibleRegion();
-    const auto height = m_Patches->GetReader().GetHeight();
-    region.SetIndex(1, static_cast<itk::IndexValueType>(range.first * height));
-    region.SetSize(1, range.count * height);
+    auto region = output->GetRequestedRegion();
+    region.SetIndex(0, output->GetLargestPossibleRegion().GetIndex(0));
+    region.SetSize(0, output->GetLargestPossibleRegion().GetSize(0));
     output->SetRequestedRegion(region);
   }
 
   void GenerateData() override
   {
     TImage* output = this->GetOutput();
-    const Range range = this->RangeOf(output->GetRequestedRegion());
+    const auto& region = output->GetRequestedRegion();
+    const Range range = this->RangeOf(region);
     const bool isAhead = m_Ahead.valid();
     if (isAhead)
     {
@@ -134,12 +133,25 @@ protected:
       failure.SetDescription(error.what());
       throw failure;
     }
-    output->SetBufferedRegion(output->GetRequestedRegion());
-    output->SetPixelContainer(m_Buffer);
-    const std::size_t next = range.first + range.count;
-    if (next < m_Patches->GetSize() && m_Patches->GetReader().IsFromFiles())
+    // Exactly these rows, although patches are read whole: OTB's writer copies what is larger, pixel by pixel.
+    const PatchReader& reader = m_Patches->GetReader();
+    const std::size_t line = reader.GetWidth() * reader.GetBands();
+    const auto top = static_cast<std::size_t>(region.GetIndex(1));
+    const auto rows = RowsOfPatches::New();
+    rows->Show(m_Buffer, line * (top - range.first * reader.GetHeight()), line * region.GetSize(1));
+    output->SetBufferedRegion(region);
+    output->SetPixelContainer(rows);
+    // A writer that divides the rows evenly cuts patches: the next rows may begin inside the last patch of these.
+    auto next = region;
+    next.SetIndex(1, region.GetIndex(1) + static_cast<itk::IndexValueType>(region.GetSize(1)));
+    if (!next.Crop(output->GetLargestPossibleRegion())) // the last rows: an application's other outputs are written after this one
     {
-      m_AheadRange = {next, std::min(range.count, m_Patches->GetSize() - next)};
+      m_Buffer = nullptr;
+      m_AheadBuffer = nullptr;
+    }
+    else if (reader.IsFromFiles())
+    {
+      m_AheadRange = this->RangeOf(next);
       m_Ahead = std::async(std::launch::async, [this]() { this->ReadInto(m_AheadBuffer, m_AheadRange); });
     }
     this->UpdateProgress(1.f);
@@ -147,6 +159,24 @@ protected:
 
 private:
   using ContainerType = typename TImage::PixelContainer;
+
+  /** Some of the rows of a container of patches, which it keeps alive. */
+  class RowsOfPatches : public ContainerType
+  {
+  public:
+    using Self = RowsOfPatches;
+    using Pointer = itk::SmartPointer<Self>;
+    itkNewMacro(Self);
+
+    void Show(ContainerType* patches, std::size_t first, std::size_t count)
+    {
+      m_Patches = patches;
+      this->SetImportPointer(patches->GetBufferPointer() + first, count, false);
+    }
+
+  private:
+    typename ContainerType::Pointer m_Patches;
+  };
 
   /** Patches first ... first + count - 1. */
   struct Range

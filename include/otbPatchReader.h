@@ -79,6 +79,9 @@ public:
   /** The block (column, row) of the file in which a patch begins. */
   IndexType BlockOf(const IndexType& corner) const;
 
+  /** How many decoded blocks stay in GDAL's cache from one call of Read to the next. */
+  std::size_t GetKeptBlocks() const;
+
   /** Read `count` patches, given by their first pixels' indices, which must be inside: [count, height, width, bands] of `type`, as GDAL
    * converts (rounded, clamped). Not to be called by two threads at once. \throws std::runtime_error when a file cannot be read. */
   void Read(const IndexType* corners, std::size_t count, GDALDataType type, void* to) const;
@@ -102,8 +105,9 @@ private:
   SizeValue m_Width = 0;
   SizeValue m_Height = 0;
   GDALDataType m_Type = GDT_Byte;
-  IndexType m_Block = {{1, 1}}; ///< size of the files' largest blocks
-  GIntBig m_CacheBytes = 0;
+  IndexType m_Block = {{1, 1}};                            ///< size of the files' largest blocks
+  GIntBig m_CacheBytes = 0;                                ///< of GDAL's cache, for all images
+  GIntBig m_BlockBytes = 0;                                ///< of one block of all bands of all images
   mutable std::vector<std::unique_ptr<Handles>> m_Handles; ///< one a thread: GDAL's datasets are not to be shared
 };
 

@@ -105,7 +105,7 @@ bool PatchReader::OpenFiles()
     {
       return false;
     }
-    GIntBig row = 0;
+    GIntBig row = 0, block = 0;
     for (int band = 1; band <= static_cast<int>(bands); ++band)
     {
       GDALRasterBandH handle = GDALGetRasterBand(dataset.get(), band);
@@ -116,9 +116,11 @@ bool PatchReader::OpenFiles()
       m_Block[0] = std::max<itk::IndexValueType>(m_Block[0], blockWidth);
       m_Block[1] = std::max<itk::IndexValueType>(m_Block[1], blockHeight);
       row += GIntBig{blockHeight} * (static_cast<GIntBig>(size[0]) + blockWidth) * GDALGetDataTypeSizeBytes(type);
+      block += GIntBig{blockHeight} * blockWidth * GDALGetDataTypeSizeBytes(type);
     }
+    m_BlockBytes += block;
     const auto rowsOfBlocks = static_cast<GIntBig>(m_Height) / m_Block[1] + 2;
-    m_CacheBytes = std::max(m_CacheBytes, CacheBytes + row * rowsOfBlocks);
+    m_CacheBytes = (i == 0 ? CacheBytes : m_CacheBytes) + row * rowsOfBlocks;
   }
   return m_Files.size() == m_Stack.GetImages().size();
 }
@@ -127,6 +129,11 @@ PatchReader::IndexType PatchReader::BlockOf(const IndexType& corner) const
 {
   const auto& start = this->GetGrid().GetRegion().GetIndex();
   return {{(corner[0] - start[0]) / m_Block[0], (corner[1] - start[1]) / m_Block[1]}};
+}
+
+std::size_t PatchReader::GetKeptBlocks() const
+{
+  return m_BlockBytes > 0 ? static_cast<std::size_t>(std::min(GDALGetCacheMax64(), m_CacheBytes) / m_BlockBytes) : 0;
 }
 
 std::vector<std::size_t> PatchReader::ReadingOrder(const IndexType* corners, std::size_t count) const

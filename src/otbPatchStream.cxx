@@ -5,6 +5,8 @@
 #include "otbPatchStream.h"
 
 #include <algorithm>
+#include <future>
+#include <iterator>
 #include <stdexcept>
 #include <system_error>
 
@@ -30,18 +32,18 @@ PatchStream::PatchStream(std::shared_ptr<const PatchReader> reader, std::vector<
 
 bool PatchStream::IsScattered(std::size_t group) const
 {
-  std::vector<PatchReader::IndexType> all, some;
-  std::size_t wanted = 0;
-  const auto distinct = [](std::vector<PatchReader::IndexType>& blocks)
+  using Blocks = std::vector<PatchReader::IndexType>;
+  const auto less = [](const auto& a, const auto& b)
   {
-    const auto less = [](const auto& a, const auto& b)
-    {
-      return a[1] != b[1] ? a[1] < b[1] : a[0] < b[0];
-    };
+    return a[1] != b[1] ? a[1] < b[1] : a[0] < b[0];
+  };
+  const auto makeDistinct = [&](Blocks& blocks)
+  {
     std::sort(blocks.begin(), blocks.end(), less);
     blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
-    return blocks.size();
   };
+  Blocks all, some, kept, fresh;
+  std::size_t wanted = 0;
   for (std::size_t first = 0; first < m_Corners.size(); first += group)
   {
     some.clear();
@@ -49,10 +51,22 @@ bool PatchStream::IsScattered(std::size_t group) const
     {
       some.push_back(m_Reader->BlockOf(m_Corners[k]));
     }
-    wanted += distinct(some);
-    all.insert(all.end(), some.begin(), some.end());
+    makeDistinct(some);
+    // What the cache still holds of the groups before need not be decoded again.
+    fresh.clear();
+    std::set_difference(some.begin(), some.end(), kept.begin(), kept.end(), std::back_inserter(fresh), less);
+    if (kept.size() + fresh.size() > m_Reader->GetKeptBlocks())
+    {
+      fresh = some;
+      kept.clear();
+    }
+    wanted += fresh.size();
+    kept.insert(kept.end(), fresh.begin(), fresh.end());
+    std::sort(kept.begin(), kept.end(), less);
+    all.insert(all.end(), fresh.begin(), fresh.end());
   }
-  return wanted > Repetitions * distinct(all);
+  makeDistinct(all);
+  return wanted > Repetitions * all.size();
 }
 
 void PatchStream::Spool()
@@ -61,8 +75,9 @@ try
   m_File = std::make_unique<ScratchFile>(m_Folder);
   const auto order = m_Reader->ReadingOrder(m_Corners.data(), m_Corners.size());
   const std::size_t group = std::max<std::size_t>(1, GroupBytes / m_PatchBytes);
-  std::vector<char> pixels;
+  std::vector<char> pixels, writtenPixels;
   std::vector<PatchReader::IndexType> corners;
+  std::future<void> writing; // last: its destructor waits for the thread that uses the others
   for (std::size_t begin = 0; begin < order.size(); begin += group)
   {
     const std::size_t end = std::min(order.size(), begin + group);
@@ -73,11 +88,21 @@ try
     }
     pixels.resize(m_PatchBytes * corners.size());
     m_Reader->Read(corners.data(), corners.size(), m_Type, pixels.data());
-    for (std::size_t k = begin; k < end; ++k)
+    if (writing.valid())
     {
-      m_File->Write(order[k] * m_PatchBytes, pixels.data() + (k - begin) * m_PatchBytes, m_PatchBytes);
+      writing.get();
     }
+    pixels.swap(writtenPixels);
+    writing = std::async(std::launch::async,
+                         [&, begin, end]()
+                         {
+                           for (std::size_t k = begin; k < end; ++k)
+                           {
+                             m_File->Write(order[k] * m_PatchBytes, writtenPixels.data() + (k - begin) * m_PatchBytes, m_PatchBytes);
+                           }
+                         });
   }
+  writing.get();
 }
 catch (const std::system_error& error)
 {

@@ -363,22 +363,23 @@ std::string WithFastWriting(const std::string& extendedName, const WritingPlan& 
   return name.str();
 }
 
-std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bytes)
+std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bandBytes, std::size_t bands)
 {
   // Large enough to use each decoded block of the source for many patches, and no more than a fraction of a small computer's memory.
   constexpr std::size_t groupBytes = std::size_t{32} << 20;
+  constexpr std::size_t stripBytes = 8192; // small patches: several in a strip
   const bool hasOptions = extendedName.find('?') != std::string::npos;
   std::string name = extendedName;
   if (name.find("&streaming:") == std::string::npos)
   {
-    const std::size_t patches = std::max<std::size_t>(1, groupBytes / std::max<std::size_t>(1, bytes));
+    const std::size_t patches = std::max<std::size_t>(1, groupBytes / std::max<std::size_t>(1, bandBytes * bands));
     name += (hasOptions ? "" : "?") +
             ("&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=" + std::to_string(patches * height));
   }
   if (!hasOptions && IsGeoTiff(extendedName))
   {
-    const std::size_t patches = 1 + 8192 / std::max<std::size_t>(1, bytes); // small patches: several in a strip
-    name += "&gdal:co:BLOCKYSIZE=" + std::to_string(patches * height) + "&gdal:co:BIGTIFF=IF_SAFER";
+    const std::size_t patches = 1 + stripBytes / std::max<std::size_t>(1, bandBytes);
+    name += "&gdal:co:INTERLEAVE=BAND&gdal:co:BLOCKYSIZE=" + std::to_string(patches * height) + "&gdal:co:BIGTIFF=IF_SAFER";
   }
   return name;
 }

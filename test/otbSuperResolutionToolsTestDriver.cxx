@@ -223,12 +223,13 @@ void ReaderTest()
   source->UpdateOutputInformation();
   CHECK(source->GetOutput()->GetLargestPossibleRegion() == Region(0, 0, 3, 100));
   // Rows that begin and end inside patches, as any consumer may ask for.
-  for (const auto& rows : {Region(0, 0, 3, 100), Region(1, 7, 1, 4), Region(0, 11, 3, 89)})
+  for (const auto& rows : {Region(1, 7, 1, 4), Region(0, 11, 3, 89), Region(0, 0, 3, 100)})
   {
     source->GetOutput()->SetRequestedRegion(rows);
     source->GetOutput()->PropagateRequestedRegion();
     source->GetOutput()->UpdateOutputData();
-    CHECK(source->GetOutput()->GetBufferedRegion().IsInside(rows));
+    // exactly these rows: OTB's writer copies all others, pixel by pixel
+    CHECK(source->GetOutput()->GetBufferedRegion() == Region(0, rows.GetIndex(1), 3, static_cast<long>(rows.GetSize(1))));
     for (long y = rows.GetIndex(1); y < rows.GetIndex(1) + static_cast<long>(rows.GetSize(1)); ++y)
     {
       const auto& corner = corners[static_cast<std::size_t>(y / 2)];
@@ -269,6 +270,43 @@ void ReaderTest()
 
   CHECK(!MessageOf<std::runtime_error>([&]() { otb::PatchReader(images, 0, 2, "source 1"); }).empty());
   CHECK(!MessageOf<std::runtime_error>([&]() { otb::PatchReader({}, 1, 1, "source 1"); }).empty());
+}
+
+/** A temporary file is wanted, and here cannot be written, only where groups of patches would decode most of the file again and again. */
+void StreamTest()
+{
+  GDALAllRegister();
+  char* options[] = {const_cast<char*>("TILED=YES"), const_cast<char*>("SPARSE_OK=TRUE"), nullptr};
+  GDALClose(GDALCreate(GDALGetDriverByName("GTiff"), "stream.tif", 16384, 16384, 1, GDT_Byte, options));
+  auto image = otb::VectorImage<float, 2>::New(); // without pixels: they come from the file
+  const auto region = Region(0, 0, 16384, 16384);
+  Grid(300000, 4900020, 10, region).ApplyTo(image);
+  image->SetRegions(region);
+  image->SetNumberOfComponentsPerPixel(1);
+  otb::PatchImages images;
+  images.stack.Add(image, "a");
+  images.files = {"stream.tif"};
+  const auto reader = std::make_shared<const otb::PatchReader>(images, 16, 16, "s");
+  CHECK(reader->IsFromFiles());
+  constexpr std::size_t count = 30000, group = 1000;
+  const auto complaint = [&](long rows, bool isScan)
+  {
+    std::vector<otb::PatchReader::IndexType> corners;
+    for (std::size_t k = 0; k < count; ++k)
+    {
+      const auto place = static_cast<long>(isScan ? k : k * 48271 % count); // of a patch among all, row by row
+      const long inRow = 16368 * rows / static_cast<long>(count);
+      corners.push_back({{place * inRow % 16368, place * inRow / 16368}});
+    }
+    otb::PatchStream stream(reader, corners, GDT_Byte, "no such folder");
+    std::vector<unsigned char> pixels(16 * 16 * group);
+    return MessageOf<std::runtime_error>([&]() { stream.Read(0, group, pixels.data()); });
+  };
+  CHECK(complaint(16368, true).empty());
+  CHECK(complaint(16, true).empty());    // every group wants the same row of blocks, which the cache holds
+  CHECK(complaint(2000, false).empty()); // the cache holds all that are wanted
+  CHECK(complaint(16368, false).find("temporary file") != std::string::npos);
+  std::remove("stream.tif");
 }
 
 void SelectionTest()
@@ -1003,21 +1041,14 @@ extern "C" int setenv(const char* name, const char* value, int overwrite) noexce
 
 int main(int argc, char* argv[])
 {
-  const std::map<std::string, void (*)()> tests{{"grid", GridTest},
-                                                {"patch", PatchTest},
-                                                {"reader", ReaderTest},
-                                                {"selection", SelectionTest},
-                                                {"wire", WireTest},
-                                                {"frozen", FrozenGraphTest},
-                                                {"sidecar", SidecarTest},
-                                                {"library", LibraryTest},
-                                                {"conversion", ConversionTest},
-                                                {"tensor", TensorTest},
-                                                {"placeholder", PlaceholderTest},
-                                                {"writing", WritingTest},
-                                                {"serving", ServingTest},
-                                                {"kept", KeptTest},
-                                                {"cache", CacheTest}};
+  const std::map<std::string, void (*)()> tests{{"grid", GridTest},           {"patch", PatchTest},
+                                                {"reader", ReaderTest},       {"stream", StreamTest},
+                                                {"selection", SelectionTest}, {"wire", WireTest},
+                                                {"frozen", FrozenGraphTest},  {"sidecar", SidecarTest},
+                                                {"library", LibraryTest},     {"conversion", ConversionTest},
+                                                {"tensor", TensorTest},       {"placeholder", PlaceholderTest},
+                                                {"writing", WritingTest},     {"serving", ServingTest},
+                                                {"kept", KeptTest},           {"cache", CacheTest}};
   const auto test = tests.find(argc > 1 ? argv[1] : "");
   if (test == tests.end())
   {

@@ -70,6 +70,7 @@ def test_layout_order_labels_and_pixel_types(tmp_path):
     with rasterio.open(tmp_path / "p.tif") as image:
         assert (image.width, image.height, image.count, image.dtypes[0]) == (4, 24, 3, "int16")
         assert (image.transform, image.crs) == (Affine(10, 0, -5, 0, -10, 5), None)
+        assert image.interleaving is not None and image.interleaving.value == "BAND"  # read back faster
         pixels = image.read().transpose(1, 2, 0)
     expected = np.concatenate([stack[r - 3 : r + 3, c - 2 : c + 2] for c, r in kept])
     np.testing.assert_array_equal(pixels, expected)
