@@ -2,11 +2,12 @@
 
     python benchmark/patches.py [--pairs 2000 8000] [--size 2048] [--order scan|random] [--repeats 3]
 
-Pairs of 32 and 128 pixels (4 bands, uint16) out of an image of SIZE pixels and one of 4 SIZE pixels. Both run in child processes, in turn. The
-baseline reads each window once and throws it away (one thread, the whole image in GDAL's cache, Python's start not counted); a second one
-writes them as well. Each begins with nothing left to be written to the disk, so that none pays for another's patches. PatchesExtraction's time includes its start, the points, and writing all patches. The last line is one JSON object: for each number of
-pairs `ratio`, the ratio of the medians (1 would be as fast as the bare reads), `processor_ratio`, the same of processor time, which a busy
-machine disturbs less, both again with the writing baseline, and the peak memories.
+Pairs of 32 and 128 pixels (4 bands, uint16) out of an image of SIZE pixels and one of 4 SIZE pixels. Both run in child processes, in turn, each
+with nothing left to be written to the disk, so that none pays for another's patches. The baseline reads each window once and throws it away
+(one thread, the whole image in GDAL's cache, Python's start not counted); a second one writes them as well. PatchesExtraction's time includes
+its start, the points, and writing all patches. The last line is one JSON object: for each number of pairs `ratio`, the ratio of the medians (1
+would be as fast as the bare reads), `processor_ratio`, the same of processor time, which a busy machine disturbs less, both again with the
+writing baseline, and the peak memories. With more pairs than (SIZE / 32)^2 the patches overlap, and the bare reads cost next to nothing.
 """
 
 from __future__ import annotations
