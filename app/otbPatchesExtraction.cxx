@@ -195,7 +195,8 @@ private:
     if (parameter != nullptr && !std::string(parameter->GetFileName()).empty())
     {
       const auto bandBytes = reader.GetWidth() * reader.GetHeight() * sizeof(typename TImage::InternalPixelType);
-      parameter->SetFileName(WithPatchWriting(parameter->GetFileName(), reader.GetHeight(), bandBytes, reader.GetBands()));
+      parameter->SetFileName(
+          WithPatchWriting(parameter->GetFileName(), reader.GetHeight(), bandBytes, reader.GetGroup(bandBytes * reader.GetBands())));
       folder = FolderOf(parameter->GetFileName());
     }
     auto patches = PatchImageSource<TImage>::New();

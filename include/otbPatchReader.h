@@ -79,6 +79,9 @@ public:
   /** The block (column, row) of the file in which a patch begins. */
   IndexType BlockOf(const IndexType& corner) const;
 
+  /** How many patches of so many bytes are best read and written at a time, at least one. */
+  std::size_t GetGroup(std::size_t bytes) const;
+
   /** How many decoded blocks stay in GDAL's cache from one call of Read to the next. */
   std::size_t GetKeptBlocks() const;
 

@@ -112,8 +112,9 @@ std::string PartialNameOf(const std::string& extendedName);
 
 /** The output's extended file name for an image of patches, one below the other: written in blocks of whole patches, a few at a time; a
  * GeoTIFF band after band in strips of whole patches, so that each is read in one go and nothing need be taken apart. What the name has of
- * the user's options stays. \param height of a patch in pixels \param bandBytes of one band of a patch */
-std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bandBytes, std::size_t bands);
+ * the user's options stays. \param height of a patch in pixels \param bandBytes of one band of a patch \param groupPatches how many are
+ * written at a time */
+std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bandBytes, std::size_t groupPatches);
 
 /** Check that a file can be created where the output's name says, before any work. \throws ServedImageError */
 void RequireWritableFolder(const std::string& extendedName);

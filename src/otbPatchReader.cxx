@@ -24,6 +24,9 @@ namespace
 
 /** Images in memory are asked for strips of about this many bytes. */
 constexpr std::size_t StripBytes = std::size_t{32} << 20;
+/** Patches from files are written in groups of about this many bytes: GDAL passes over them once a band, and finds them in the processor's
+ * cache. */
+constexpr std::size_t GroupBytes = std::size_t{8} << 20;
 /** What GDAL's cache of decoded blocks needs beside the blocks that patches are read from: what is being written goes through it as well.
  */
 constexpr GIntBig CacheBytes = GIntBig{64} << 20;
@@ -129,6 +132,13 @@ PatchReader::IndexType PatchReader::BlockOf(const IndexType& corner) const
 {
   const auto& start = this->GetGrid().GetRegion().GetIndex();
   return {{(corner[0] - start[0]) / m_Block[0], (corner[1] - start[1]) / m_Block[1]}};
+}
+
+std::size_t PatchReader::GetGroup(std::size_t bytes) const
+{
+  const std::size_t few = GroupBytes / std::max<std::size_t>(1, bytes), many = StripBytes / std::max<std::size_t>(1, bytes);
+  // one for each thread, unless they are huge
+  return std::max<std::size_t>(1, this->IsFromFiles() ? std::max(few, std::min<std::size_t>(NumberOfThreads(), many)) : many);
 }
 
 std::size_t PatchReader::GetKeptBlocks() const

@@ -363,18 +363,15 @@ std::string WithFastWriting(const std::string& extendedName, const WritingPlan& 
   return name.str();
 }
 
-std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bandBytes, std::size_t bands)
+std::string WithPatchWriting(const std::string& extendedName, std::size_t height, std::size_t bandBytes, std::size_t groupPatches)
 {
-  // Large enough to use each decoded block of the source for many patches, and no more than a fraction of a small computer's memory.
-  constexpr std::size_t groupBytes = std::size_t{32} << 20;
   constexpr std::size_t stripBytes = 8192; // small patches: several in a strip
   const bool hasOptions = extendedName.find('?') != std::string::npos;
   std::string name = extendedName;
   if (name.find("&streaming:") == std::string::npos)
   {
-    const std::size_t patches = std::max<std::size_t>(1, groupBytes / std::max<std::size_t>(1, bandBytes * bands));
     name += (hasOptions ? "" : "?") +
-            ("&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=" + std::to_string(patches * height));
+            ("&streaming:type=stripped&streaming:sizemode=height&streaming:sizevalue=" + std::to_string(groupPatches * height));
   }
   if (!hasOptions && IsGeoTiff(extendedName))
   {
