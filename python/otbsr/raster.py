@@ -17,8 +17,7 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import OutputError
-from otbsr.errors import first_line as first_line
+from otbsr.errors import OutputError, first_line
 
 JP2_SIGNATURE = bytes.fromhex("0000000c6a5020200d0a870a")
 ARCHIVED = re.compile(r"^/vsizip/\{(?P<archive>.+)\}/(?P<member>.+)$")

@@ -12,14 +12,14 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import OutputError
+from otbsr.errors import OutputError, first_line
 from otbsr.evaluation.consistency import Consistency
 from otbsr.evaluation.corrected import PREFIX
 from otbsr.evaluation.measures import whole
 from otbsr.evaluation.quality import angles
 from otbsr.evaluation.window_scores import Structure, similarity
 from otbsr.evaluation.windows import Block, Plane, Scene
-from otbsr.raster import damage, first_line, settle
+from otbsr.raster import damage, settle
 
 MAPS = {
     "error": "root mean square over the bands of image - reference, reflectance",

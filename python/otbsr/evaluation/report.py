@@ -21,13 +21,12 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import InputError
+from otbsr.errors import InputError, first_line
 from otbsr.evaluation.answer import ALPHA, points, spread
 from otbsr.evaluation.study_maps import FORMAT
 from otbsr.files import write_text
 from otbsr.grid import Grid
 from otbsr.progress import Report, silent
-from otbsr.raster import first_line
 
 Pixels = NDArray[np.uint8]
 

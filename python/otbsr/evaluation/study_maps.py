@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import InputError
+from otbsr.errors import InputError, first_line
 from otbsr.evaluation import accuracy
 from otbsr.evaluation.accuracy import Array, Legend, Sums
 from otbsr.files import digest, new_file
 from otbsr.grid import Grid
-from otbsr.raster import first_line
 from otbsr.serving.reliability import parts
 
 MAPS = "maps.json"

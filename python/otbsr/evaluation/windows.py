@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, UsageError
+from otbsr.errors import GridError, InputError, UsageError, first_line
 from otbsr.grid import Grid
 from otbsr.products.product import Band, Product, readable_grid
 from otbsr.products.product import read_image as read_product
 from otbsr.progress import Report, silent
-from otbsr.raster import first_line
 from otbsr.world.sensors import SENTINEL2, degradation_kernel
 
 Array = NDArray[Any]

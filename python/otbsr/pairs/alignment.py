@@ -27,13 +27,12 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError
+from otbsr.errors import GridError, InputError, first_line
 from otbsr.grid import Grid
 from otbsr.pairs.harmonisation import robust_fit
 from otbsr.pairs.memory import Kept, Shelf
 from otbsr.pairs.resample import operators, reach
 from otbsr.progress import Report, silent
-from otbsr.raster import first_line
 
 Stack = NDArray[np.float32]
 Vector = NDArray[np.float64]

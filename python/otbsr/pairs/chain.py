@@ -21,7 +21,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, UsageError, flaw
+from otbsr.errors import GridError, InputError, UsageError, first_line, flaw
 from otbsr.grid import Grid
 from otbsr.pairs.alignment import Alignment, AlignmentSettings, Raster, estimate
 from otbsr.pairs.manifest import Steps, identity
@@ -33,7 +33,6 @@ from otbsr.pairs.rejection import REASONS, RejectionSettings, compare, judge, ma
 from otbsr.pairs.resample import resample
 from otbsr.products.product import NODATA, SCALE, Product, open_product
 from otbsr.progress import Report, silent
-from otbsr.raster import first_line
 from otbsr.serving.otb import run_otb
 from otbsr.world.sensors import REFERENCE_MTF, SPOT, gaussian_sigma
 

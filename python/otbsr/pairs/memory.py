@@ -19,8 +19,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from otbsr.errors import OutputError
-from otbsr.raster import first_line
+from otbsr.errors import OutputError, first_line
 
 WINDOW = 512
 """Side, in pixels, of the windows in which images are made; a multiple of the files' blocks of 256."""

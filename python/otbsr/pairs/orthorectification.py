@@ -21,12 +21,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
-from otbsr.errors import InputError
+from otbsr.errors import InputError, first_line
 from otbsr.grid import Grid
 from otbsr.pairs.memory import RAM, WINDOW
 from otbsr.products.product import NODATA, SCALE, Product
 from otbsr.progress import Report, silent
-from otbsr.raster import first_line
 from otbsr.serving.otb import run_otb
 
 

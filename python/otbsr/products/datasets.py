@@ -25,7 +25,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
-from otbsr.errors import InputError, OutputError, UsageError, nearest
+from otbsr.errors import InputError, OutputError, UsageError, first_line, nearest
 from otbsr.files import write_json
 from otbsr.grid import Grid
 from otbsr.products.download import ZENODO, Remote, remote_of, zenodo_files
@@ -33,7 +33,7 @@ from otbsr.products.files import read_bytes
 from otbsr.products.product import NODATA, SCALE
 from otbsr.products.tensor import read_tensor
 from otbsr.progress import Report, silent
-from otbsr.raster import damage, first_line, new_raster
+from otbsr.raster import damage, new_raster
 
 Image = NDArray[np.float32]
 

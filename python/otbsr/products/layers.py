@@ -18,10 +18,10 @@ from rasterio.rpc import RPC
 from rasterio.transform import RPCTransformer
 from rasterio.warp import reproject, transform_geom
 
-from otbsr.errors import InputError
+from otbsr.errors import InputError, first_line
 from otbsr.grid import Grid
 from otbsr.products.files import local, nodes, read_xml
-from otbsr.raster import first_line, known_damage
+from otbsr.raster import known_damage
 
 Mask = NDArray[np.bool_]
 

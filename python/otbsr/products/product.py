@@ -20,11 +20,11 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
-from otbsr.errors import GridError, InputError, UsageError, nearest
+from otbsr.errors import GridError, InputError, UsageError, first_line, nearest
 from otbsr.grid import Grid
 from otbsr.products.files import Files
 from otbsr.products.layers import KINDS, Layer, Mask, on_grid
-from otbsr.raster import ARCHIVED, first_line, known_damage, stamp
+from otbsr.raster import ARCHIVED, known_damage, stamp
 
 SCALE = 1e-4
 """Reflectance of one DN in working images."""

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
-from otbsr.errors import InputError, OutputError
+from otbsr.errors import InputError, OutputError, first_line
 from otbsr.files import write_text
-from otbsr.raster import first_line
 
 PLUGINS = ("orfeoToolbox_provider", "otbprovider")
 """The separate provider (for QGIS from 3.36 on) and the one built into QGIS 3.22 to 3.34: the same settings."""

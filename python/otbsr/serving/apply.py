@@ -22,12 +22,12 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from otbsr import __version__
-from otbsr.errors import GridError, InputError, OtbsrError, OutputError, UsageError
+from otbsr.errors import GridError, InputError, OtbsrError, OutputError, UsageError, first_line
 from otbsr.grid import Grid
 from otbsr.methods.model_folder import ModelFolder, Sidecar, graph_files
 from otbsr.products import Product, stack
 from otbsr.progress import Report, silent
-from otbsr.raster import damage, first_line, settle
+from otbsr.raster import damage, settle
 from otbsr.serving.cog import TILE, Layer, Piece, add_overviews, assemble, levels_inside
 from otbsr.serving.options import ApplyOptions
 from otbsr.serving.otb import run_otb

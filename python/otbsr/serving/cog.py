@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import OutputError
+from otbsr.errors import OutputError, first_line
 from otbsr.grid import Grid
-from otbsr.raster import damage, first_line
+from otbsr.raster import damage
 
 TILE = 512
 """Side of the file's tiles, pixels."""

@@ -18,10 +18,9 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from otbsr.errors import GridError, InputError
+from otbsr.errors import GridError, InputError, first_line
 from otbsr.grid import Grid
 from otbsr.products import SENTINEL2_NAMES, Band, open_product
-from otbsr.raster import first_line
 
 ROLES = ("B4", "B3", "B2", "B8")
 """Red, green, blue and near infrared by Sentinel-2's names: also the order of bands without names, as models have it."""

@@ -11,10 +11,9 @@ import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from otbsr.errors import InputError, MissingToolError
+from otbsr.errors import InputError, MissingToolError, first_line
 from otbsr.grid import Grid
 from otbsr.products import Band
-from otbsr.raster import first_line
 from otbsr.view.layers import Layer, Scene, quiet_open
 
 try:
