@@ -15,8 +15,6 @@ namespace otb
 namespace
 {
 
-/** Patches go to the temporary file in groups of about this many bytes. */
-constexpr std::size_t GroupBytes = std::size_t{32} << 20;
 /** How often, on average, a block of the file may be wanted again by a later group. */
 constexpr std::size_t Repetitions = 4;
 
@@ -74,7 +72,7 @@ try
 {
   m_File = std::make_unique<ScratchFile>(m_Folder);
   const auto order = m_Reader->ReadingOrder(m_Corners.data(), m_Corners.size());
-  const std::size_t group = std::max<std::size_t>(1, GroupBytes / m_PatchBytes);
+  const std::size_t group = m_Reader->GetGroup(m_PatchBytes);
   std::vector<char> pixels, writtenPixels;
   std::vector<PatchReader::IndexType> corners;
   std::future<void> writing; // last: its destructor waits for the thread that uses the others

@@ -307,6 +307,51 @@ void StreamTest()
   CHECK(complaint(2000, false).empty()); // the cache holds all that are wanted
   CHECK(complaint(16368, false).find("temporary file") != std::string::npos);
   std::remove("stream.tif");
+
+  // with a small cache a small image will do: through the temporary file come the same pixels
+  constexpr long side = 1024;
+  std::vector<unsigned char> all(side * side);
+  for (std::size_t k = 0; k < all.size(); ++k)
+  {
+    all[k] = static_cast<unsigned char>((k % side * 7 + k / side * 13) % 251);
+  }
+  char* tiles[] = {const_cast<char*>("TILED=YES"), const_cast<char*>("BLOCKXSIZE=64"), const_cast<char*>("BLOCKYSIZE=64"), nullptr};
+  GDALDatasetH dataset = GDALCreate(GDALGetDriverByName("GTiff"), "stream.tif", side, side, 1, GDT_Byte, tiles);
+  CHECK(GDALDatasetRasterIO(dataset, GF_Write, 0, 0, side, side, all.data(), side, side, GDT_Byte, 1, nullptr, 0, 0, 0) == CE_None);
+  GDALClose(dataset);
+  auto small = otb::VectorImage<float, 2>::New();
+  Grid(300000, 4900020, 10, Region(0, 0, side, side)).ApplyTo(small);
+  small->SetRegions(Region(0, 0, side, side));
+  small->SetNumberOfComponentsPerPixel(1);
+  otb::PatchImages one;
+  one.stack.Add(small, "a");
+  one.files = {"stream.tif"};
+  std::vector<otb::PatchReader::IndexType> corners;
+  for (long k = 0; k < 3000; ++k)
+  {
+    corners.push_back({{k * 48271 % (side - 15), k * k % (side - 15)}});
+  }
+  const GIntBig before = GDALGetCacheMax64();
+  GDALSetCacheMax64(256 << 10);
+  std::vector<unsigned char> pixels(16 * 16 * 300);
+  const auto read = [&](const char* folder)
+  {
+    otb::PatchStream stream(std::make_shared<const otb::PatchReader>(one, 16, 16, "s"), corners, GDT_Byte, folder);
+    for (std::size_t first = 0; first < corners.size(); first += 300)
+    {
+      stream.Read(first, 300, pixels.data());
+      for (std::size_t k = 0; k < pixels.size(); ++k)
+      {
+        const auto& corner = corners[first + k / 256];
+        CHECK(pixels[k] == all[static_cast<std::size_t>((corner[1] + static_cast<long>(k / 16 % 16)) * side + corner[0]) + k % 16]);
+      }
+    }
+  };
+  read(".");
+  read(""); // nowhere to write: decoded again and again
+  CHECK(!MessageOf<std::runtime_error>([&]() { read("no such folder"); }).empty());
+  GDALSetCacheMax64(before);
+  std::remove("stream.tif");
 }
 
 void SelectionTest()
