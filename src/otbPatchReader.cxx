@@ -98,6 +98,7 @@ PatchReader::PatchReader(const PatchImages& images, SizeValue width, SizeValue h
 bool PatchReader::OpenFiles()
 {
   const auto& size = this->GetGrid().GetRegion().GetSize();
+  m_CacheBytes = CacheBytes;
   for (std::size_t i = 0; i < m_Files.size(); ++i)
   {
     const unsigned int bands = m_Stack.GetImages()[i]->GetNumberOfComponentsPerPixel();
@@ -123,7 +124,7 @@ bool PatchReader::OpenFiles()
     }
     m_BlockBytes += block;
     const auto rowsOfBlocks = static_cast<GIntBig>(m_Height) / m_Block[1] + 2;
-    m_CacheBytes = (i == 0 ? CacheBytes : m_CacheBytes) + row * rowsOfBlocks;
+    m_CacheBytes += row * rowsOfBlocks;
   }
   return m_Files.size() == m_Stack.GetImages().size();
 }
