@@ -218,25 +218,32 @@ private:
     size_t skipRows = 0;
   };
 
-  /** A block of the output: its pixels row by row, bands interleaved, in the output's type. They are converted where the model is run, in
-   * the run's thread, so that no tensor, which is larger, waits for the writer. */
-  using PixelsPointer = std::shared_ptr<std::vector<char>>;
+  /** What the model has made of a block. The thread that writes converts it, straight to where the writer takes it from, while the model is
+   * run on the next. */
+  struct Result
+  {
+    RegionType region; ///< output pixels
+    std::vector<TensorflowModel::TensorPointer> tensors; ///< empty if nothing in the block is valid
+    std::vector<Layout> layouts;                         ///< of the tensors
+    std::vector<unsigned char> invalid;                  ///< of the region, row by row; empty if all are valid
+  };
+  using ResultPointer = std::shared_ptr<const Result>;
 
   /** A block on its way. */
   struct Job
   {
     RegionType region;
     std::shared_future<std::shared_ptr<Prepared>> prepared;
-    std::shared_future<PixelsPointer> done; ///< not valid before StartRun
+    std::shared_future<ResultPointer> done; ///< not valid before StartRun
   };
 
   std::shared_ptr<Prepared> Prepare(const RegionType& region) const;
-  PixelsPointer Run(const Prepared& prepared) const;
+  ResultPointer Run(const Prepared& prepared) const;
   std::vector<TensorflowModel::TensorPointer> RunModel(const std::vector<TensorflowModel::Feed>& feeds) const;
   void FindPhases();
   Job& JobOf(const RegionType& region);
   void StartRun(Job& job);
-  PixelsPointer Obtain(const RegionType& region);
+  ResultPointer Obtain(const RegionType& region);
 
   template <class TPixel>
   void PrepareSource(size_t source, Prepared& prepared) const;
@@ -256,8 +263,7 @@ private:
   unsigned int DeclaredBands(const TensorflowTensorInfo& output) const;
   void Probe();
   Layout LayOut(size_t output, const std::vector<int64_t>& shape, const RegionType& aligned, const RegionType& region) const;
-  void Convert(const std::vector<TensorflowModel::TensorPointer>& tensors, const std::vector<Layout>& layouts, const Prepared& block,
-               OutputPixel* to) const;
+  void Convert(const Result& block, OutputPixel* to, size_t stride) const;
   void Give(const RegionType& region, const RegionType& request);
 
   std::shared_ptr<const TensorflowModel> m_Model;

@@ -734,30 +734,28 @@ auto TensorflowModelFilter<TOutputImage>::Prepare(const RegionType& region) cons
 }
 
 template <class TOutputImage>
-auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const -> PixelsPointer
+auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const -> ResultPointer
 {
-  std::vector<TensorflowModel::TensorPointer> tensors;
-  std::vector<Layout> layouts;
+  auto result = std::make_shared<Result>();
+  result->region = prepared.region;
+  result->invalid = prepared.invalid;
   if (!prepared.feeds.empty())
   {
     auto feeds = m_Constants;
     feeds.insert(feeds.end(), prepared.feeds.begin(), prepared.feeds.end());
     ++m_Runs;
-    tensors = this->RunModel(feeds);
-    for (size_t t = 0; t < tensors.size(); ++t)
+    result->tensors = this->RunModel(feeds);
+    for (size_t t = 0; t < result->tensors.size(); ++t)
     {
-      auto shape = m_Model->GetShape(tensors[t]);
+      auto shape = m_Model->GetShape(result->tensors[t]);
       if (m_Phases > 0 && shape.size() == 4 && shape[3] == static_cast<int64_t>(m_Phases * m_Phases * m_OutputBands[t]))
       {
         shape = {shape[0], shape[1] * static_cast<int64_t>(m_Phases), shape[2] * static_cast<int64_t>(m_Phases), m_OutputBands[t]};
       }
-      layouts.push_back(this->LayOut(t, shape, prepared.aligned, prepared.region));
+      result->layouts.push_back(this->LayOut(t, shape, prepared.aligned, prepared.region));
     }
   }
-  const size_t values = prepared.region.GetNumberOfPixels() * this->GetOutput()->GetNumberOfComponentsPerPixel();
-  auto pixels = std::make_shared<std::vector<char>>(values * sizeof(OutputPixel));
-  this->Convert(tensors, layouts, prepared, reinterpret_cast<OutputPixel*>(pixels->data()));
-  return pixels;
+  return result;
 }
 
 template <class TOutputImage>
@@ -906,10 +904,10 @@ void TensorflowModelFilter<TOutputImage>::StartRun(Job& job)
   }
 }
 
-// The block, from the threads that prepared it. While the caller converts and writes it, the next ones are run, and the one after them
-// read.
+// What the model made of the block, from the threads that ran it. While the caller converts and writes it, the model is run on the next
+// ones, and the one after them is read.
 template <class TOutputImage>
-auto TensorflowModelFilter<TOutputImage>::Obtain(const RegionType& region) -> PixelsPointer
+auto TensorflowModelFilter<TOutputImage>::Obtain(const RegionType& region) -> ResultPointer
 {
   if (!m_Prefetch)
   {
@@ -1066,52 +1064,57 @@ void TensorflowModelFilter<TOutputImage>::Give(const RegionType& region, const R
   const size_t bytesPerPixel = bands * sizeof(OutputPixel), stride = request.GetSize(0) * bytesPerPixel;
   if (!m_Kept.Has(region))
   {
-    const auto pixels = this->Obtain(region);
-    // a writer that goes down does not ask again for what is above
-    if (part == region || !m_Kept.Keep(region, request.GetIndex(1), *pixels))
+    const auto result = this->Obtain(region);
+    if (part == region)
     {
-      return KeptBlocks::CopyPart(pixels->data(), region, part, bytesPerPixel, start, stride);
+      return this->Convert(*result, to, request.GetSize(0) * bands);
+    }
+    std::vector<char> pixels(region.GetNumberOfPixels() * bytesPerPixel);
+    this->Convert(*result, reinterpret_cast<OutputPixel*>(pixels.data()), region.GetSize(0) * bands);
+    // a writer that goes down does not ask again for what is above
+    if (!m_Kept.Keep(region, request.GetIndex(1), pixels))
+    {
+      return KeptBlocks::CopyPart(pixels.data(), region, part, bytesPerPixel, start, stride);
     }
   }
   m_Kept.Give(region, part, start, stride);
 }
 
-// What the model has made of a block, in the output's type. No tensors: nothing in the block is valid.
+// What the model has made of a block, in the output's type, in rows that are `stride` values apart. No tensors: nothing in the block is
+// valid.
 template <class TOutputImage>
-void TensorflowModelFilter<TOutputImage>::Convert(const std::vector<TensorflowModel::TensorPointer>& tensors,
-                                                  const std::vector<Layout>& layouts, const Prepared& block, OutputPixel* to) const
+void TensorflowModelFilter<TOutputImage>::Convert(const Result& block, OutputPixel* to, size_t stride) const
 {
   const auto bands = static_cast<size_t>(this->GetOutput()->GetNumberOfComponentsPerPixel());
   const size_t width = block.region.GetSize(0), height = block.region.GetSize(1);
   const auto noData = tensorflow_tensor::Convert<OutputPixel>(m_OutputNoData);
-  if (tensors.empty())
-  {
-    std::fill_n(to, height * width * bands, noData);
-    return;
-  }
-
-  size_t firstBand = 0;
+  const OutputPixel instead = tensorflow_model_filter::NextTo(noData);
+  const bool avoid = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
   std::vector<double> wide;
-  for (size_t t = 0; t < tensors.size(); ++t)
+  for (size_t y = 0, end = 0; y < height; y = end)
   {
-    const size_t tensorBands = m_OutputBands[t];
-    const auto type = m_Model->GetType(tensors[t]);
-    const auto& layout = layouts[t];
-    const auto* data = static_cast<const char*>(m_Model->GetData(tensors[t]));
-    const bool truncates = m_Truncate && std::is_integral<OutputPixel>::value &&
-                           (type == tf::Float || type == tf::Double || type == tf::Half || type == tf::BFloat16);
-    for (size_t y = 0; y < height; ++y)
+    end = y + 1;
+    size_t firstBand = 0;
+    for (size_t t = 0; t < block.tensors.size(); ++t)
     {
-      const size_t line = layout.skipRows + y, column = layout.skipColumns;
-      OutputPixel* row = to + y * width * bands + firstBand;
+      const size_t tensorBands = m_OutputBands[t];
+      const auto type = m_Model->GetType(block.tensors[t]);
+      const auto& layout = block.layouts[t];
+      const auto* data = static_cast<const char*>(m_Model->GetData(block.tensors[t]));
+      const bool truncates = m_Truncate && std::is_integral<OutputPixel>::value &&
+                             (type == tf::Float || type == tf::Double || type == tf::Half || type == tf::BFloat16);
+      OutputPixel* row = to + y * stride + firstBand;
+      const size_t line = layout.skipRows + y;
+      const char* from = data + (line * layout.columns + layout.skipColumns) * tensorBands * tf::SizeOf(type);
       if (m_Phases > 0)
       {
-        const size_t offset = (line / m_Phases * layout.columns + line % m_Phases) * m_Phases * tensorBands;
-        tensorflow_tensor::ToPixelsOfPhases(type, data + offset * tf::SizeOf(type), row, column, width, m_Phases, tensorBands, noData);
-        continue;
+        // all rows of a line of coarse pixels at once, so that its values are read in their order
+        const size_t phase = line % m_Phases, coarse = line / m_Phases * layout.columns * m_Phases * tensorBands;
+        end = std::min(height, y + m_Phases - phase);
+        tensorflow_tensor::ToPixelsOfPhases(type, data + coarse * tf::SizeOf(type), row, stride, {phase, end - y},
+                                            {layout.skipColumns, width}, m_Phases, tensorBands, noData);
       }
-      const char* from = data + (line * layout.columns + column) * tensorBands * tf::SizeOf(type);
-      if (truncates)
+      else if (truncates)
       {
         wide.resize(width * tensorBands);
         tensorflow_tensor::ToPixels(type, from, wide.data(), wide.size());
@@ -1122,23 +1125,22 @@ void TensorflowModelFilter<TOutputImage>::Convert(const std::vector<TensorflowMo
       {
         tensorflow_tensor::ToPixels(type, from, row, width, tensorBands, bands, noData);
       }
+      firstBand += tensorBands;
     }
-    firstBand += tensorBands;
-  }
-
-  const OutputPixel instead = tensorflow_model_filter::NextTo(noData);
-  const bool avoid = m_OutputNoDataReserved && std::isfinite(m_OutputNoData);
-  for (size_t y = 0; y < height && (avoid || !block.invalid.empty()); ++y)
-  {
-    OutputPixel* row = to + y * width * bands;
-    for (size_t k = 0; avoid && k < width * bands; ++k)
+    for (; y < end; ++y)
     {
-      row[k] = row[k] == noData ? instead : row[k];
-    }
-    if (!block.invalid.empty())
-    {
-      const unsigned char* invalid = &block.invalid[y * width];
-      for (size_t x = 0; x < width; ++x)
+      OutputPixel* row = to + y * stride;
+      if (block.tensors.empty())
+      {
+        std::fill_n(row, width * bands, noData);
+        continue;
+      }
+      for (size_t k = 0; avoid && k < width * bands; ++k)
+      {
+        row[k] = row[k] == noData ? instead : row[k];
+      }
+      const unsigned char* invalid = block.invalid.empty() ? nullptr : &block.invalid[y * width];
+      for (size_t x = 0; invalid != nullptr && x < width; ++x)
       {
         if (invalid[x] != 0)
         {

@@ -14,6 +14,10 @@
 #include <limits>
 #include <type_traits>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace otb
 {
 
@@ -191,6 +195,62 @@ inline TOutput Convert(TValue value, TOutput notANumber = TOutput())
   }
 }
 
+#if defined(__SSE2__)
+/** Convert<TOutput> of four floats, for integers of 16 bits, as 32 bits each: GCC makes many more instructions of it. */
+template <class TOutput>
+inline __m128i RoundedFour(const float* values, __m128i notANumber)
+{
+  const __m128 given = _mm_loadu_ps(values);
+  const __m128 low = _mm_set1_ps(std::numeric_limits<TOutput>::min()), high = _mm_set1_ps(std::numeric_limits<TOutput>::max());
+  const __m128 work = _mm_min_ps(_mm_max_ps(given, low), high);
+  const __m128i whole = _mm_cvttps_epi32(work);
+  const __m128 rest = _mm_sub_ps(work, _mm_cvtepi32_ps(whole));
+  const __m128i rounded = _mm_add_epi32(whole, _mm_cvttps_epi32(_mm_add_ps(rest, rest)));
+  const __m128i nan = _mm_castps_si128(_mm_cmpunord_ps(given, given));
+  return _mm_or_si128(_mm_and_si128(nan, notANumber), _mm_andnot_si128(nan, rounded));
+}
+
+/** The same of eight, packed. */
+template <class TOutput>
+inline void RoundEight(const float* values, TOutput* to, __m128i notANumber)
+{
+  __m128i first = RoundedFour<TOutput>(values, notANumber), second = RoundedFour<TOutput>(values + 4, notANumber);
+  if constexpr (std::is_unsigned<TOutput>::value) // there is no unsigned pack
+  {
+    const __m128i half = _mm_set1_epi32(32768);
+    first = _mm_sub_epi32(first, half);
+    second = _mm_sub_epi32(second, half);
+  }
+  __m128i packed = _mm_packs_epi32(first, second);
+  if constexpr (std::is_unsigned<TOutput>::value)
+  {
+    packed = _mm_xor_si128(packed, _mm_set1_epi16(-32768));
+  }
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), packed);
+}
+#endif
+
+/** Convert of `count` values, one after the other. */
+template <class TOutput, class TValue>
+inline void ConvertAll(const TValue* values, TOutput* to, size_t count, TOutput notANumber = TOutput())
+{
+  size_t k = 0;
+#if defined(__SSE2__)
+  if constexpr (std::is_same<TValue, float>::value && std::is_integral<TOutput>::value && sizeof(TOutput) == 2)
+  {
+    const __m128i instead = _mm_set1_epi32(notANumber);
+    for (; k + 8 <= count; k += 8)
+    {
+      RoundEight(values + k, to + k, instead);
+    }
+  }
+#endif
+  for (; k < count; ++k)
+  {
+    to[k] = Convert<TOutput>(values[k], notANumber);
+  }
+}
+
 /** Calls `call(value)` with a null value of the C++ type that a tensor's values have. \throws TensorflowError for types without numbers. */
 template <class TCall>
 void WithType(tf::DataType type, TCall call)
@@ -242,11 +302,7 @@ void FromPixels(tf::DataType type, const TPixel* pixels, void* values, size_t co
            [&](auto null)
            {
              using Value = decltype(null);
-             auto* to = static_cast<Value*>(values);
-             for (size_t k = 0; k < count; ++k)
-             {
-               to[k] = Convert<Value>(pixels[k]);
-             }
+             ConvertAll(pixels, static_cast<Value*>(values), count);
            });
 }
 
@@ -255,15 +311,7 @@ void FromPixels(tf::DataType type, const TPixel* pixels, void* values, size_t co
 template <class TPixel>
 void ToPixels(tf::DataType type, const void* values, TPixel* pixels, size_t count, TPixel notANumber = TPixel(0))
 {
-  WithType(type,
-           [&](auto null)
-           {
-             const auto* from = static_cast<const decltype(null)*>(values);
-             for (size_t k = 0; k < count; ++k)
-             {
-               pixels[k] = Convert<TPixel>(from[k], notANumber);
-             }
-           });
+  WithType(type, [&](auto null) { ConvertAll(static_cast<const decltype(null)*>(values), pixels, count, notANumber); });
 }
 
 /** The same for `count` pixels of `bands` values, into pixels that are `stride` values apart: one of several tensors stacked band-wise. */
@@ -288,36 +336,55 @@ void ToPixels(tf::DataType type, const void* values, TPixel* pixels, size_t coun
            });
 }
 
-/** A row of fine pixels from a tensor that has them as channels of coarse ones, in the order (row phase, column phase, band).
- * \param values of the row's first coarse pixel, from its row phase on
- * \param first fine column, of `count`
+/** Coarse pixels between the one that is converted and the one that is fetched: processors do not do it by themselves beyond a page. */
+constexpr size_t FetchedAhead = 8;
+
+/** Where memory will be read soon: a hint, for any address. */
+inline void PrefetchFrom(const void* address)
+{
+#if defined(__GNUC__)
+  __builtin_prefetch(address);
+#endif
+}
+
+/** First of several, and how many. */
+struct Run
+{
+  size_t first, count;
+};
+
+/** Rows of fine pixels from a line of coarse ones, whose channels they are, in the order (row phase, column phase, band).
+ * \param values of the line, from its first coarse pixel on
+ * \param pixels of the first row; the next are `stride` values apart
+ * \param phases row phases
+ * \param columns fine ones
  * \param factor fine pixels along a side of a coarse one */
 template <class TPixel>
-void ToPixelsOfPhases(tf::DataType type, const void* values, TPixel* pixels, size_t first, size_t count, size_t factor, size_t bands,
-                      TPixel notANumber)
+void ToPixelsOfPhases(tf::DataType type, const void* values, TPixel* pixels, size_t stride, Run phases, Run columns, size_t factor,
+                      size_t bands, TPixel notANumber)
 {
   WithType(type,
            [&](auto null)
            {
              using Value = decltype(null);
-             const size_t length = factor * bands, step = factor * length; // values of a row phase, and of a coarse pixel
-             const size_t begin = first * bands, end = begin + count * bands;
+             const size_t length = factor * bands, step = factor * length; // values of a coarse pixel's row phase, and of all of them
+             const size_t begin = columns.first * bands, end = begin + columns.count * bands;
              for (size_t coarse = begin / length; coarse * length < end; ++coarse)
              {
                const size_t low = std::max(begin, coarse * length), high = std::min(end, (coarse + 1) * length);
-               const Value* from = static_cast<const Value*>(values) + coarse * step + (low - coarse * length);
+               const auto* from = static_cast<const Value*>(values) + coarse * step + phases.first * length + (low - coarse * length);
                TPixel* to = pixels + (low - begin);
-               if (high - low == 16) // factor 4, four bands: a length that compilers know and unroll
+               for (size_t row = 0; row < phases.count; ++row, from += length, to += stride)
                {
-                 for (size_t k = 0; k < 16; ++k)
+                 PrefetchFrom(from + FetchedAhead * step);
+                 if (high - low == 16) // factor 4, four bands: a length that compilers know and unroll
                  {
-                   to[k] = Convert<TPixel>(from[k], notANumber);
+                   ConvertAll(from, to, 16, notANumber);
                  }
-                 continue;
-               }
-               for (size_t k = 0; k < high - low; ++k)
-               {
-                 to[k] = Convert<TPixel>(from[k], notANumber);
+                 else
+                 {
+                   ConvertAll(from, to, high - low, notANumber);
+                 }
                }
              }
            });
