@@ -86,6 +86,13 @@ def image_apart(path: Path, size: int) -> None:
         raise SystemExit(f"{path}: the test image could not be written")
 
 
+def processor() -> str:
+    """The processor's name, and which of the sets of instructions it has that decide which kernels TensorFlow takes."""
+    lines = dict(re.findall(r"^(model name|flags)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    sets = [name for name in ("avx2", "avx512f", "avx512_vnni", "amx_tile") if name in lines.get("flags", "").split()]
+    return f"{lines.get('model name', 'unknown')}, {os.cpu_count()} cores, {' '.join(sets) or 'no AVX2'}"
+
+
 def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float, float, str]:
     """Wall seconds, processor seconds, peak memory in MB and output of a child process."""
     start = time.perf_counter()
@@ -125,6 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     plain = {name: value for name, value in os.environ.items() if name != ONEDNN}
     kernels = {"as it comes": plain, "same kernels": {**plain, ONEDNN: "1"}}
+    print(json.dumps({"processor": processor()}), flush=True)
     environment = {**plain, **otb.otb_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
     if options.kernels == "own":
         del kernels["same kernels"]
@@ -172,6 +180,7 @@ def main() -> None:
                 assert found is not None, log
                 results.append((float(found[1]), float(found[2]), peak))
             for case, (command, _) in cases.items():
+                out.unlink(missing_ok=True)  # a file system waits for the disk when a new file takes an old one's name
                 wall, used, peak, _ = timed(command, environment)
                 served[case].append((wall, used, peak))
             print(f"repeat {repeat + 1} of {options.repeats}", flush=True)

@@ -197,7 +197,8 @@ class ModelFolder:
 
     @cached_property
     def phases(self) -> Callable[..., dict[str, Any]] | None:
-        """The signature without the last depth-to-space (see `before_depth_to_space`), of the same size as the input; None if there is none."""
+        """The signature without the last depth-to-space (see `before_depth_to_space`), of the input's size or smaller by an equal border; None if
+        there is none."""
         _ = self.signature  # loads the model
         found: Any = self.__dict__["loaded"].signatures.get(f"{self.sidecar.input.signature}_phases")
         given = found.structured_outputs.get(self.sidecar.output.name) if found else None
@@ -262,15 +263,18 @@ def before_depth_to_space(model: Any) -> Any:
     """A Keras model without its last layer where that is `networks.DepthToSpace`, a function's attribute `phases`, else None.
 
     It is saved as the signature `<name>_phases`: the applications put the fine pixels in place in the copy that they make anyway, which
-    saves TensorFlow a pass over the largest tensor.
+    saves TensorFlow a pass over the largest tensor. What zero padding reaches is left out where that can be done
+    (`networks.phases_without_border`).
     """
     import keras
+
+    from otbsr.methods.networks import phases_without_border
 
     if not isinstance(model, keras.Model):
         return getattr(model, "phases", None)
     if type(model.layers[-1]).__name__ != "DepthToSpace":
         return None
-    return keras.Model(model.inputs, model.layers[-1].input)
+    return phases_without_border(model) or keras.Model(model.inputs, model.layers[-1].input)
 
 
 def trained_areas(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

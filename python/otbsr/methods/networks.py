@@ -170,6 +170,11 @@ def depth_to_space(x: Any, factor: int) -> Any:
     return ops.reshape(x, (n, h * factor, w * factor, c))
 
 
+def without_border(x: Any, width: int) -> Any:
+    """[n, h, w, c] without `width` pixels on every side."""
+    return x[:, width:-width, width:-width, :] if width else x
+
+
 class DepthToSpace(keras.layers.Layer):
     """`depth_to_space` as a layer."""
 
@@ -194,9 +199,9 @@ class FixedConvolution(keras.layers.Layer):
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.kernel = kernel
 
-    def call(self, x: Any) -> Any:
-        """[n, h, w, c] -> [n, h, w, kernel.shape[3]]."""
-        return ops.conv(x, ops.convert_to_tensor(self.kernel), padding="same")
+    def call(self, x: Any, padding: str = "same") -> Any:
+        """[n, h, w, c] -> [n, h, w, kernel.shape[3]], smaller by the kernel's radius on every side with padding "valid"."""
+        return ops.conv(x, ops.convert_to_tensor(self.kernel), padding=padding)
 
 
 class BackProjection(keras.layers.Layer):
@@ -225,12 +230,13 @@ class BackProjection(keras.layers.Layer):
         spread[..., own] = up.reshape(5, 5, len(own), phases, len(own))
         self.up: Kernel = spread.reshape(5, 5, len(own), phases * count)
 
-    def call(self, inputs: list[Any]) -> Any:
-        """(fine image with its phases as channels, input), both on the coarse grid -> as the first."""
+    def call(self, inputs: list[Any], padding: str = "same") -> Any:
+        """(fine image with its phases as channels, input), both on the coarse grid -> as the first, smaller by both radii with padding "valid"."""
         fine, lr = inputs
-        seen = ops.conv(fine, ops.convert_to_tensor(self.down), padding="same")
-        given = ops.conv(lr, ops.convert_to_tensor(self.select), padding="same")
-        return fine + ops.conv(given - seen, ops.convert_to_tensor(self.up), padding="same")
+        down, up = (0, 0) if padding == "same" else (self.down.shape[0] // 2, self.up.shape[0] // 2)
+        seen = ops.conv(fine, ops.convert_to_tensor(self.down), padding=padding)
+        given = ops.conv(without_border(lr, down), ops.convert_to_tensor(self.select), padding=padding)
+        return without_border(fine, down + up) + ops.conv(given - seen, ops.convert_to_tensor(self.up), padding=padding)
 
     def compute_output_shape(self, shapes: list[tuple[int | None, ...]]) -> tuple[int | None, ...]:
         """Shape of `call`'s result."""
@@ -368,6 +374,74 @@ def fuse(model: keras.Model, settings: NetworkSettings) -> keras.Model:
         elif trained is not None:
             layer.set_weights(trained.get_weights())
     return plain
+
+
+PIXELWISE = (keras.layers.LeakyReLU, keras.layers.Rescaling, keras.layers.Add, keras.layers.Concatenate, Attention)
+
+
+def phases_without_border(model: keras.Model) -> Callable[[Any], Any] | None:
+    """The serving form of a network up to its last layer, `DepthToSpace`, without the border that its zero padding reaches.
+
+    A function [n, h, w, bands] -> [n, h - 2 r, w - 2 r, factor * factor * bands out] with the same weights; r is the radius of the receptive
+    field. The pixels are those of the network; every layer computes only what the inner pixels need, a fifth less in blocks of 128 pixels.
+    None: there is no such last layer, or one before it is of a kind that is not known here.
+    """
+    *layers, last = model.layers
+    kinds = (keras.layers.InputLayer, keras.layers.Conv2D, FixedConvolution, BackProjection, *PIXELWISE)
+    if not isinstance(last, DepthToSpace) or len(model.inputs) != 1 or not all(type(layer) in kinds for layer in layers):
+        return None
+    if any(isinstance(layer, keras.layers.Conv2D) and not is_plain(layer) for layer in layers):
+        return None
+
+    def sources(layer: keras.layers.Layer) -> list[int]:
+        return [id(source) for source in (layer.input if isinstance(layer.input, list) else [layer.input])]
+
+    layers, end = layers[1:], id(last.input)
+    radii = {id(model.inputs[0]): 0}  # of the receptive field of what each layer gives
+    for layer in layers:
+        radii[id(layer.output)] = reach(layer) + max(radii[source] for source in sources(layer))
+    borders = {end: radii[end]}  # what nobody needs of it
+    for layer in reversed(layers):
+        for source in sources(layer):
+            borders[source] = min(borders.get(source, radii[end]), borders[id(layer.output)] - reach(layer))
+
+    def run(lr: Any) -> Any:
+        done = {id(model.inputs[0]): lr}
+        for layer in layers:
+            border = borders[id(layer.output)] - reach(layer)
+            inputs = [without_border(done[source], border - borders[source]) for source in sources(layer)]
+            given = inputs if len(inputs) > 1 else inputs[0]
+            if isinstance(layer, keras.layers.Conv2D):
+                result = layer.activation(ops.conv(given, layer.kernel, padding="valid") + layer.bias)
+            elif isinstance(layer, FixedConvolution | BackProjection):
+                result = layer(given, padding="valid")
+            else:
+                result = layer(given)
+            done[id(layer.output)] = result
+        return done[end]
+
+    return run
+
+
+def reach(layer: keras.layers.Layer) -> int:
+    """Radius of the input pixels that a pixel of the layer's result depends on."""
+    if isinstance(layer, BackProjection):
+        return layer.down.shape[0] // 2 + layer.up.shape[0] // 2
+    return layer.kernel.shape[0] // 2 if isinstance(layer, keras.layers.Conv2D | FixedConvolution) else 0
+
+
+def is_plain(layer: keras.layers.Conv2D) -> bool:
+    """Whether a convolution is of an odd square kernel, with zero 'same' padding, nothing strided, spread or grouped, and a bias."""
+    rows, columns = layer.kernel_size
+    return (
+        rows == columns
+        and rows % 2 == 1
+        and (layer.padding == "same" or rows == 1)
+        and tuple(layer.strides) == tuple(layer.dilation_rate) == (1, 1)
+        and layer.groups == 1
+        and layer.use_bias
+        and layer.data_format == "channels_last"
+    )
 
 
 def widen(weights: Sequence[NDArray[np.float32]], settings: NetworkSettings) -> keras.Model:

@@ -56,7 +56,9 @@ def test_round_trip_keras_saved_model_and_python(tmp_path):
     import tensorflow as tf
 
     phases = folder.__dict__["loaded"].signatures["serving_default_phases"](lr=lr)["sr"]
-    np.testing.assert_array_equal(tf.nn.depth_to_space(phases, 4).numpy(), sr)
+    border = margin(TINY)
+    assert phases.shape == (1, 30 - 2 * border, 26 - 2 * border, 64)
+    np.testing.assert_allclose(tf.nn.depth_to_space(phases, 4).numpy(), sr[:, 4 * border : -4 * border, 4 * border : -4 * border], atol=1e-2)
     again = ModelFolder.open(tmp_path / "tiny")
     assert again.sidecar == folder.sidecar
     assert set(again.sidecar.sha256) == {"saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"}

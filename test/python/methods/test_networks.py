@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
 from otbsr.methods.networks import (
     SIZES,
+    DepthToSpace,
     NetworkSettings,
     WideConvolution,
     bicubic_kernel,
@@ -19,6 +21,7 @@ from otbsr.methods.networks import (
     nearest_kernel,
     network,
     operations,
+    phases_without_border,
     upsampler,
     widen,
 )
@@ -29,8 +32,6 @@ TINY = NetworkSettings(channels=8, blocks=2, back_projection=0)
 
 def loud(settings: NetworkSettings, seed: int = 0):
     """A network with weights large enough for every path to show in the output."""
-    import keras
-
     keras.utils.set_random_seed(seed)
     model = network(settings)
     random = np.random.default_rng(seed)
@@ -207,6 +208,32 @@ def test_blocks_with_margin_equal_whole_with_back_projection():
     whole = model(lr).numpy()
     block = model(lr[:, 28 - radius : 37 + radius, 25 - radius : 44 + radius]).numpy()
     np.testing.assert_allclose(block[:, 4 * radius : -4 * radius, 4 * radius : -4 * radius], whole[:, 112:148, 100:176], atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        NetworkSettings(channels=8, blocks=2, back_projection=2),
+        NetworkSettings(channels=8, blocks=3, body="residual", factor=2, back_projection=0),
+        NetworkSettings(channels=8, blocks=2, bands=("B2", "B3", "B4", "B8", "B5", "B11"), outputs=("B11", "B4")),
+    ],
+    ids=["attention", "residual", "coarser bands"],
+)
+def test_phases_without_border_are_the_inner_pixels(settings):
+    model, radius = fuse(loud(settings), settings), margin(settings)
+    lr = np.random.default_rng(9).uniform(500, 2500, (1, 61, 66, len(settings.bands))).astype(np.float32)
+    inner = phases_without_border(model)(lr).numpy()
+    assert inner.shape == (1, 61 - 2 * radius, 66 - 2 * radius, settings.factor**2 * len(settings.bands_out))
+    whole = keras.Model(model.inputs, model.layers[-1].input)(lr).numpy()
+    np.testing.assert_allclose(inner, whole[:, radius:-radius, radius:-radius], atol=2e-2)
+
+
+def test_phases_without_border_of_known_layers_only():
+    lr = keras.Input((None, None, 4))
+    assert phases_without_border(keras.Model(lr, keras.layers.Conv2D(4, 3, padding="same")(lr))) is None, "no depth to space"
+    for layer in (keras.layers.Conv2D(64, 3, padding="same", dilation_rate=2), keras.layers.Conv2D(64, 2, padding="same"), keras.layers.BatchNormalization()):
+        assert phases_without_border(keras.Model(lr, DepthToSpace(4)(keras.layers.Conv2D(64, 1)(layer(lr))))) is None
+    assert phases_without_border(keras.Model(lr, DepthToSpace(4)(keras.layers.Conv2D(64, 3, padding="same")(lr)))) is not None
 
 
 def test_bands_out_are_the_named_ones_whatever_the_spacing():
