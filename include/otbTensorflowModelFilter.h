@@ -223,6 +223,7 @@ private:
   struct Result
   {
     RegionType region; ///< output pixels
+    size_t phases = 0; ///< fine pixels along a side of a coarse one, if the tensors have them as channels; else 0
     std::vector<TensorflowModel::TensorPointer> tensors; ///< empty if nothing in the block is valid
     std::vector<Layout> layouts;                         ///< of the tensors
     std::vector<unsigned char> invalid;                  ///< of the region, row by row; empty if all are valid
@@ -239,7 +240,7 @@ private:
 
   std::shared_ptr<Prepared> Prepare(const RegionType& region) const;
   ResultPointer Run(const Prepared& prepared) const;
-  std::vector<TensorflowModel::TensorPointer> RunModel(const std::vector<TensorflowModel::Feed>& feeds) const;
+  std::vector<TensorflowModel::TensorPointer> RunModel(const std::vector<TensorflowModel::Feed>& feeds, bool phases) const;
   void FindPhases();
   Job& JobOf(const RegionType& region);
   void StartRun(Job& job);
@@ -270,7 +271,8 @@ private:
   std::vector<Source> m_Sources;
   std::vector<const TensorflowTensorInfo*> m_ModelOutputs;
   std::vector<unsigned int> m_OutputBands; ///< of each output; 0 before it is known
-  size_t m_Phases = 0;                     ///< fine pixels along a side of a coarse one, if the tensor has them as channels; else 0
+  size_t m_Phases = 0;                     ///< as in Result, of what the model can give
+  mutable std::atomic<bool> m_PhasesFit{true};
   std::vector<TensorflowModel::Feed> m_Constants;
   double m_Scale = 1;
   PairType m_ExpressionField{{1, 1}};

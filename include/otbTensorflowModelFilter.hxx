@@ -197,7 +197,7 @@ void TensorflowModelFilter<TOutputImage>::Probe()
     std::memset(m_Model->GetData(tensor), 0, fed.GetNumberOfPixels() * m_Sources[i].images.GetNumberOfBands() * tf::SizeOf(type));
     feeds.push_back({m_Sources[i].input, tensor});
   }
-  const auto results = this->RunModel(feeds);
+  const auto results = this->RunModel(feeds, false);
   for (size_t t = 0; t < results.size(); ++t)
   {
     const auto shape = m_Model->GetShape(results[t]);
@@ -221,6 +221,7 @@ template <class TOutputImage>
 void TensorflowModelFilter<TOutputImage>::FindPhases()
 {
   m_Phases = 0;
+  m_PhasesFit = true;
   const auto* phases = m_Model->GetPhases();
   const auto& signature = m_Model->GetSignature();
   if (phases == nullptr || m_Mode != ServingGrid::Mode::FullyConvolutional || m_ModelOutputs.size() != 1 || m_Truncate)
@@ -739,32 +740,51 @@ auto TensorflowModelFilter<TOutputImage>::Run(const Prepared& prepared) const ->
   auto result = std::make_shared<Result>();
   result->region = prepared.region;
   result->invalid = prepared.invalid;
-  if (!prepared.feeds.empty())
+  if (prepared.feeds.empty())
   {
-    auto feeds = m_Constants;
-    feeds.insert(feeds.end(), prepared.feeds.begin(), prepared.feeds.end());
-    ++m_Runs;
-    result->tensors = this->RunModel(feeds);
+    return result;
+  }
+  auto feeds = m_Constants;
+  feeds.insert(feeds.end(), prepared.feeds.begin(), prepared.feeds.end());
+  ++m_Runs;
+  const auto run = [&](size_t phases)
+  {
+    result->phases = phases;
+    result->tensors = this->RunModel(feeds, phases > 0);
+    result->layouts.clear();
     for (size_t t = 0; t < result->tensors.size(); ++t)
     {
       auto shape = m_Model->GetShape(result->tensors[t]);
-      if (m_Phases > 0 && shape.size() == 4 && shape[3] == static_cast<int64_t>(m_Phases * m_Phases * m_OutputBands[t]))
+      if (phases > 0 && shape.size() == 4 && shape[3] == static_cast<int64_t>(phases * phases * m_OutputBands[t]))
       {
-        shape = {shape[0], shape[1] * static_cast<int64_t>(m_Phases), shape[2] * static_cast<int64_t>(m_Phases), m_OutputBands[t]};
+        shape = {shape[0], shape[1] * static_cast<int64_t>(phases), shape[2] * static_cast<int64_t>(phases), m_OutputBands[t]};
       }
       result->layouts.push_back(this->LayOut(t, shape, prepared.aligned, prepared.region));
     }
+  };
+  if (m_Phases > 0 && m_PhasesFit)
+  {
+    try
+    {
+      run(m_Phases);
+      return result;
+    }
+    catch (const TensorflowError&)
+    {
+      m_PhasesFit = false; // they may leave out more of the border than these fields have
+    }
   }
+  run(0);
   return result;
 }
 
 template <class TOutputImage>
-auto TensorflowModelFilter<TOutputImage>::RunModel(const std::vector<TensorflowModel::Feed>& feeds) const
+auto TensorflowModelFilter<TOutputImage>::RunModel(const std::vector<TensorflowModel::Feed>& feeds, bool phases) const
     -> std::vector<TensorflowModel::TensorPointer>
 {
   try
   {
-    if (m_Phases == 0)
+    if (!phases)
     {
       return m_Model->Run(feeds, m_ModelOutputs);
     }
@@ -1106,13 +1126,13 @@ void TensorflowModelFilter<TOutputImage>::Convert(const Result& block, OutputPix
       OutputPixel* row = to + y * stride + firstBand;
       const size_t line = layout.skipRows + y;
       const char* from = data + (line * layout.columns + layout.skipColumns) * tensorBands * tf::SizeOf(type);
-      if (m_Phases > 0)
+      if (block.phases > 0)
       {
         // all rows of a line of coarse pixels at once, so that its values are read in their order
-        const size_t phase = line % m_Phases, coarse = line / m_Phases * layout.columns * m_Phases * tensorBands;
-        end = std::min(height, y + m_Phases - phase);
+        const size_t phase = line % block.phases, coarse = line / block.phases * layout.columns * block.phases * tensorBands;
+        end = std::min(height, y + block.phases - phase);
         tensorflow_tensor::ToPixelsOfPhases(type, data + coarse * tf::SizeOf(type), row, stride, {phase, end - y},
-                                            {layout.skipColumns, width}, m_Phases, tensorBands, noData);
+                                            {layout.skipColumns, width}, block.phases, tensorBands, noData);
       }
       else if (truncates)
       {

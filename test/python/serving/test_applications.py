@@ -308,14 +308,15 @@ def test_a_full_disk_is_an_error(run_application, models: Path, tmp_path: Path, 
     assert (disk / "out.tif").read_bytes() == b"what the user had" and len(list(disk.iterdir())) == 1
 
 
-@pytest.fixture(scope="module")
-def phases_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """x3, two bands in, one or two out, by depth to space; the signatures without that step give 20000 more, which shows who uses them."""
+@pytest.fixture(scope="module", params=["SAME", "VALID"])
+def phases_model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """x3, two bands in, one or two out, by depth to space; the signatures without that step give 20000 more, which shows who uses them, and
+    leave out the border or not."""
     tf = pytest.importorskip("tensorflow")
     folder = tmp_path_factory.mktemp("models") / "phases"
     kernel = tf.constant(np.random.default_rng(5).uniform(-0.3, 0.3, (3, 3, 2, 18)).astype(np.float32))
     spec = tf.TensorSpec((1, None, None, 2), tf.float32, name="lr")
-    coarse = tf.function(lambda lr: {"sr": tf.nn.conv2d(lr, kernel, 1, "SAME") + 20000.0}, input_signature=[spec])
+    coarse = tf.function(lambda lr: {"sr": tf.nn.conv2d(lr, kernel, 1, request.param) + 20000.0}, input_signature=[spec])
     fine = tf.function(lambda lr: {"sr": tf.nn.depth_to_space(tf.nn.conv2d(lr, kernel, 1, "SAME"), 3)}, input_signature=[spec])
     both = tf.function(lambda lr: fine(lr) | {"other": 0.5 * fine(lr)["sr"]}, input_signature=[spec])
     tf.saved_model.save(tf.Module(), str(folder), signatures={"serving_default": both, "serving_default_phases": coarse})
@@ -368,3 +369,23 @@ def test_phases_are_for_one_rounded_output_only(run_application, phases_model: P
     np.testing.assert_allclose(read(out), np.concatenate([0.5 * expected, expected]), atol=0.02)
     succeed(run_application("TensorflowModelServe", *words, "int32", "-output.names", "sr", "-output.rounding", "truncate"))
     np.testing.assert_allclose(read(out), np.trunc(expected), atol=1)
+
+
+@pytest.mark.parametrize("tile", [6, 30])
+def test_phases_without_a_border_need_one(run_application, phases_model: Path, tmp_path: Path, tile: int) -> None:
+    """Fields without a margin: a signature that leaves the border out cannot serve them, the one that was asked for does."""
+    import tensorflow as tf
+
+    pixels = scene(12, 15)[:2]
+    image, out = write(tmp_path / "in.tif", pixels), tmp_path / "out.tif"
+    loaded = tf.saved_model.load(str(phases_model))
+    names = [str(name) for name in loaded.signatures]
+    sizes = {name: loaded.signatures[name](lr=tf.zeros((1, 9, 9, 2)))["sr"].shape[1] for name in names}
+    extra = 20000 if sizes["serving_default_phases"] == 9 else 0
+    side = tile // 3
+    lr = tf.constant(pixels.transpose(1, 2, 0)[None].astype(np.float32))
+    fields = ["-source1.rfieldx", side, "-source1.rfieldy", side, "-output.efieldx", tile, "-output.efieldy", tile, "-output.spcscale", 1 / 3]
+    words = ["-source1.il", image, *fields, "-model.dir", phases_model, "-model.fullyconv", "on", "-out", out, "float", "-output.names", "sr"]
+    succeed(run_application("TensorflowModelServe", *words, "-optim.tilesizex", tile, "-optim.tilesizey", tile))
+    first = loaded.signatures["serving_default"](lr=lr[:, :side, :side])["sr"][0].numpy().transpose(2, 0, 1) + extra
+    np.testing.assert_allclose(read(out)[:, :tile, :tile][:, : first.shape[1], : first.shape[2]], first, atol=0.02)
