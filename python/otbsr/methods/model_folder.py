@@ -197,9 +197,7 @@ class ModelFolder:
 
     @cached_property
     def phases(self) -> Callable[..., dict[str, Any]] | None:
-        """The signature without the last depth-to-space (see `before_depth_to_space`), of the input's size or smaller by an equal border; None if
-        there is none.
-        """
+        """The signature without the last depth-to-space, and maybe without a border (see `before_depth_to_space`); None if there is none."""
         _ = self.signature  # loads the model
         found: Any = self.__dict__["loaded"].signatures.get(f"{self.sidecar.input.signature}_phases")
         given = found.structured_outputs.get(self.sidecar.output.name) if found else None
