@@ -261,8 +261,8 @@ private:
 
     const unsigned int threads = NumberOfTensorflowThreads();
     settings.threads = threads;
-    settings.model =
-        std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "", threads);
+    settings.model = std::make_shared<TensorflowModel>(GetParameterString("model.dir"), GetParameterStringList("model.tagsets"), "",
+                                                       threads, TensorflowModel::Use::Frozen);
     otbAppLogINFO(<< "TensorFlow " << TensorflowLibrary::Get().Version() << ", "
                   << (threads > 0 ? std::to_string(threads) : std::string("all")) << " threads");
     std::set<std::string> given;

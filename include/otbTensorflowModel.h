@@ -73,6 +73,13 @@ class TensorflowModel
 public:
   using TensorPointer = std::shared_ptr<tf::Tensor>;
 
+  /** What a model is loaded for: to be run and changed as it is, or to be frozen (call Freeze before Run, which else is slow). */
+  enum class Use
+  {
+    AsItIs,
+    Frozen
+  };
+
   /** Load a SavedModel.
    * \param folder the folder with saved_model.pb
    * \param tags of the meta-graph; empty: {"serve"}
@@ -80,9 +87,9 @@ public:
    * \param threads that TensorFlow may use; 0: all
    * \throws TensorflowError */
   explicit TensorflowModel(const std::string& folder, std::vector<std::string> tags = {}, const std::string& signature = "",
-                           unsigned int threads = 0);
+                           unsigned int threads = 0, Use use = Use::AsItIs);
 
-  /** The same in a thread of its own. */
+  /** The same in a thread of its own, to be frozen. */
   static std::future<std::shared_ptr<TensorflowModel>> LoadAside(const std::string& folder, const std::string& signature,
                                                                  unsigned int threads);
   ~TensorflowModel();
@@ -132,7 +139,7 @@ public:
 
   /** Make the variables constants, for which TensorFlow has faster kernels, and forget all that the given tensors (fed or asked for) do
    * not need: others can then neither be fed nor asked for. Not while the model runs.
-   * \return why it stays as it is (FrozenGraph); empty if it is frozen */
+   * \return why it stays as it is (FrozenGraph); empty if it is frozen \throws TensorflowError if it then cannot be loaded again */
   std::string Freeze(const std::vector<const TensorflowTensorInfo*>& kept);
 
   /** Check that the graph has an operation of that name. \throws TensorflowError */
@@ -153,6 +160,11 @@ private:
   const TensorflowTensorInfo* FindInGraph(const std::string& name) const;
   void RunSaver(const std::string& prefix, const std::string& operation) const;
   std::map<std::string, TensorPointer> ReadVariables(const std::map<std::string, FrozenGraph::Variable>& variables) const;
+  void Load(const std::string& configuration);
+  void Unload();
+  void SetSession(tf::Session* session, tf::Graph* graph);
+  tf::Session* NewSession(tf::Graph* graph) const;
+  std::string TryToFreeze(const std::vector<const TensorflowTensorInfo*>& kept);
   void Replace(const std::string& graphDef);
   std::vector<TensorPointer> RunSession(const std::vector<tf::Output>& inputs, const std::vector<tf::Tensor*>& values,
                                         const std::vector<tf::Output>& outputs, const std::vector<const tf::Operation*>& targets,
@@ -160,7 +172,9 @@ private:
 
   const TensorflowLibrary& m_Library;
   std::string m_Folder;
+  std::vector<std::string> m_Tags;
   std::string m_Configuration; ///< of sessions, serialized
+  Use m_Use;
   tf::Buffer* m_MetaGraph = nullptr;
   tf::Graph* m_Graph = nullptr;
   tf::Session* m_Session = nullptr;

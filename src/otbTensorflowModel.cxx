@@ -195,6 +195,16 @@ std::string WriteTensorflowConfiguration(unsigned int threads)
 
 namespace
 {
+/** More of a ConfigProto: graph_options = 10 { rewrite_options = 10 { disable_meta_optimizer = 19 } }. */
+std::string WriteWithoutOptimisation()
+{
+  std::string rewriting, graph, bytes;
+  AppendField(rewriting, 19, 1);
+  AppendField(graph, 10, rewriting);
+  AppendField(bytes, 10, graph);
+  return bytes;
+}
+
 /** A new tensor, deleted with its last pointer. TensorFlow gives the memory of a deleted tensor to a new one: ThreadSanitizer, which does
  * not see its locks, is told that these are in order. */
 TensorflowModel::TensorPointer Owned(const TensorflowLibrary& library, tf::Tensor* tensor)
@@ -218,55 +228,33 @@ std::future<std::shared_ptr<TensorflowModel>> TensorflowModel::LoadAside(const s
                                                                          unsigned int threads)
 {
   TensorflowLibrary::PrepareEnvironment();
-  return std::async(std::launch::async, [folder, signature, threads]()
-                    { return std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), signature, threads); });
+  return std::async(std::launch::async, [folder, signature, threads]
+                    { return std::make_shared<TensorflowModel>(folder, std::vector<std::string>(), signature, threads, Use::Frozen); });
 }
 
 TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::string> tags, const std::string& signature,
-                                 unsigned int threads)
-    : m_Library(TensorflowLibrary::Get()), m_Folder(folder), m_Configuration(WriteTensorflowConfiguration(threads))
+                                 unsigned int threads, Use use)
+    : m_Library(TensorflowLibrary::Get()),
+      m_Folder(folder),
+      m_Tags(tags.empty() ? std::vector<std::string>{"serve"} : std::move(tags)),
+      m_Configuration(WriteTensorflowConfiguration(threads)),
+      m_Use(use)
 {
   if (!std::ifstream(folder + "/saved_model.pb"))
   {
     throw TensorflowError(folder + ": holds no saved_model.pb; give the folder of a TensorFlow SavedModel");
   }
-  if (tags.empty())
-  {
-    tags.push_back("serve");
-  }
-  std::vector<const char*> tagPointers;
-  for (const auto& tag : tags)
-  {
-    tagPointers.push_back(tag.c_str());
-  }
-  Status status(m_Library);
-  auto* options = m_Library.NewSessionOptions();
-  m_MetaGraph = m_Library.NewBuffer();
-  m_Graph = m_Library.NewGraph();
-  m_Library.SetConfig(options, m_Configuration.data(), m_Configuration.size(), status.Get());
-  if (status.IsOk())
-  {
-    m_Session = m_Library.LoadSessionFromSavedModel(options, nullptr, folder.c_str(), tagPointers.data(),
-                                                    static_cast<int>(tagPointers.size()), m_Graph, m_MetaGraph, status.Get());
-  }
-  m_Library.DeleteSessionOptions(options);
+  this->Load(use == Use::Frozen ? m_Configuration + WriteWithoutOptimisation() : m_Configuration);
   std::map<std::string, TensorflowSignature> signatures;
   std::string error;
-  if (!status.IsOk())
+  try
   {
-    error = folder + ": TensorFlow " + m_Library.Version() + " cannot load this SavedModel (tags " + Join(tags) + "): " + status.Message();
+    signatures = ReadTensorflowSignatures(m_MetaGraph->data, m_MetaGraph->length);
+    m_Saver = ReadTensorflowSaver(m_MetaGraph->data, m_MetaGraph->length);
   }
-  else
+  catch (const TensorflowError& damaged)
   {
-    try
-    {
-      signatures = ReadTensorflowSignatures(m_MetaGraph->data, m_MetaGraph->length);
-      m_Saver = ReadTensorflowSaver(m_MetaGraph->data, m_MetaGraph->length);
-    }
-    catch (const TensorflowError& damaged)
-    {
-      error = folder + ": " + damaged.what();
-    }
+    error = folder + ": " + damaged.what();
   }
   signatures.erase("__saved_model_init_op");
 
@@ -286,13 +274,7 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
   }
   if (!error.empty())
   {
-    if (m_Session != nullptr)
-    {
-      m_Library.CloseSession(m_Session, status.Get());
-      m_Library.DeleteSession(m_Session, status.Get());
-    }
-    m_Library.DeleteGraph(m_Graph);
-    m_Library.DeleteBuffer(m_MetaGraph);
+    this->Unload();
     throw TensorflowError(error);
   }
   m_Signature = signatures[name];
@@ -301,11 +283,59 @@ TensorflowModel::TensorflowModel(const std::string& folder, std::vector<std::str
 
 TensorflowModel::~TensorflowModel()
 {
+  this->Unload();
+}
+
+// The SavedModel in place of what was loaded before, if anything.
+void TensorflowModel::Load(const std::string& configuration)
+{
+  std::vector<const char*> tags;
+  std::transform(m_Tags.begin(), m_Tags.end(), std::back_inserter(tags), [](const std::string& tag) { return tag.c_str(); });
+  this->Unload();
   Status status(m_Library);
-  m_Library.CloseSession(m_Session, status.Get());
-  m_Library.DeleteSession(m_Session, status.Get());
-  m_Library.DeleteGraph(m_Graph);
-  m_Library.DeleteBuffer(m_MetaGraph);
+  auto* options = m_Library.NewSessionOptions();
+  m_MetaGraph = m_Library.NewBuffer();
+  m_Graph = m_Library.NewGraph();
+  m_Library.SetConfig(options, configuration.data(), configuration.size(), status.Get());
+  if (status.IsOk())
+  {
+    m_Session = m_Library.LoadSessionFromSavedModel(options, nullptr, m_Folder.c_str(), tags.data(), static_cast<int>(tags.size()), m_Graph,
+                                                    m_MetaGraph, status.Get());
+  }
+  m_Library.DeleteSessionOptions(options);
+  if (!status.IsOk())
+  {
+    const auto message = status.Message();
+    this->Unload();
+    throw TensorflowError(m_Folder + ": TensorFlow " + m_Library.Version() + " cannot load this SavedModel (tags " + Join(m_Tags) +
+                          "): " + message);
+  }
+}
+
+void TensorflowModel::Unload()
+{
+  this->SetSession(nullptr, nullptr);
+  if (m_MetaGraph != nullptr)
+  {
+    m_Library.DeleteBuffer(m_MetaGraph);
+    m_MetaGraph = nullptr;
+  }
+}
+
+void TensorflowModel::SetSession(tf::Session* session, tf::Graph* graph)
+{
+  if (m_Session != nullptr)
+  {
+    Status status(m_Library);
+    m_Library.CloseSession(m_Session, status.Get());
+    m_Library.DeleteSession(m_Session, status.Get());
+  }
+  if (m_Graph != nullptr && m_Graph != graph)
+  {
+    m_Library.DeleteGraph(m_Graph);
+  }
+  m_Session = session;
+  m_Graph = graph;
 }
 
 const TensorflowTensorInfo& TensorflowModel::GetInput(const std::string& name) const
@@ -535,48 +565,67 @@ std::vector<TensorflowModel::TensorPointer> TensorflowModel::Run(const std::vect
 
 std::string TensorflowModel::Freeze(const std::vector<const TensorflowTensorInfo*>& kept)
 {
-  constexpr size_t mostBytes = size_t(256) << 20; // for a while there are several copies; and a GraphDef has at most 2 GB
+  std::string obstacle;
   try
   {
-    std::vector<std::string> names;
-    for (const auto* info : kept)
-    {
-      names.push_back(SplitTensorName(info->tensor).first);
-    }
-    const auto* const bytes = static_cast<const uint8_t*>(m_MetaGraph->data);
-    WireMessage::Field graph;
-    for (const auto& field : WireMessage(bytes, bytes + m_MetaGraph->length))
-    {
-      graph = field.number == 2 ? field : graph; // graph_def
-    }
-    const FrozenGraph frozen(graph.begin, static_cast<size_t>(graph.end - graph.begin), names);
-    if (!frozen.GetObstacle().empty() || frozen.GetVariables().empty())
-    {
-      return frozen.GetObstacle();
-    }
-    const auto values = this->ReadVariables(frozen.GetVariables());
-    size_t total = 0;
-    for (const auto& value : values)
-    {
-      total += m_Library.TensorByteSize(value.second.get());
-    }
-    if (total > mostBytes)
-    {
-      return "its variables have " + std::to_string(total >> 20) + " MB";
-    }
-    this->Replace(frozen.Write(
-        [&](const std::string& variable)
-        {
-          const auto& tensor = values.at(variable);
-          return FrozenGraph::Value{this->GetType(tensor), this->GetShape(tensor), this->GetData(tensor),
-                                    m_Library.TensorByteSize(tensor.get())};
-        }));
-    return {};
+    obstacle = this->TryToFreeze(kept);
   }
   catch (const TensorflowError& error)
   {
-    return error.what();
+    obstacle = error.what();
   }
+  if (!obstacle.empty() && m_Use == Use::Frozen)
+  {
+    this->Load(m_Configuration);
+  }
+  return obstacle;
+}
+
+std::string TensorflowModel::TryToFreeze(const std::vector<const TensorflowTensorInfo*>& kept)
+{
+  constexpr size_t mostBytes = size_t(256) << 20; // for a while there are several copies; and a GraphDef has at most 2 GB
+  std::vector<std::string> names;
+  for (const auto* info : kept)
+  {
+    names.push_back(SplitTensorName(info->tensor).first);
+  }
+  const auto* const bytes = static_cast<const uint8_t*>(m_MetaGraph->data);
+  WireMessage::Field graph;
+  for (const auto& field : WireMessage(bytes, bytes + m_MetaGraph->length))
+  {
+    graph = field.number == 2 ? field : graph; // graph_def
+  }
+  const FrozenGraph frozen(graph.begin, static_cast<size_t>(graph.end - graph.begin), names);
+  if (!frozen.GetObstacle().empty())
+  {
+    return frozen.GetObstacle();
+  }
+  if (frozen.GetVariables().empty())
+  {
+    if (m_Use == Use::Frozen)
+    {
+      this->SetSession(this->NewSession(m_Graph), m_Graph);
+    }
+    return {};
+  }
+  const auto values = this->ReadVariables(frozen.GetVariables());
+  size_t total = 0;
+  for (const auto& value : values)
+  {
+    total += m_Library.TensorByteSize(value.second.get());
+  }
+  if (total > mostBytes)
+  {
+    return "its variables have " + std::to_string(total >> 20) + " MB";
+  }
+  this->Replace(frozen.Write(
+      [&](const std::string& variable)
+      {
+        const auto& tensor = values.at(variable);
+        return FrozenGraph::Value{this->GetType(tensor), this->GetShape(tensor), this->GetData(tensor),
+                                  m_Library.TensorByteSize(tensor.get())};
+      }));
+  return {};
 }
 
 std::map<std::string, TensorflowModel::TensorPointer>
@@ -614,6 +663,21 @@ TensorflowModel::ReadVariables(const std::map<std::string, FrozenGraph::Variable
   return values;
 }
 
+// A session of a graph, with all optimisations.
+tf::Session* TensorflowModel::NewSession(tf::Graph* graph) const
+{
+  Status status(m_Library);
+  auto* options = m_Library.NewSessionOptions();
+  m_Library.SetConfig(options, m_Configuration.data(), m_Configuration.size(), status.Get());
+  auto* session = status.IsOk() ? m_Library.NewSession(graph, options, status.Get()) : nullptr;
+  m_Library.DeleteSessionOptions(options);
+  if (!status.IsOk())
+  {
+    throw TensorflowError("TensorFlow does not take the graph: " + status.Message());
+  }
+  return session;
+}
+
 // Another graph, with a session of its own, in place of the model's.
 void TensorflowModel::Replace(const std::string& graphDef)
 {
@@ -623,25 +687,19 @@ void TensorflowModel::Replace(const std::string& graphDef)
   const tf::Buffer bytes{graphDef.data(), graphDef.size(), nullptr};
   m_Library.GraphImportGraphDef(graph, &bytes, importing, status.Get());
   m_Library.DeleteImportGraphDefOptions(importing);
-  tf::Session* session = nullptr;
-  if (status.IsOk())
+  try
   {
-    auto* options = m_Library.NewSessionOptions();
-    m_Library.SetConfig(options, m_Configuration.data(), m_Configuration.size(), status.Get());
-    session = status.IsOk() ? m_Library.NewSession(graph, options, status.Get()) : nullptr;
-    m_Library.DeleteSessionOptions(options);
+    if (!status.IsOk())
+    {
+      throw TensorflowError("TensorFlow does not take the frozen graph: " + status.Message());
+    }
+    this->SetSession(this->NewSession(graph), graph);
   }
-  if (!status.IsOk())
+  catch (const TensorflowError&)
   {
-    const auto message = status.Message();
     m_Library.DeleteGraph(graph);
-    throw TensorflowError("TensorFlow does not take the frozen graph: " + message);
+    throw;
   }
-  m_Library.CloseSession(m_Session, status.Get());
-  m_Library.DeleteSession(m_Session, status.Get());
-  m_Library.DeleteGraph(m_Graph);
-  m_Session = session;
-  m_Graph = graph;
 }
 
 void TensorflowModel::RunSaver(const std::string& prefix, const std::string& operation) const
