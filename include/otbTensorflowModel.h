@@ -103,7 +103,8 @@ public:
 
   /** The signature "NAME_phases" of a model whose last step makes a coarse picture's channels the pixels of a fine one (depth to space),
    * without that step: same inputs, and an output of the same key for each whose channels are ordered (row phase, column phase, band).
-   * Who copies the pixels anyway saves that step by it. Null if the SavedModel has none. */
+   * Who copies the pixels anyway saves that step by it. It may leave out an equal border all around, which the signature computes with
+   * padding. Null if the SavedModel has none. */
   const TensorflowSignature* GetPhases() const
   {
     return m_Phases.outputs.empty() ? nullptr : &m_Phases;

@@ -654,6 +654,62 @@ void SixteenBitTest(int fractionBits, int bias)
   }
 }
 
+/** Rows, of which processors convert several values at once, against Convert one by one, which ConversionTest tests. */
+template <class TPixel>
+void RowsTest()
+{
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> values = {nan,      infinity, -infinity, -nan,     0.f,      -0.f,   0.49999997f, -0.49999997f, 1e10f, -1e10f,
+                               32767.5f, 32768.5f, -32768.5f, 65535.5f, 65534.5f, 1e-40f, 16777217.f,  254.5f,       255.5f};
+  for (int k = -140000; k < 140000; k += 3)
+  {
+    values.push_back(static_cast<float>(k) / 2);
+    values.push_back(std::nextafter(static_cast<float>(k) / 2, k % 2 == 0 ? infinity : -infinity));
+  }
+  const TPixel instead = TPixel(7);
+  for (size_t first = 0; first < 9; ++first) // whatever the address and the length
+  {
+    const size_t count = values.size() - 2 * first;
+    std::vector<TPixel> row(count + 2, TPixel(99));
+    otb::tensorflow_tensor::ToPixels(otb::tf::Float, values.data() + first, row.data() + 1, count, instead);
+    bool same = row.front() == TPixel(99) && row.back() == TPixel(99);
+    for (size_t k = 0; k < count; ++k)
+    {
+      const auto one = otb::tensorflow_tensor::Convert<TPixel>(values[first + k], instead);
+      same = same && (row[k + 1] == one || (one != one && row[k + 1] != row[k + 1]));
+    }
+    CHECK(same);
+  }
+
+  // all phases of a line of coarse pixels, and some of them from the middle of a coarse pixel to that of another
+  for (const size_t factor : {2u, 3u, 4u})
+  {
+    const size_t bands = factor == 3 ? 3 : 4, coarse = 7, whole = factor * coarse, stride = whole * bands + 5;
+    for (const auto columns : {otb::tensorflow_tensor::Run{0, whole}, otb::tensorflow_tensor::Run{1, whole - 3}})
+    {
+      for (const auto phases : {otb::tensorflow_tensor::Run{0, factor}, otb::tensorflow_tensor::Run{1, factor - 1}})
+      {
+        std::vector<TPixel> rows(phases.count * stride, TPixel(99));
+        otb::tensorflow_tensor::ToPixelsOfPhases(otb::tf::Float, values.data(), rows.data(), stride, phases, columns, factor, bands,
+                                                 instead);
+        bool same = true;
+        for (size_t y = 0; y < phases.count; ++y)
+        {
+          for (size_t k = 0; k < stride; ++k)
+          {
+            const size_t x = columns.first + k / bands, channel = ((phases.first + y) * factor + x % factor) * bands + k % bands;
+            const bool outside = k >= columns.count * bands;
+            const float value = outside ? 0 : values[x / factor * factor * factor * bands + channel];
+            const auto one = outside ? TPixel(99) : otb::tensorflow_tensor::Convert<TPixel>(value, instead);
+            same = same && (rows[y * stride + k] == one || one != one);
+          }
+        }
+        CHECK(same);
+      }
+    }
+  }
+}
+
 void TensorTest()
 {
   using otb::tensorflow_tensor::BFloat16;
@@ -716,6 +772,11 @@ void TensorTest()
   const float one[] = {1.4f, nan, 3};
   otb::tensorflow_tensor::ToPixels(otb::tf::Float, one, stacked + 1, 3, 1, 2, int16_t(9));
   CHECK((std::vector<int16_t>(stacked, stacked + 6) == std::vector<int16_t>{-1, 1, -1, 9, -1, 3}));
+  RowsTest<int16_t>();
+  RowsTest<uint16_t>();
+  RowsTest<uint8_t>();
+  RowsTest<int32_t>();
+  RowsTest<float>();
 }
 
 void PlaceholderTest()
