@@ -348,7 +348,7 @@ inline void PrefetchFrom(const void* address)
 }
 
 /** First of several, and how many. */
-struct Run
+struct Span
 {
   size_t first, count;
 };
@@ -360,7 +360,7 @@ struct Run
  * \param columns fine ones
  * \param factor fine pixels along a side of a coarse one */
 template <class TPixel>
-void ToPixelsOfPhases(tf::DataType type, const void* values, TPixel* pixels, size_t stride, Run phases, Run columns, size_t factor,
+void ToPixelsOfPhases(tf::DataType type, const void* values, TPixel* pixels, size_t stride, Span phases, Span columns, size_t factor,
                       size_t bands, TPixel notANumber)
 {
   WithType(type,

@@ -685,9 +685,9 @@ void RowsTest()
   for (const size_t factor : {2u, 3u, 4u})
   {
     const size_t bands = factor == 3 ? 3 : 4, coarse = 7, whole = factor * coarse, stride = whole * bands + 5;
-    for (const auto columns : {otb::tensorflow_tensor::Run{0, whole}, otb::tensorflow_tensor::Run{1, whole - 3}})
+    for (const auto columns : {otb::tensorflow_tensor::Span{0, whole}, otb::tensorflow_tensor::Span{1, whole - 3}})
     {
-      for (const auto phases : {otb::tensorflow_tensor::Run{0, factor}, otb::tensorflow_tensor::Run{1, factor - 1}})
+      for (const auto phases : {otb::tensorflow_tensor::Span{0, factor}, otb::tensorflow_tensor::Span{1, factor - 1}})
       {
         std::vector<TPixel> rows(phases.count * stride, TPixel(99));
         otb::tensorflow_tensor::ToPixelsOfPhases(otb::tf::Float, values.data(), rows.data(), stride, phases, columns, factor, bands,

@@ -377,6 +377,7 @@ def fuse(model: keras.Model, settings: NetworkSettings) -> keras.Model:
 
 
 PIXELWISE = (keras.layers.LeakyReLU, keras.layers.Rescaling, keras.layers.Add, keras.layers.Concatenate, Attention)
+"""Layers whose results depend on the same pixel only."""
 
 
 def phases_without_border(model: keras.Model) -> Callable[[Any], Any] | None:
